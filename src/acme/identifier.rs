@@ -1,0 +1,282 @@
+//! Identifiers (RFC 8555 §9.7.7): what an account asks a certificate for, normalised once, here.
+//!
+//! A [`DnsName`] is lower-case A-labels without a trailing dot, and can not be mistaken for an address. Whether a name
+//! is admitted is the policy's business.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Why a text is no DNS name that a certificate could be issued for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// Nothing there.
+    #[error("the name is empty")]
+    Empty,
+    /// RFC 1035 §2.3.4.
+    #[error("the name is longer than 253 characters")]
+    TooLong,
+    /// Two dots in a row, or one at either end.
+    #[error("the name has an empty label or a trailing dot")]
+    EmptyLabel,
+    /// RFC 1035 §2.3.4.
+    #[error("a label is longer than 63 characters")]
+    LabelTooLong,
+    /// Letters, digits and hyphens only (RFC 5280 §4.2.1.6); internationalised names come as A-labels.
+    #[error(
+        "the name has a character other than a-z, 0-9, '-' and '.'; write an internationalised name as A-labels (xn--)"
+    )]
+    Character,
+    /// RFC 5890 §2.3.1.
+    #[error("a label starts or ends with a hyphen")]
+    Hyphen,
+    /// `??--` labels other than valid A-labels are reserved (RFC 5890 §2.3.1).
+    #[error("a label is reserved (?\u{3f}--) or no valid A-label")]
+    ReservedLabel,
+    /// The public and any private CA wants at least two labels.
+    #[error("the name has a single label; write it with its domain")]
+    SingleLabel,
+    /// An address in one of its many spellings (RFC 8738 has its own identifier type).
+    #[error("the name is an IP address or ends in a number")]
+    Address,
+    /// Only `*.` at the left end (RFC 8555 §7.1.3).
+    #[error("a wildcard may only be the whole leftmost label, over a name of at least two labels")]
+    Wildcard,
+}
+
+/// A DNS name in its one normal form.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DnsName(String);
+
+impl DnsName {
+    /// The name, e.g. `www.example.com`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DnsName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if text.is_empty() {
+            return Err(InvalidName::Empty);
+        }
+        // ASCII only, so that no Unicode case rule can turn one name into another.
+        if !text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        {
+            return Err(match text.contains('*') {
+                true => InvalidName::Wildcard,
+                false => InvalidName::Character,
+            });
+        }
+        if text.len() > 253 {
+            return Err(InvalidName::TooLong);
+        }
+        let name = text.to_ascii_lowercase();
+        for label in name.split('.') {
+            check_label(label)?;
+        }
+        // The last label decides how URL parsers and resolvers read a host: `2130706433`, `0x7f.1` and `10.0.0.5` are
+        // addresses to them (WHATWG URL §3.5).
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let hexadecimal = last
+            .strip_prefix("0x")
+            .is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
+        if last.bytes().all(|b| b.is_ascii_digit()) || hexadecimal {
+            return Err(InvalidName::Address);
+        }
+        if !name.contains('.') {
+            return Err(InvalidName::SingleLabel);
+        }
+        Ok(Self(name))
+    }
+}
+
+fn check_label(label: &str) -> Result<(), InvalidName> {
+    if label.is_empty() {
+        return Err(InvalidName::EmptyLabel);
+    }
+    if label.len() > 63 {
+        return Err(InvalidName::LabelTooLong);
+    }
+    if label.starts_with('-') || label.ends_with('-') {
+        return Err(InvalidName::Hyphen);
+    }
+    let reserved = label.get(2..4) == Some("--");
+    if reserved && !is_a_label(label) {
+        return Err(InvalidName::ReservedLabel);
+    }
+    Ok(())
+}
+
+/// Whether the lower-case label is the one A-label of some U-label (RFC 5890 §2.3.2.1).
+fn is_a_label(label: &str) -> bool {
+    if !label.starts_with("xn--") {
+        return false;
+    }
+    let (unicode, decoded) = idna_to_unicode(label);
+    decoded && !unicode.is_ascii() && idna_to_ascii(&unicode).as_deref() == Some(label)
+}
+
+fn idna_to_unicode(label: &str) -> (String, bool) {
+    let (unicode, result) = idna::domain_to_unicode(label);
+    (unicode, result.is_ok())
+}
+
+fn idna_to_ascii(label: &str) -> Option<String> {
+    idna::domain_to_ascii_strict(label).ok()
+}
+
+impl fmt::Display for DnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for DnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for DnsName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for DnsName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a certificate is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identifier {
+    /// One host.
+    Dns(DnsName),
+    /// Every name one label below this one, e.g. `*.example.com`.
+    Wildcard(DnsName),
+}
+
+impl Identifier {
+    /// Parses a `dns` identifier's value.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] says what is wrong with it.
+    pub fn dns(value: &str) -> Result<Self, InvalidName> {
+        match value.strip_prefix("*.") {
+            None => value.parse().map(Self::Dns),
+            Some(base) => match base.parse() {
+                Err(InvalidName::SingleLabel | InvalidName::Empty) => Err(InvalidName::Wildcard),
+                parsed => parsed.map(Self::Wildcard),
+            },
+        }
+    }
+
+    /// The name that is validated: the identifier without `*.`.
+    pub fn base(&self) -> &DnsName {
+        match self {
+            Self::Dns(name) | Self::Wildcard(name) => name,
+        }
+    }
+
+    /// Whether the identifier is a wildcard.
+    pub fn is_wildcard(&self) -> bool {
+        matches!(self, Self::Wildcard(_))
+    }
+
+    /// The identifier's registered type, e.g. `dns`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Dns(_) | Self::Wildcard(_) => "dns",
+        }
+    }
+}
+
+impl fmt::Display for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => write!(f, "{name}"),
+            Self::Wildcard(base) => write!(f, "*.{base}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c403_case_does_not_make_another_name() {
+        assert_eq!(
+            Identifier::dns("WWW.Example.COM"),
+            Identifier::dns("www.example.com")
+        );
+    }
+
+    #[test]
+    fn c405_to_c412_names_that_no_certificate_may_have_are_refused() {
+        use InvalidName::*;
+        let long_label = format!("{}.example.com", "a".repeat(64));
+        let long_name = format!("{}com", "a.".repeat(126));
+        let cases = [
+            ("", Empty),
+            ("*", Wildcard),
+            ("*.com", Wildcard),
+            ("*.*.example.com", Wildcard),
+            ("a.*.example.com", Wildcard),
+            ("*a.example.com", Wildcard),
+            ("*.", Wildcard),
+            ("localhost", SingleLabel),
+            (".example.com", EmptyLabel),
+            ("a..b", EmptyLabel),
+            ("example.com.", EmptyLabel),
+            (&long_label, LabelTooLong),
+            (&long_name, TooLong),
+            ("10.0.0.1", Address),
+            ("2130706433", Address),
+            ("0x7f.1", Address),
+            ("0177.0.0.1", Address),
+            ("a.0x7f", Address),
+            ("[::1]", Character),
+            ("::1", Character),
+            ("müller.example", Character),
+            ("xn--example-.org", Hyphen),
+            ("xn--\u{130}.org", Character),
+            ("ab--cd.example", ReservedLabel),
+            ("xn--a.example", ReservedLabel),
+            ("_acme-challenge.example.com", Character),
+            ("a\0.example.com", Character),
+            ("a b.example.com", Character),
+            ("a.example.com:80", Character),
+            ("a/b.example.com", Character),
+            ("$(id).example.com", Character),
+            ("-a.example.com", Hyphen),
+            ("a-.example.com", Hyphen),
+            ("\u{212a}elvin.example", Character),
+            ("ｗｗｗ.example", Character),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Identifier::dns(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn c409_a_valid_a_label_is_a_name() {
+        let name = Identifier::dns("XN--Mller-kva.example").unwrap();
+        assert_eq!(name.to_string(), "xn--mller-kva.example");
+        assert_eq!(
+            Identifier::dns("*.example.com").unwrap().base().as_str(),
+            "example.com"
+        );
+    }
+}

@@ -1,0 +1,13 @@
+//! The objects of ACME (RFC 8555 §7.1) and every transition between their states. Pure: no I/O, no clock, no logging.
+
+pub mod account;
+pub mod authorization;
+pub mod certificate;
+pub mod challenge;
+pub mod csr;
+pub mod id;
+pub mod identifier;
+pub mod job;
+pub mod order;
+pub mod problem;
+pub mod revocation;

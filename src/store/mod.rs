@@ -1,0 +1,260 @@
+//! Persistence: the facts that both entrances, the ACME server and the worker, share.
+//!
+//! [`Store`] is the contract; `contract` is one suite of tests that every backend passes; [`sled`] is the embedded
+//! backend. Records are parsed in `codec`, nowhere else.
+
+mod codec;
+#[cfg(test)]
+mod contract;
+pub mod sled;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::acme::account::Account;
+use crate::acme::certificate::{Der, Fingerprint};
+use crate::acme::id::{AccountId, OrderId};
+use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::order::Order;
+
+/// How the store is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory of the embedded store.
+    pub path: PathBuf,
+    /// New accounts and orders are refused while the file system has fewer free bytes than this, so that what is under
+    /// way can be finished.
+    pub reserve_bytes: u64,
+    /// How much memory the backend may use to cache records, in bytes.
+    pub cache_bytes: u64,
+    /// How long the committer may wait for more writes to share one sync, when there are any to be expected.
+    pub gather: Duration,
+}
+
+/// A record and the version that was read. Writing gives the version back: the write succeeds only if the stored
+/// version is still that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versioned<T> {
+    /// The record.
+    pub value: T,
+    /// The version that was read.
+    pub version: u64,
+}
+
+impl<T> Versioned<T> {
+    /// The record after a transition, still under the version that was read.
+    pub fn with(version: u64, value: T) -> Self {
+        Self { value, version }
+    }
+}
+
+/// What came of an attempt to register an account.
+#[derive(Debug)]
+pub enum Registration {
+    /// The account is stored.
+    Created,
+    /// The key has this account already (RFC 8555 §7.3.1); nothing was written.
+    Exists(Versioned<Account>),
+}
+
+/// A job that the holder alone may work on until the deadline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The job.
+    pub job: Job,
+    /// Who holds it: unique to one lease.
+    pub token: u64,
+    /// From then on somebody else may take it.
+    pub until: Timestamp,
+}
+
+/// What becomes of a leased job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It is done, and deleted.
+    Done,
+    /// It goes back into the queue, due at that time, with that number of faults in a row.
+    Again {
+        /// When it is due.
+        due: Timestamp,
+        /// How often in a row it has been put off because of a fault.
+        faults: u32,
+    },
+}
+
+/// What a worker writes when it gives a job back, all of it or nothing.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// What becomes of the job.
+    pub next: Next,
+    /// The order after the work, if it changed.
+    pub order: Option<Versioned<Order>>,
+    /// Issuers' certificates that the order's certificate refers to.
+    pub issuers: Vec<Der>,
+}
+
+/// What the store says about itself.
+#[derive(Debug, Clone, Default)]
+pub struct Census {
+    /// Jobs in the queue, by kind.
+    pub jobs: BTreeMap<WorkKind, u64>,
+    /// Bytes on disk.
+    pub bytes_on_disk: u64,
+    /// Syncs since the start.
+    pub syncs: u64,
+    /// Commits since the start.
+    pub commits: u64,
+}
+
+/// What went wrong with the store. Never the client's fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The record has changed since it was read: read again and decide again.
+    #[error("the record has changed in the meantime")]
+    Conflict,
+    /// The lease has run out, or the job is somebody else's.
+    #[error("the lease is not held any more")]
+    LeaseLost,
+    /// The disk is nearly full: nothing new is taken on.
+    #[error("the file system of the store has only {free} bytes left, fewer than the reserve of {reserve}")]
+    Full {
+        /// Free bytes.
+        free: u64,
+        /// The reserve.
+        reserve: u64,
+    },
+    /// Another process has the store open.
+    #[error(
+        "the store {path} is in use by process {pid}; stop it first, or give this one another db.dataSource"
+    )]
+    InUse {
+        /// The store's directory.
+        path: String,
+        /// The other process, or `unknown`.
+        pid: String,
+    },
+    /// A record can not be read.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+    /// The disk failed. The store takes no more writes; only a restart, which reads the disk again, can tell what is
+    /// on it.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// Where accounts, orders and jobs are kept.
+///
+/// The contract, which one suite tests on every backend:
+///
+/// - A write that returned `Ok` survives a crash and a power cut, whole. A write that did not return `Ok` may have
+///   happened whole, or not at all.
+/// - Every write of an existing record is a compare-and-swap on the version that was read; a loser gets
+///   [`StoreError::Conflict`] and nothing is written.
+/// - An order and the job that its change causes are one write. An order never loses its job to a crash.
+/// - A job is leased by at most one holder at a time. A lease that is neither settled nor renewed before its deadline
+///   is void, and the job is leased again. Jobs of a kind that this version does not know are left alone.
+/// - A reader sees every write that returned `Ok` before the read began.
+/// - Nothing here assumes that there is only one process.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Stores a new account, unless its key has one already under the same provisioner.
+    async fn create_account(&self, account: &Account) -> Result<Registration, StoreError>;
+
+    /// The account with this id.
+    async fn account(&self, id: AccountId) -> Result<Option<Versioned<Account>>, StoreError>;
+
+    /// The provisioner's account with the key of this RFC 7638 thumbprint.
+    async fn account_by_key(
+        &self,
+        provisioner: &str,
+        thumbprint: &str,
+    ) -> Result<Option<Versioned<Account>>, StoreError>;
+
+    /// Replaces an account.
+    async fn update_account(&self, account: Versioned<Account>) -> Result<(), StoreError>;
+
+    /// Stores a new order, with the work that it causes. `Conflict` if the id is taken.
+    async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError>;
+
+    /// The order with this id.
+    async fn order(&self, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError>;
+
+    /// The account's orders with ids greater than `after`, ascending, at most `limit`.
+    async fn orders_of(
+        &self,
+        account: AccountId,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError>;
+
+    /// The order whose certificate's leaf has this fingerprint.
+    async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError>;
+
+    /// The issuers' certificates with these fingerprints, in this order. A missing one is [`StoreError::Corrupt`].
+    async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError>;
+
+    /// Replaces an order and enqueues the work that the change causes.
+    async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
+
+    /// Takes up to `limit` due jobs of a kind, the longest due first, until `until`.
+    async fn lease(
+        &self,
+        kind: WorkKind,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError>;
+
+    /// Replaces the leased job's order in the middle of the work, and keeps the lease. Gives the order's new version.
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        order: Versioned<Order>,
+    ) -> Result<Versioned<Order>, StoreError>;
+
+    /// Gives a leased job back, together with what the work has changed.
+    async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), StoreError>;
+
+    /// The order that is first in line among the finalized, unfinished orders for exactly the same names as this one:
+    /// by the time of finalization, then by id. `None` if none is in line.
+    async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError>;
+
+    /// Returns when a job may have become available, or after a while in any case: a wake-up may be missed, so callers
+    /// also look on a timer.
+    async fn job_added(&self);
+
+    /// A small named value of the daemon's own (keys, the upstream account), if there is one.
+    async fn load(&self, name: &str) -> Result<Option<Versioned<Vec<u8>>>, StoreError>;
+
+    /// Writes a small named value; `version` is 0 for one that does not exist yet. Gives the new version.
+    async fn save(&self, name: &str, value: Versioned<Vec<u8>>) -> Result<u64, StoreError>;
+
+    /// Deletes up to `limit` orders whose time is over ([`Order::delete_after`]), with their jobs and indexes. Gives
+    /// how many.
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// Counts, for metrics.
+    async fn census(&self) -> Result<Census, StoreError>;
+
+    /// Whether there is room for new accounts and orders.
+    async fn check_room(&self) -> Result<(), StoreError>;
+
+    /// Returns once the store has failed and the process must end.
+    async fn failed(&self) -> StoreError;
+}
+
+/// The key of the line that orders for these names stand in: the same for the same set of names.
+pub(crate) fn line_of(order: &Order) -> [u8; 32] {
+    let mut names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
+    names.sort_unstable();
+    *Fingerprint::of(names.join(" ").as_bytes()).as_bytes()
+}
+
+/// The work's key in the queue.
+pub(crate) fn key_of(work: &Work) -> String {
+    work.to_string()
+}

@@ -1,0 +1,144 @@
+//! The public CA: an ACME client (RFC 8555) with one account, which has the clients' CSRs signed.
+//!
+//! [`Issuer`] is all that the worker knows of it. Only a [`ValidatedOrder`] gets in, and nothing is trusted that comes
+//! out: the chain is checked by the caller before it is stored.
+
+pub mod account;
+pub mod acme;
+pub mod dns;
+pub mod http;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::acme::certificate::Der;
+use crate::acme::order::ValidatedOrder;
+use crate::acme::problem::Problem;
+use crate::acme::revocation::RevocationReason;
+
+/// How the CA is reached, and who we are there.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The CA's directory, byte for byte as configured.
+    pub directory: String,
+    /// PEM file of further roots to trust for the directory's host.
+    pub roots: Option<PathBuf>,
+    /// Contact address of the account, without `mailto:`.
+    pub email: Option<String>,
+    /// The External Account Binding, if the CA wants one.
+    pub eab: Option<Eab>,
+    /// Solves dns-01 challenges that the CA still poses.
+    pub dns01: Option<Dns01>,
+}
+
+/// External Account Binding credentials (RFC 8555 §7.3.4).
+#[derive(Debug, Clone)]
+pub struct Eab {
+    /// The key identifier that the CA gave out.
+    pub kid: Secret,
+    /// The MAC key, decoded.
+    pub hmac_key: Secret<Vec<u8>>,
+}
+
+/// How dns-01 challenges of the CA are solved: an external program by the contract of lego's `exec` provider.
+#[derive(Debug, Clone)]
+pub struct Dns01 {
+    /// The program (`EXEC_PATH`). Called as `PROGRAM present|cleanup FQDN VALUE`.
+    pub program: PathBuf,
+    /// Environment variables for the program.
+    pub environment: BTreeMap<String, Secret>,
+    /// DNS servers to ask whether the record is visible; empty: the system's.
+    pub servers: Vec<SocketAddr>,
+    /// How long a record may take to become visible (`EXEC_PROPAGATION_TIMEOUT`, seconds).
+    pub propagation_timeout: Duration,
+    /// How often to look (`EXEC_POLLING_INTERVAL`, seconds).
+    pub polling_interval: Duration,
+}
+
+/// A value that never prints.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Secret<T = String>(T);
+
+impl<T> Secret<T> {
+    /// Hides the value.
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value, for the one place that needs it.
+    pub fn reveal(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> std::fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl<T> std::fmt::Display for Secret<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Why the CA did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It may work later: connection faults, 5xx, 429, badNonce, an account that is not there yet.
+    #[error("{detail}")]
+    Transient {
+        /// For the log.
+        detail: String,
+        /// The CA's `Retry-After`, clamped to 1 s .. 1 h.
+        retry_after: Option<Duration>,
+        /// Whether the CA asked us to slow down (429): that holds for every request to it.
+        rate_limited: bool,
+    },
+    /// It will not work: what the client is told (in our words, the CA's detail cleaned and capped).
+    #[error("{0}")]
+    Permanent(Problem),
+    /// The CA's order is dead and has issued nothing: it is `invalid` without a reason that would hold for the next
+    /// one, or not found. Another one may be opened.
+    #[error("the CA's order is gone: {0}")]
+    OrderGone(String),
+}
+
+/// How far an order at the CA has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing to do but wait.
+    Waiting {
+        /// How long: the CA's `Retry-After`, clamped to 1 s .. 1 h, or our own choice.
+        retry_after: Duration,
+    },
+    /// The chain as the CA sent it, PEM, not checked yet.
+    Issued(String),
+}
+
+/// Where certificates come from.
+#[async_trait]
+pub trait Issuer: Send + Sync + 'static {
+    /// Makes sure that there is an account at the CA: finds the stored one, or registers, spending the EAB. Called
+    /// until it succeeds; cheap once it has.
+    async fn prepare(&self) -> Result<(), Error>;
+
+    /// Opens an order at the CA and gives its URL. Nothing else: the caller stores the URL before it goes on.
+    async fn open(&self, order: &ValidatedOrder) -> Result<String, Error>;
+
+    /// Does the next things for the order that was opened under [`ValidatedOrder::upstream`], as far as it goes
+    /// without waiting: solves challenges, finalizes with the order's CSR once, fetches the chain. Safe to repeat from
+    /// the start at any time.
+    async fn advance(&self, order: &ValidatedOrder) -> Result<Progress, Error>;
+
+    /// Revokes a certificate, signed by the account that it was issued to.
+    async fn revoke(&self, certificate: &Der, reason: Option<RevocationReason>) -> Result<(), Error>;
+
+    /// Whether the CA's directory answers.
+    async fn probe(&self) -> Result<(), Error>;
+}
