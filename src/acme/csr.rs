@@ -12,14 +12,13 @@ use x509_parser::oid_registry::{
     OID_SIG_ECDSA_WITH_SHA384, OID_X509_COMMON_NAME,
 };
 use x509_parser::prelude::*;
-use x509_parser::public_key::PublicKey;
 
 use crate::acme::certificate::Der;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::order::Order;
 use crate::acme::problem::{Problem, ProblemType};
-use crate::jose::jwk::{Curve, Jwk};
+use crate::jose::jwk::Jwk;
 
 /// Microsoft's own attribute for extensions: a second place for names that the CA might read.
 const MICROSOFT_EXTENSIONS: Oid<'static> = oid!(1.3.6.1.4.1.311.2.1.14);
@@ -93,7 +92,7 @@ impl Csr {
     /// # Errors
     ///
     /// `badCSR` if the names differ in either direction, or the key is an account's.
-    pub fn matching(self, order: &Order, account_of_key: Option<AccountId>) -> Result<MatchedCsr, Problem> {
+    pub fn matching(&self, order: &Order, account_of_key: Option<AccountId>) -> Result<MatchedCsr, Problem> {
         // RFC 8555 §11.1: "the server MUST NOT accept ... the account key pair ... in a certificate".
         if account_of_key.is_some() {
             return Err(bad(
@@ -111,7 +110,7 @@ impl Csr {
             )));
         }
         Ok(MatchedCsr {
-            der: self.der,
+            der: self.der.clone(),
             order: order.id(),
         })
     }
@@ -132,23 +131,8 @@ fn checked_key(csr: &X509CertificationRequest<'_>) -> Result<Jwk, Problem> {
             "the csr must be signed with RSA (PKCS #1 v1.5) or ECDSA and SHA-256, SHA-384 or (RSA only) SHA-512",
         ));
     }
-    let spki = &csr.certification_request_info.subject_pki;
-    let key = match spki.parsed() {
-        Ok(PublicKey::RSA(rsa)) => Jwk::from_rsa(rsa.modulus, rsa.exponent),
-        Ok(PublicKey::EC(point)) => {
-            let curve = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
-            let curve = match curve {
-                Some(curve) if curve == oid!(1.2.840.10045.3.1.7) => Curve::P256,
-                Some(curve) if curve == oid!(1.3.132.0.34) => Curve::P384,
-                Some(_) | None => {
-                    return Err(bad("the csr's EC key must be on the named curve P-256 or P-384"));
-                }
-            };
-            Jwk::from_ec_point(curve, point.data())
-        }
-        Ok(_) | Err(_) => return Err(bad("the csr's key must be RSA or ECDSA")),
-    };
-    let key = key.map_err(|refused| bad(&format!("the csr's key is refused: {refused}")))?;
+    let key = Jwk::from_spki(&csr.certification_request_info.subject_pki)
+        .map_err(|refused| bad(&format!("the csr's key is refused: {refused}")))?;
     csr.verify_signature()
         .map_err(|_| bad("the csr's signature does not verify under its own key"))?;
     Ok(key)

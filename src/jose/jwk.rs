@@ -10,6 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use josekit::jws::{self, JwsVerifier};
 use serde::{Deserialize, Serialize};
+use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384};
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::jose::jws::{Algorithm, Present};
 use crate::jose::rsa;
@@ -187,21 +190,28 @@ impl Jwk {
         })
     }
 
-    /// The RSA key with these unsigned big-endian numbers, as a certificate request carries them.
+    /// The key in a certificate or a certificate request (RFC 5280 §4.1.2.7): RSA, or ECDSA on P-256 or P-384.
     ///
     /// # Errors
     ///
-    /// [`BadKey`] if the key is weak.
-    pub fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, BadKey> {
-        Self::rsa_from_numbers(modulus, exponent)
+    /// [`BadKey`] if it is of another kind, or weak.
+    pub fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, BadKey> {
+        match spki.parsed() {
+            Ok(PublicKey::RSA(rsa)) => Self::rsa_from_numbers(rsa.modulus, rsa.exponent),
+            Ok(PublicKey::EC(point)) => {
+                let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+                match named {
+                    Some(curve) if curve == OID_EC_P256 => Self::from_ec_point(Curve::P256, point.data()),
+                    Some(curve) if curve == OID_NIST_EC_P384 => Self::from_ec_point(Curve::P384, point.data()),
+                    Some(_) | None => Err(bad("an EC key must be on the named curve P-256 or P-384")),
+                }
+            }
+            Ok(_) | Err(_) => Err(bad("the key must be RSA or ECDSA")),
+        }
     }
 
-    /// The EC key with this uncompressed point (SEC 1 §2.3.3), as a certificate request carries it.
-    ///
-    /// # Errors
-    ///
-    /// [`BadKey`] if the point is not one of the curve's form.
-    pub fn from_ec_point(crv: Curve, point: &[u8]) -> Result<Self, BadKey> {
+    /// The key with this uncompressed point (SEC 1 §2.3.3).
+    fn from_ec_point(crv: Curve, point: &[u8]) -> Result<Self, BadKey> {
         let length = crv.coordinate_bytes();
         match point.split_first() {
             Some((0x04, coordinates)) if coordinates.len() == 2 * length => {
