@@ -24,3 +24,5 @@ pub mod policy;
 
 /// The registration authority's use cases.
 pub mod ra;
+/// The ACME server.
+pub mod server;
