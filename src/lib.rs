@@ -26,3 +26,5 @@ pub mod policy;
 pub mod ra;
 /// The ACME server.
 pub mod server;
+/// The queue's worker, and upkeep.
+pub mod worker;
