@@ -5,6 +5,13 @@ pub mod jose;
 
 pub mod acme;
 
+pub mod policy;
 pub mod store;
 pub mod upstream;
 pub mod validate;
+
+pub mod worker;
+
+pub mod server;
+
+pub mod config;
