@@ -28,3 +28,12 @@ pub mod ra;
 pub mod server;
 /// The queue's worker, and upkeep.
 pub mod worker;
+
+/// `ca.json`.
+pub mod config;
+
+/// The daemon, put together.
+pub mod app;
+
+/// The command line.
+pub mod cli;
