@@ -45,7 +45,16 @@ impl App {
     /// # Errors
     ///
     /// One sentence that says what is wrong and what to do.
-    pub async fn build(config: Config, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        Self::build_at(config, Clock::system()).await
+    }
+
+    /// The same, by another clock than the system's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::build`].
+    pub async fn build_at(config: Config, clock: Clock) -> anyhow::Result<Self> {
         let acme = bind("address", config.server.address).await?;
         let metrics_listener = match config.metrics {
             Some(address) => Some(bind("authority.config.metrics.port", address).await?),

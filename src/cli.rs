@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::app::App;
-use crate::clock::Clock;
 use crate::config::{Config, LogFormat, Logger, Overrides};
 
 /// A flag that can not be understood, or a configuration that can not be read.
@@ -184,7 +183,7 @@ fn serve(flags: &Serve) -> ExitCode {
 
 async fn serve_until_signal(config: Config, pidfile: Option<&Path>) -> anyhow::Result<()> {
     let names: Vec<String> = config.server.names.iter().map(ToString::to_string).collect();
-    let app = App::build(config, Clock::system()).await?;
+    let app = App::build(config).await?;
     let _pidfile = pidfile.map(PidFile::write).transpose()?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), address = %app.acme_address()?, names = names.join(" "),

@@ -269,6 +269,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         validations: 256,
         issuances: 64,
         validation_attempts: 4,
+        issuance_deadline: deadline,
         ca_url: upstream.directory.clone(),
     };
     Ok(Config {

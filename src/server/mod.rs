@@ -14,6 +14,7 @@ mod respond;
 mod router;
 mod signed;
 
+pub use crate::tls::Versions as TlsVersions;
 pub use listener::{Listener, serve_metrics};
 
 use std::net::SocketAddr;
@@ -25,7 +26,6 @@ use crate::metrics::Metrics;
 use crate::ra::RegistrationAuthority;
 use crate::server::nonce::Nonces;
 use crate::server::signed::VerifierCache;
-use crate::tls::Versions;
 
 /// How the server is reached.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub struct Settings {
     /// Where its own certificate comes from.
     pub own_certificate: OwnCertificate,
     /// Which versions of TLS it offers.
-    pub tls: Versions,
+    pub tls: TlsVersions,
     /// What the directories say of each provisioner.
     pub provisioners: Vec<Meta>,
     /// The header that carries a request's id.

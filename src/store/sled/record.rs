@@ -202,7 +202,7 @@ mod tests {
         let mut view = Writes::new();
         let key = b"o1".to_vec();
         let rounds = [
-            (0, &["a"][..]),
+            (0_usize, &["a"][..]),
             (30_000, &["a", "b"]),
             (4096, &["b"]),
             (4097, &[]),
