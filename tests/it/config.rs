@@ -574,7 +574,7 @@ fn the_report_says_what_would_happen() {
         "issued by https://ca.example.com/dir",
         "key id [redacted], key [redacted]",
         "kept in /opt/acme-proxy/db/sled",
-        "fails",
+        "after 24 h 0 min fails",
         "Metrics are not served",
         "Requests are not logged",
         "comment: unknown key",
