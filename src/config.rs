@@ -358,14 +358,19 @@ fn metrics(
     section: &Section<'_>,
     address: Result<Option<(SocketAddr, Text<'_>)>, Reported>,
 ) -> Result<Option<SocketAddr>, Reported> {
-    let wanted = section.has("port") || section.has("dataSource");
-    section.ignore("dataSource", "the inventory of certificates is in the store");
+    let source = section.text("dataSource");
     let enabled = section.flag("enabled");
     let port = section.number::<u16>("port", "a port between 1 and 65535");
-    let (address, enabled, port) = (address?, enabled?, port?);
+    let (address, source, enabled, port) = (address?, source?, enabled?, port?);
+    if let Some(source) = &source {
+        source
+            .place
+            .warn("has no effect here: the inventory of certificates is in the store");
+    }
     // Go leaves 0 in a port that is not configured.
     let port = port.filter(|(port, _)| *port != 0);
-    match (enabled.unwrap_or(wanted || address.is_some()), address) {
+    let wanted = source.is_some() || port.is_some() || address.is_some();
+    match (enabled.unwrap_or(wanted), address) {
         (false, Some((_, text))) => {
             text.place
                 .warn("has no effect here: authority.config.metrics.enabled is false");

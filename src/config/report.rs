@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::config::Config;
 use crate::config::LogFormat;
 use crate::policy::IMPLEMENTED;
+use crate::policy::names::NameRules;
 use crate::server::OwnCertificate;
 
 impl Config {
@@ -39,7 +40,9 @@ impl Config {
                 .filter(|kind| provisioner.challenges.contains(kind));
             writeln!(out, "    challenges: {}", listed(offered))?;
             writeln!(out, "    admitted: {}", self.policy.names)?;
-            writeln!(out, "    and of those: {}", provisioner.names)?;
+            if provisioner.names != NameRules::default() {
+                writeln!(out, "    and of those: {}", provisioner.names)?;
+            }
         }
         self.write_upstream(out)?;
         match &server.own_certificate {
@@ -60,10 +63,11 @@ impl Config {
             self.store.path.display()
         )?;
         self.write_validation(out)?;
+        let minutes = self.policy.issuance_deadline.as_secs() / 60;
+        let (hours, minutes) = (minutes / 60, minutes % 60);
         writeln!(
             out,
-            "An order that the CA has not finished after {:?} fails.",
-            self.policy.issuance_deadline
+            "An order that the CA has not finished after {hours} h {minutes} min fails."
         )?;
         match self.metrics {
             Some(address) => writeln!(out, "Metrics are served on http://{address}/metrics.")?,

@@ -49,10 +49,13 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
              to register the account, or to issue",
         );
     }
-    let inline = ["eab_kid", "eab_hmac_key"]
-        .into_iter()
-        .any(|key| is_inline(config, key))
-        || dns01.is_some();
+    let variables = dns01
+        .as_ref()
+        .is_some_and(|solver| !solver.environment.is_empty());
+    let inline = variables
+        || ["eab_kid", "eab_hmac_key"]
+            .into_iter()
+            .any(|key| is_inline(config, key));
     if inline && mode & OTHERS != 0 {
         config.place("eab_hmac_key").warn(format_args!(
             "this file holds secrets, and every user of this host may read or change it (mode {:03o}); run chmod 640",
