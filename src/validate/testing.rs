@@ -32,8 +32,8 @@ pub(crate) enum Answer {
     Addresses(Vec<IpAddr>),
     /// A chain of CNAME records from the name that was asked for, and the addresses at its end.
     Aliased(Vec<String>, Vec<IpAddr>),
-    /// An address of another name.
-    Foreign(String, IpAddr),
+    /// An address of another name, then these records.
+    Foreign(String, IpAddr, Vec<IpAddr>),
     NoRecords,
     NxDomain,
     ServFail,
@@ -151,7 +151,10 @@ fn reply(
     };
     match script(owner.to_string().to_lowercase().trim_end_matches('.'), kind) {
         Answer::Addresses(addresses) => add(&owner, addresses),
-        Answer::Foreign(name, address) => add(&Name::from_ascii(name).unwrap(), vec![address]),
+        Answer::Foreign(name, address, addresses) => {
+            add(&Name::from_ascii(name).unwrap(), vec![address]);
+            add(&owner, addresses);
+        }
         Answer::LowerCase(addresses) => {
             add(&owner, addresses);
             if !tcp {
