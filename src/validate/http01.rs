@@ -18,7 +18,6 @@ use http::StatusCode;
 use http::header;
 use http_body_util::BodyExt as _;
 use http_body_util::Empty;
-use hyper::body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -270,9 +269,6 @@ async fn read(response: Response<Incoming>, deadline: Instant) -> Result<Answer,
         (status, _) => return Err(Cause::Status(status)),
     }
     let mut body = response.into_body();
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(Cause::TooLong);
-    }
     let mut content = Vec::new();
     loop {
         match timeout_at(deadline, body.frame()).await {

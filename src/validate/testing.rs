@@ -32,13 +32,15 @@ pub(crate) enum Answer {
     Addresses(Vec<IpAddr>),
     /// A chain of CNAME records from the name that was asked for, and the addresses at its end.
     Aliased(Vec<String>, Vec<IpAddr>),
-    /// An address of another name.
-    Foreign(String, IpAddr),
+    /// An address of another name, then these records.
+    Foreign(String, IpAddr, Vec<IpAddr>),
     NoRecords,
     NxDomain,
     ServFail,
     Refused,
     Silence,
+    /// The records, and over UDP the question in lower case, whatever its case was.
+    LowerCase(Vec<IpAddr>),
     /// The records over TCP only; UDP gets a truncated answer.
     OverTcp(Vec<IpAddr>),
 }
@@ -149,7 +151,17 @@ fn reply(
     };
     match script(owner.to_string().to_lowercase().trim_end_matches('.'), kind) {
         Answer::Addresses(addresses) => add(&owner, addresses),
-        Answer::Foreign(name, address) => add(&Name::from_ascii(name).unwrap(), vec![address]),
+        Answer::Foreign(name, address, addresses) => {
+            add(&Name::from_ascii(name).unwrap(), vec![address]);
+            add(&owner, addresses);
+        }
+        Answer::LowerCase(addresses) => {
+            add(&owner, addresses);
+            if !tcp {
+                let question = message.queries[0].name().to_lowercase();
+                message.queries[0].set_name(question);
+            }
+        }
         Answer::OverTcp(addresses) if tcp => add(&owner, addresses),
         Answer::OverTcp(_) => message.metadata.truncation = true,
         Answer::Aliased(names, addresses) => {
@@ -183,7 +195,7 @@ fn reply(
 
 /// Listeners on one port of several addresses.
 pub(crate) async fn listeners<const N: usize>(addresses: [&str; N]) -> (u16, [TcpListener; N]) {
-    'port: loop {
+    'port: for _ in 0..100 {
         let port = TcpListener::bind((addresses[0], 0))
             .await
             .unwrap()
@@ -199,6 +211,7 @@ pub(crate) async fn listeners<const N: usize>(addresses: [&str; N]) -> (u16, [Tc
         }
         return (port, bound.try_into().unwrap());
     }
+    panic!("no port is free on all of {addresses:?}; the tests need IPv4 and IPv6 loopback");
 }
 
 /// Hands each connection to the handler; counts them.

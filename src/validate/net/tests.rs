@@ -100,6 +100,16 @@ async fn a_truncated_answer_is_asked_for_again_over_tcp() {
 }
 
 #[tokio::test]
+async fn the_letters_case_is_random_and_a_server_that_does_not_keep_it_is_asked_over_tcp() {
+    let dns = DnsServer::start(|_, _| Answer::LowerCase(ips(&["10.0.0.5"]))).await;
+    let network = Network::new(&settings(&[dns.address], &[], 80)).unwrap();
+    let addresses = network.addresses(&"www.example.com".parse().unwrap()).await;
+    assert_eq!(addresses, Ok(ips(&["10.0.0.5"])));
+    assert!(dns.names().concat().chars().any(char::is_uppercase));
+    assert_eq!(dns.names().len(), 4);
+}
+
+#[tokio::test]
 async fn aliases_are_followed_over_one_answer_or_several_up_to_eight() {
     let one = |length: usize| {
         addresses_of(move |_, _| {
@@ -128,8 +138,14 @@ async fn an_alias_loop_ends() {
 
 #[tokio::test]
 async fn an_address_of_another_name_in_the_answer_does_not_count() {
-    let failure = addresses_of(|_, _| Answer::Foreign("evil.example.com.".to_owned(), ips(&["10.0.0.5"])[0]));
-    assert!(failure.await.is_err());
+    let other = |own: &'static [&str]| {
+        addresses_of(move |_, _| {
+            let foreign = IpAddr::from([10, 6, 6, 6]);
+            Answer::Foreign("evil.example.com.".to_owned(), foreign, ips(own))
+        })
+    };
+    assert_eq!(other(&["10.0.0.5"]).await, Ok(ips(&["10.0.0.5"])));
+    assert!(other(&[]).await.is_err());
 }
 
 #[tokio::test]
