@@ -177,12 +177,14 @@ impl Worker {
     }
 
     async fn register(&mut self, plan: &Plan, url: &str) -> Outcome<()> {
-        let mut payload = json!({ "termsOfServiceAgreed": true });
-        if let Some((kid, mac_key)) = &plan.eab {
-            let binding = self.key.bind(url, kid, mac_key);
-            payload["externalAccountBinding"] =
-                binding.map_err(|error| failure(Endpoint::NewAccount, error))?;
-        }
+        let payload = match &plan.eab {
+            Some((kid, mac_key)) => {
+                let binding = self.key.bind(url, kid, mac_key);
+                let binding = binding.map_err(|error| failure(Endpoint::NewAccount, error))?;
+                json!({ "termsOfServiceAgreed": true, "externalAccountBinding": binding })
+            }
+            None => json!({ "termsOfServiceAgreed": true }),
+        };
         let reply = self.post(Endpoint::NewAccount, url, &payload.to_string()).await?;
         let location = reply.header("location");
         self.account = Some(location.ok_or_else(|| failure(Endpoint::NewAccount, "no Location"))?);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -238,14 +239,12 @@ impl Ca {
             "authorizations": (0..order.authorizations.len()).map(authz).collect::<Vec<_>>(),
             "finalize": self.url(format_args!("order/{id}/finalize")),
         });
-        let mut retry_after = None;
+        let mut wait = Duration::ZERO;
         if let Phase::Issued { visible, serial } = &order.phase {
-            match visible.checked_duration_since(Instant::now()) {
-                Some(wait) if shown == "processing" => {
-                    retry_after = Some(wait.as_millis().div_ceil(1000).max(1))
-                }
-                _ => body["certificate"] = self.url(format_args!("certificate/{serial}")).into(),
+            if shown == "valid" {
+                set(&mut body, "certificate", self.url(format_args!("certificate/{serial}")));
             }
+            wait = visible.saturating_duration_since(Instant::now());
         }
         let mut response = reply(status, &body);
         add(
@@ -253,7 +252,8 @@ impl Ca {
             LOCATION,
             &self.url(format_args!("order/{id}")),
         );
-        if let Some(seconds) = retry_after {
+        if shown == "processing" {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
             add(response.headers_mut(), RETRY_AFTER, &seconds.to_string());
         }
         response
@@ -343,7 +343,7 @@ impl Ca {
             "challenges": challenges,
         });
         if base_name.is_some() {
-            body["wildcard"] = true.into();
+            set(&mut body, "wildcard", true);
         }
         Ok(reply(StatusCode::OK, &body))
     }
@@ -356,11 +356,12 @@ impl Ca {
             "status": authz.status.as_str(),
         });
         if authz.status == AuthorizationStatus::Invalid {
-            challenge["error"] = json!({
+            let error = json!({
                 "type": "urn:ietf:params:acme:error:unauthorized",
                 "status": 403,
                 "detail": "this throwaway CA was told to fail challenges",
             });
+            set(&mut challenge, "error", error);
         }
         challenge
     }
@@ -449,6 +450,12 @@ impl Ca {
 fn add(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.append(name, value);
+    }
+}
+
+fn set(object: &mut Value, member: &str, value: impl Into<Value>) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(member.to_owned(), value.into());
     }
 }
 
