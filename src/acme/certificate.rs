@@ -16,6 +16,7 @@ use x509_parser::prelude::*;
 use crate::acme::id::OrderId;
 use crate::acme::identifier::Identifier;
 use crate::acme::order::ValidatedOrder;
+use crate::jose::jwk::Jwk;
 
 /// The most certificates that a chain may have, the leaf among them.
 const MAX_CHAIN: usize = 6;
@@ -282,6 +283,11 @@ fn names_of(certificate: &X509Certificate<'_>) -> Result<BTreeSet<String>, Misma
         names.insert(identifier.to_string());
     }
     Ok(names)
+}
+
+/// The key of a certificate, if it is one that is accepted here.
+pub fn key_of(certificate: &Der) -> Option<Jwk> {
+    Jwk::from_spki(parsed(certificate).ok()?.public_key()).ok()
 }
 
 /// The chain as `application/pem-certificate-chain` (RFC 8555 §9.1): leaf first, LF line ends.

@@ -153,6 +153,11 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A random number from 0 to 1, for jitter.
+pub(crate) fn random_fraction() -> f64 {
+    f64::from(u32::from_be_bytes(random_bytes())) / f64::from(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

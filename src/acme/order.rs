@@ -445,6 +445,9 @@ impl Order {
         deadline: Duration,
     ) -> Result<(Self, Work), Problem> {
         self.require_ready(now)?;
+        if csr.order() != self.id {
+            return Err(Problem::internal());
+        }
         let work = Work::Issue(self.id);
         let next = Self {
             expires: after(now, deadline).max(self.expires),

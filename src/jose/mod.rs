@@ -1,3 +1,5 @@
 //! Signed requests: JWS (RFC 7515) in the flattened form that RFC 8555 §6.2 prescribes, and JWK (RFC 7517). Pure.
 
 pub mod jwk;
+pub mod jws;
+pub mod rsa;

@@ -1,1 +1,467 @@
-//! being written
+//! The embedded backend: sled 0.34, made durable by a committer of our own.
+//!
+//! Every write goes through one thread, `committer`, which answers only after an fsync; reads run on the caller's thread
+//! and see exactly what is on the disk (`view`). Jobs are indexed and leased in memory (`queue`).
+
+mod committer;
+mod keys;
+mod open;
+mod queue;
+mod record;
+mod room;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::acme::account::Account;
+use crate::acme::certificate::{Der, Fingerprint};
+use crate::acme::id::{AccountId, OrderId};
+use crate::acme::job::{Job, WorkKind};
+use crate::acme::order::Order;
+use crate::store::sled::committer::{Change, Committer, Jobs, Outcome, Put, Request, Sync};
+use crate::store::sled::keys::Key;
+use crate::store::sled::open::Opened;
+use crate::store::sled::queue::Queue;
+use crate::store::sled::record::{Head, Index, View as _};
+use crate::store::sled::room::Room;
+use crate::store::sled::view::{Durable, beginning_with, end_of, failure};
+use crate::store::{
+    Census, Lease, Next, Registration, Settings, Settlement, Store, StoreError, Versioned, codec, line_of,
+};
+
+/// How long [`Store::job_added`] waits at most.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct SledStore {
+    shared: Arc<Shared>,
+    requests: Option<Sender<Request>>,
+    committer: Option<JoinHandle<()>>,
+    path: PathBuf,
+    /// Given up last, so that nobody else opens what is not yet closed.
+    _lock: File,
+}
+
+/// What the callers and the committer share.
+#[derive(Debug)]
+struct Shared {
+    tree: sled::Tree,
+    durable: Durable,
+    queue: Mutex<Queue>,
+    wake: Notify,
+    failure: watch::Sender<Option<StoreError>>,
+    room: Room,
+    syncs: AtomicU64,
+    commits: AtomicU64,
+}
+
+impl Shared {
+    fn wake(&self) {
+        self.wake.notify_waiters();
+        // One more, for a worker that is just about to wait.
+        self.wake.notify_one();
+    }
+}
+
+impl SledStore {
+    /// Opens the store in the settings' directory, or makes one if the directory is empty or does not exist. Blocks
+    /// while the log is read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InUse`] if another process has it open; [`StoreError::Corrupt`] if it can not be read, or the
+    /// directory holds something else; [`StoreError::Failed`] if the disk fails.
+    pub fn open(settings: Settings) -> Result<Self, StoreError> {
+        Self::open_with(settings, |log| {
+            // Without the file's times, but with its size and extents: all that reading it back takes.
+            Box::new(move || log.sync_data())
+        })
+    }
+
+    /// Opens the store with another way to sync the log, so that tests can let a sync fail.
+    fn open_with(settings: Settings, sync: impl FnOnce(File) -> Sync) -> Result<Self, StoreError> {
+        let Opened { db, log, lock } = open::open(&settings)?;
+        let tree = sled::Tree::clone(&db);
+        let shared = Arc::new(Shared {
+            durable: Durable::new(tree.clone()),
+            queue: Mutex::new(stored_jobs(&tree)?),
+            tree,
+            wake: Notify::new(),
+            failure: watch::Sender::new(None),
+            room: Room::new(settings.path.clone(), settings.reserve_bytes),
+            syncs: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+        });
+        let (requests, received) = channel();
+        let committer = Committer::new(Arc::clone(&shared), sync(log), received, settings.gather);
+        let thread = thread::Builder::new().name("committer".to_owned());
+        let thread = thread.spawn(move || committer.run());
+        let thread = thread.map_err(|e| StoreError::Failed(format!("starting the committer: {e}")))?;
+        Ok(Self {
+            shared,
+            requests: Some(requests),
+            committer: Some(thread),
+            path: settings.path,
+            _lock: lock,
+        })
+    }
+
+    /// Hands a change to the committer, whose answer comes once the change is on the disk.
+    fn send(&self, change: Change) -> oneshot::Receiver<Result<Outcome, StoreError>> {
+        let (reply, answer) = oneshot::channel();
+        if let Some(requests) = &self.requests {
+            // A committer that has ended drops the request, which the receiver sees.
+            drop(requests.send(Request { change, reply }));
+        }
+        answer
+    }
+
+    async fn submit(&self, change: Change) -> Result<Outcome, StoreError> {
+        let answer = self.send(change).await;
+        answer.unwrap_or_else(|_| Err(self.cause_of_failure()))
+    }
+
+    async fn write(&self, put: Option<Put>, constants: Vec<(Key, Vec<u8>)>, jobs: Jobs) -> Result<(), StoreError> {
+        match self.submit(Change::Write { put, constants, jobs }).await? {
+            Outcome::Written => Ok(()),
+            Outcome::Taken => Err(StoreError::Conflict),
+        }
+    }
+
+    fn cause_of_failure(&self) -> StoreError {
+        let cause = self.shared.failure.borrow().clone();
+        cause.unwrap_or_else(|| StoreError::Failed("the committer has ended".to_owned()))
+    }
+
+    fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<Versioned<T>>, StoreError> {
+        let stored = record::read(&self.shared.durable.now(), key)?;
+        stored.map(|stored| decoded(key, &stored)).transpose()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(committer) = self.committer.take() {
+            // It panics nowhere outside of its own guard; and if it did, there would be nothing left to do.
+            drop(committer.join());
+        }
+    }
+}
+
+fn decoded<T: DeserializeOwned>(key: &Key, stored: &Versioned<Vec<u8>>) -> Result<Versioned<T>, StoreError> {
+    Ok(Versioned {
+        value: codec::decode(&keys::describe(key), &stored.value)?,
+        version: stored.version,
+    })
+}
+
+fn stored_jobs(tree: &sled::Tree) -> Result<Queue, StoreError> {
+    let mut queue = Queue::default();
+    let mut unknown = 0_u64;
+    for entry in tree.scan_prefix(keys::jobs()) {
+        let (key, value) = entry.map_err(|e| failure(&e))?;
+        match codec::decode_job(&keys::describe(&key), &value)? {
+            Some(job) => queue.wait(job),
+            None => unknown = unknown.saturating_add(1),
+        }
+    }
+    if unknown > 0 {
+        warn!(store.jobs = unknown, "jobs of a kind that this version does not know are left alone");
+    }
+    Ok(queue)
+}
+
+fn account_put(account: &Account, version: u64) -> Result<Put, StoreError> {
+    Ok(Put {
+        key: keys::account(account.id()),
+        version,
+        body: codec::encode(account)?,
+        indexes: Vec::new(),
+        unique: Some(Index {
+            key: keys::account_by_key(account.provisioner(), &account.key().thumbprint()),
+            value: account.id().as_bytes().to_vec(),
+        }),
+    })
+}
+
+fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> {
+    let id = order.id();
+    let entry = |key| Index {
+        key,
+        value: Vec::new(),
+    };
+    let mut indexes = vec![
+        entry(keys::order_of_account(order.account(), id)),
+        entry(keys::deletion(order.delete_after(), id)),
+    ];
+    if let Some(since) = order.in_line_since() {
+        indexes.push(entry(keys::in_line(line_of(order), since, id)));
+    }
+    if let Some(certificate) = order.certificate() {
+        indexes.push(Index {
+            key: keys::certificate(certificate.leaf().fingerprint()),
+            value: id.as_bytes().to_vec(),
+        });
+    }
+    Ok(Put {
+        key: keys::order(id),
+        version,
+        body: codec::encode(order)?,
+        indexes,
+        unique: None,
+    })
+}
+
+fn named_by(index: &[u8], key: &Key) -> Result<OrderId, StoreError> {
+    let id = keys::order_at_end(index);
+    id.ok_or_else(|| StoreError::Corrupt(format!("{} can not be read", keys::describe(key))))
+}
+
+#[async_trait]
+impl Store for SledStore {
+    async fn create_account(&self, account: &Account) -> Result<Registration, StoreError> {
+        let existing = async || {
+            let thumbprint = account.key().thumbprint();
+            self.account_by_key(account.provisioner(), &thumbprint).await
+        };
+        if let Err(full) = self.shared.room.check() {
+            return existing().await?.map(Registration::Exists).ok_or(full);
+        }
+        let change = Change::Write {
+            put: Some(account_put(account, 0)?),
+            constants: Vec::new(),
+            jobs: Jobs::Untouched,
+        };
+        match self.submit(change).await? {
+            Outcome::Written => Ok(Registration::Created),
+            Outcome::Taken => existing().await?.map(Registration::Exists).ok_or(StoreError::Conflict),
+        }
+    }
+
+    async fn account(&self, id: AccountId) -> Result<Option<Versioned<Account>>, StoreError> {
+        self.read(&keys::account(id))
+    }
+
+    async fn account_by_key(
+        &self,
+        provisioner: &str,
+        thumbprint: &str,
+    ) -> Result<Option<Versioned<Account>>, StoreError> {
+        let view = self.shared.durable.now();
+        let index = keys::account_by_key(provisioner, thumbprint);
+        let Some(id) = view.get(&index)? else {
+            return Ok(None);
+        };
+        let id = id.first_chunk::<16>().copied();
+        let id = id.ok_or_else(|| StoreError::Corrupt(format!("{} can not be read", keys::describe(&index))))?;
+        let key = keys::account(AccountId::from_bytes(id));
+        let stored = record::read(&view, &key)?;
+        stored.map(|stored| decoded(&key, &stored)).transpose()
+    }
+
+    async fn update_account(&self, account: Versioned<Account>) -> Result<(), StoreError> {
+        let put = account_put(&account.value, account.version)?;
+        self.write(Some(put), Vec::new(), Jobs::Untouched).await
+    }
+
+    async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {
+        self.shared.room.check()?;
+        let jobs = work.map_or(Jobs::Untouched, Jobs::Add);
+        self.write(Some(order_put(order, 0)?), Vec::new(), jobs).await
+    }
+
+    async fn order(&self, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError> {
+        self.read(&keys::order(id))
+    }
+
+    async fn orders_of(
+        &self,
+        account: AccountId,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        let prefix = keys::orders_of_account(account);
+        let from = match after {
+            Some(after) => Bound::Excluded(keys::order_of_account(account, after)),
+            None => Bound::Included(prefix.clone()),
+        };
+        let found = self.shared.durable.now().keys((from, end_of(&prefix)), limit)?;
+        found.map(|key| named_by(&key, &key)).collect()
+    }
+
+    async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {
+        let key = keys::certificate(leaf);
+        let found = self.shared.durable.now().get(&key)?;
+        found.map(|id| named_by(&id, &key)).transpose()
+    }
+
+    async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError> {
+        let issuer = |fingerprint: &Fingerprint| {
+            let found: Option<Versioned<Der>> = self.read(&keys::issuer(*fingerprint))?;
+            let found = found.map(|issuer| issuer.value);
+            found.ok_or_else(|| StoreError::Corrupt(format!("the issuer's certificate {fingerprint} is missing")))
+        };
+        fingerprints.iter().map(issuer).collect()
+    }
+
+    async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError> {
+        let put = order_put(&order.value, order.version)?;
+        let jobs = work.map_or(Jobs::Untouched, Jobs::Add);
+        self.write(Some(put), Vec::new(), jobs).await
+    }
+
+    async fn lease(
+        &self,
+        kind: WorkKind,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        match self.shared.failure.borrow().clone() {
+            Some(cause) => Err(cause),
+            None => Ok(self.queue().lease(kind, now, until, limit)),
+        }
+    }
+
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        order: Versioned<Order>,
+    ) -> Result<Versioned<Order>, StoreError> {
+        let put = order_put(&order.value, order.version)?;
+        self.write(Some(put), Vec::new(), Jobs::Held(lease.clone())).await?;
+        Ok(Versioned {
+            value: order.value,
+            version: order.version.saturating_add(1),
+        })
+    }
+
+    async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), StoreError> {
+        let Settlement { next, order, issuers } = settlement;
+        // Waiting without a fault is not written: after a crash the wait ends early, which costs one look at the CA.
+        // Faults are, so that a daemon which keeps crashing does not forget to back off.
+        if let Next::Again { due, faults } = next
+            && faults == lease.job.faults
+            && order.is_none()
+            && issuers.is_empty()
+        {
+            self.queue().put_off(&lease, due)?;
+            self.shared.wake();
+            return Ok(());
+        }
+        let put = order.map(|order| order_put(&order.value, order.version)).transpose()?;
+        let constant = |issuer: &Der| Ok((keys::issuer(issuer.fingerprint()), codec::encode(issuer)?));
+        let constants = issuers.iter().map(constant).collect::<Result<_, StoreError>>()?;
+        self.write(put, constants, Jobs::Settle(lease, next)).await
+    }
+
+    async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError> {
+        let line = keys::line(line_of(order));
+        let mut found = self.shared.durable.now().keys(beginning_with(&line), 1)?;
+        found.next().map(|key| named_by(&key, &key)).transpose()
+    }
+
+    async fn job_added(&self) {
+        // Running out is as good as being woken.
+        drop(timeout(TICK, self.shared.wake.notified()).await);
+    }
+
+    async fn load(&self, name: &str) -> Result<Option<Versioned<Vec<u8>>>, StoreError> {
+        let key = keys::named(name);
+        let Some(stored) = record::read(&self.shared.durable.now(), &key)? else {
+            return Ok(None);
+        };
+        Ok(Some(Versioned {
+            value: codec::decode_bytes(&keys::describe(&key), &stored.value)?,
+            version: stored.version,
+        }))
+    }
+
+    async fn save(&self, name: &str, value: Versioned<Vec<u8>>) -> Result<u64, StoreError> {
+        let put = Put {
+            key: keys::named(name),
+            version: value.version,
+            body: codec::encode_bytes(&value.value)?,
+            indexes: Vec::new(),
+            unique: None,
+        };
+        self.write(Some(put), Vec::new(), Jobs::Untouched).await?;
+        Ok(value.version.saturating_add(1))
+    }
+
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let mut changes = Vec::new();
+        {
+            let view = self.shared.durable.now();
+            let (from, to) = keys::deletions_until(now);
+            for index in view.keys((Bound::Included(from), Bound::Excluded(to)), limit)? {
+                let key = keys::order(named_by(&index, &index)?);
+                let head = Head::read(&view, &key)?;
+                let head = head.ok_or_else(|| {
+                    StoreError::Corrupt(format!("{} is to be deleted, but missing", keys::describe(&key)))
+                })?;
+                let version = head.version;
+                changes.push(Change::Delete { key, version });
+            }
+        }
+        let mut swept = 0;
+        let answers: Vec<_> = changes.into_iter().map(|change| self.send(change)).collect();
+        for answer in answers {
+            match answer.await.unwrap_or_else(|_| Err(self.cause_of_failure())) {
+                Ok(_) => swept += 1,
+                // It has changed since it was looked at: its time may not be over any more.
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(swept)
+    }
+
+    async fn census(&self) -> Result<Census, StoreError> {
+        let queue = self.queue();
+        let jobs: BTreeMap<_, _> = WorkKind::ALL.map(|kind| (kind, queue.count(kind))).into();
+        drop(queue);
+        let bytes_on_disk = std::fs::metadata(self.path.join("db")).map_or(0, |metadata| metadata.len());
+        Ok(Census {
+            jobs,
+            bytes_on_disk,
+            syncs: self.shared.syncs.load(Ordering::Relaxed),
+            commits: self.shared.commits.load(Ordering::Relaxed),
+        })
+    }
+
+    async fn check_room(&self) -> Result<(), StoreError> {
+        self.shared.room.check()
+    }
+
+    async fn failed(&self) -> StoreError {
+        let mut failure = self.shared.failure.subscribe();
+        match failure.wait_for(Option::is_some).await {
+            Ok(cause) => cause.clone().unwrap_or_else(|| self.cause_of_failure()),
+            Err(_) => self.cause_of_failure(),
+        }
+    }
+}

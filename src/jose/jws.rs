@@ -1,0 +1,344 @@
+//! The envelope of a signed request (RFC 8555 §6.2, RFC 7515 §7.2.2), parsed strictly.
+//!
+//! josekit would also take `crit`, an unprotected header, several signatures and duplicate members; so it only gets to
+//! see the bytes and the signature. Nonces, URLs and accounts are the server's business.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny};
+
+use crate::jose::jwk::{BadKey, Jwk, RawJwk, Verifier};
+
+/// The signature algorithms that are accepted (RFC 7518 §3.1, RFC 8037 §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// ECDSA with P-256 and SHA-256.
+    Es256,
+    /// ECDSA with P-384 and SHA-384.
+    Es384,
+    /// ECDSA with P-521 and SHA-512.
+    Es512,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// Every accepted algorithm.
+    pub const ALL: [Self; 5] = [Self::Es256, Self::Es384, Self::Es512, Self::Rs256, Self::EdDsa];
+
+    /// The registered name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+            Self::Rs256 => "RS256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+/// Why a signed request is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JwsError {
+    /// It breaks the form.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Its algorithm is none of [`Algorithm::ALL`].
+    #[error("the signature algorithm is not accepted")]
+    Algorithm,
+    /// Its key is not acceptable, or does not fit the algorithm.
+    #[error("{0}")]
+    Key(String),
+}
+
+impl From<BadKey> for JwsError {
+    fn from(BadKey(reason): BadKey) -> Self {
+        Self::Key(reason)
+    }
+}
+
+/// Who signed, by the request's own word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signer {
+    /// The holder of this key (`jwk`).
+    Key(Jwk),
+    /// The account with this URL (`kid`).
+    Account(String),
+}
+
+/// A well-formed request whose signature nobody has looked at yet. Its payload stays locked until then.
+#[derive(Debug, Clone)]
+pub struct Unverified {
+    algorithm: Algorithm,
+    signer: Signer,
+    nonce: Option<String>,
+    url: Option<String>,
+    message: Vec<u8>,
+    payload: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+/// A member that must not be there, whatever its value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Present(pub(crate) bool);
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self(true))
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    protected: Cow<'a, str>,
+    #[serde(borrow)]
+    payload: Cow<'a, str>,
+    #[serde(borrow)]
+    signature: Cow<'a, str>,
+    #[serde(default)]
+    header: Present,
+    #[serde(default)]
+    signatures: Present,
+}
+
+#[derive(Deserialize)]
+struct ProtectedHeader {
+    alg: Option<String>,
+    nonce: Option<String>,
+    url: Option<String>,
+    kid: Option<String>,
+    jwk: Option<RawJwk>,
+    #[serde(default)]
+    crit: Present,
+    #[serde(default)]
+    b64: Present,
+}
+
+impl Unverified {
+    /// Parses a request's body.
+    ///
+    /// # Errors
+    ///
+    /// [`JwsError`] says which rule of the form is broken.
+    pub fn parse(body: &[u8]) -> Result<Self, JwsError> {
+        let envelope: Envelope<'_> = object(body).map_err(|()| {
+            JwsError::Malformed("the body must be one JSON object with the members protected, payload and signature, once each")
+        })?;
+        // RFC 8555 §6.2: "The JWS Unprotected Header [RFC7515] MUST NOT be used" and "The JWS MUST NOT have multiple
+        // signatures".
+        if envelope.header.0 {
+            return Err(JwsError::Malformed("the JWS must not have an unprotected header"));
+        }
+        if envelope.signatures.0 {
+            return Err(JwsError::Malformed(
+                "the JWS must be in the flattened form, with one signature",
+            ));
+        }
+        let decode = |text: &str| URL_SAFE_NO_PAD.decode(text);
+        let protected = decode(&envelope.protected)
+            .map_err(|_| JwsError::Malformed("the protected header is not base64url without padding"))?;
+        let payload = decode(&envelope.payload)
+            .map_err(|_| JwsError::Malformed("the payload is not base64url without padding"))?;
+        let signature = decode(&envelope.signature)
+            .map_err(|_| JwsError::Malformed("the signature is not base64url without padding"))?;
+        if signature.is_empty() {
+            return Err(JwsError::Malformed("the signature is empty"));
+        }
+        let header: ProtectedHeader = object(&protected).map_err(|()| {
+            JwsError::Malformed("the protected header must be one JSON object whose members occur once")
+        })?;
+        if header.crit.0 || header.b64.0 {
+            return Err(JwsError::Malformed(
+                "the protected header must not have crit or b64",
+            ));
+        }
+        let wanted = header.alg.as_deref();
+        let algorithm = Algorithm::ALL
+            .into_iter()
+            .find(|known| Some(known.name()) == wanted);
+        let algorithm = algorithm.ok_or(JwsError::Algorithm)?;
+        let signer = match (header.jwk, header.kid) {
+            (Some(jwk), None) => Signer::Key(Jwk::try_from(jwk)?),
+            (None, Some(kid)) => Signer::Account(kid),
+            // RFC 8555 §6.2: "The "jwk" and "kid" fields are mutually exclusive."
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(JwsError::Malformed(
+                    "the protected header must have either jwk or kid",
+                ));
+            }
+        };
+        Ok(Self {
+            algorithm,
+            signer,
+            nonce: header.nonce,
+            url: header.url,
+            message: format!("{}.{}", envelope.protected, envelope.payload).into_bytes(),
+            payload,
+            signature,
+        })
+    }
+
+    /// Who claims to have signed.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// The anti-replay nonce (RFC 8555 §6.5.2).
+    pub fn nonce(&self) -> Option<&str> {
+        self.nonce.as_deref()
+    }
+
+    /// The URL that the request is meant for (RFC 8555 §6.4).
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_deref()
+    }
+
+    /// Checks the signature and gives the payload.
+    ///
+    /// # Errors
+    ///
+    /// [`JwsError::Key`] if the algorithm is not the key's, [`JwsError::Malformed`] if the signature is not the key's.
+    pub fn verify(self, key: &Verifier) -> Result<Vec<u8>, JwsError> {
+        if self.algorithm != key.algorithm() {
+            return Err(JwsError::Key(format!(
+                "the key signs with {}, not with {}",
+                key.algorithm().name(),
+                self.algorithm.name()
+            )));
+        }
+        match key.accepts(&self.message, &self.signature) {
+            true => Ok(self.payload),
+            false => Err(JwsError::Malformed(
+                "the signature does not verify under the signer's key",
+            )),
+        }
+    }
+}
+
+/// Parses JSON that must be an object: serde would also fill a struct from an array.
+pub fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, ()> {
+    let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first != Some(&b'{') {
+        return Err(());
+    }
+    serde_json::from_slice(json).map_err(|_| ())
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+
+    fn envelope(protected: &str) -> String {
+        format!(
+            r#"{{"protected":"{}","payload":"","signature":"AAAA"}}"#,
+            URL_SAFE_NO_PAD.encode(protected)
+        )
+    }
+
+    fn refused(body: &str) -> JwsError {
+        Unverified::parse(body.as_bytes()).expect_err(body)
+    }
+
+    #[test]
+    fn a_well_formed_request_is_parsed() {
+        let body = envelope(&format!(
+            r#"{{"alg":"EdDSA","nonce":"n","url":"u","jwk":{KEY},"x5u":"http://evil"}}"#
+        ));
+        let request = Unverified::parse(body.as_bytes()).unwrap();
+        assert_eq!((request.nonce(), request.url()), (Some("n"), Some("u")));
+        assert!(matches!(request.signer(), Signer::Key(Jwk::Okp { .. })));
+    }
+
+    #[test]
+    fn c201_to_c209_bodies_that_are_no_flattened_jws_are_malformed() {
+        let good = envelope(&format!(r#"{{"alg":"EdDSA","jwk":{KEY}}}"#));
+        let protected = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"EdDSA","jwk":{KEY}}}"#));
+        let cases = [
+            String::new(),
+            "{}".into(),
+            "[]".into(),
+            "null".into(),
+            "\"x\"".into(),
+            "[".repeat(65_536),
+            format!("{good}{{}}"),
+            good.replace("\"payload\"", "\"protected\""),
+            good.replace('{', "{\"header\":{},"),
+            good.replace('{', "{\"header\":null,"),
+            good.replace('{', "{\"signatures\":[],"),
+            "a.b.c".into(),
+            good.replace("AAAA", "AAA="),
+            good.replace("AAAA", "AA+/"),
+            good.replace("AAAA", "AAAB\\n"),
+            good.replace("AAAA", "AB"),
+            good.replace("AAAA", ""),
+            format!(r#"["{protected}","","AAAA"]"#),
+            good.replace("\"payload\":\"\",", ""),
+        ];
+        for body in cases {
+            assert!(matches!(refused(&body), JwsError::Malformed(_)), "{body:.80}");
+        }
+        assert!(Unverified::parse(&[b'{', 0xff, b'}']).is_err());
+    }
+
+    #[test]
+    fn c210_to_c217_protected_headers_that_break_the_rules_are_refused() {
+        let malformed = [
+            "[]".to_owned(),
+            "\"x\"".to_owned(),
+            format!(r#"{{"alg":"EdDSA","alg":"ES256","jwk":{KEY}}}"#),
+            format!(r#"{{"alg":"EdDSA","jwk":{KEY},"crit":["exp"]}}"#),
+            format!(r#"{{"alg":"EdDSA","jwk":{KEY},"crit":null}}"#),
+            format!(r#"{{"alg":"EdDSA","jwk":{KEY},"b64":false}}"#),
+            format!(r#"{{"alg":"EdDSA","jwk":{KEY},"kid":"a"}}"#),
+            r#"{"alg":"EdDSA"}"#.to_owned(),
+        ];
+        for header in malformed {
+            assert!(
+                matches!(refused(&envelope(&header)), JwsError::Malformed(_)),
+                "{header}"
+            );
+        }
+        for alg in [
+            "none", "None", "nOnE", "", "HS256", "HS384", "HS512", "PS256", "ES256K", "RS1", "es256",
+        ] {
+            assert_eq!(
+                refused(&envelope(&format!(r#"{{"alg":"{alg}","jwk":{KEY}}}"#))),
+                JwsError::Algorithm,
+                "{alg}"
+            );
+        }
+        assert_eq!(
+            refused(&envelope(&format!(r#"{{"jwk":{KEY}}}"#))),
+            JwsError::Algorithm
+        );
+    }
+
+    #[test]
+    fn d11_c213_an_algorithm_that_is_not_the_keys_is_refused() {
+        let body = envelope(&format!(r#"{{"alg":"ES256","jwk":{KEY}}}"#));
+        let request = Unverified::parse(body.as_bytes()).unwrap();
+        let Signer::Key(key) = request.signer().clone() else {
+            panic!("a jwk was sent")
+        };
+        assert!(matches!(
+            request.verify(&key.verifier().unwrap()),
+            Err(JwsError::Key(_))
+        ));
+    }
+}

@@ -1,0 +1,166 @@
+//! What operators see: the metrics (COMPAT section 5, and our own as `acme_proxy_*`) and the state of health.
+//!
+//! No label ever holds a name, a serial number or an account: the number of series does not grow with certificates.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+const DAY: f64 = 86_400.0;
+
+/// Every metric.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The state of health.
+    pub health: Health,
+    /// `externalcas_certificates_issued_total`: Certificates obtained from the CA. Label: `status`.
+    pub certificates_issued: IntCounterVec,
+    /// `externalcas_certificates_revoked_total`: Revocations at the CA. Label: `status`.
+    pub certificates_revoked: IntCounterVec,
+    /// `externalcas_certificate_request_duration_seconds`: From the request to the CA's answer. Label: `operation`.
+    pub certificate_request_duration: HistogramVec,
+    /// `externalcas_acme_roundtrip_duration_seconds`: One step at the CA. Label: `acme_operation`.
+    pub acme_roundtrip_duration: HistogramVec,
+    /// `externalcas_certificate_expiration_seconds`: Lifetimes of the issued certificates. Label: `status`.
+    pub certificate_expiration: HistogramVec,
+    /// `externalcas_external_ca_up`: Whether the CA's directory answered at the latest look. Label: `ca_url`.
+    pub external_ca_up: IntGaugeVec,
+    /// `externalcas_last_successful_certificate_timestamp_seconds`: When the latest certificate was issued, Unix time.
+    pub last_successful_certificate: Gauge,
+    /// `acme_proxy_certificate_mismatch_total`: Certificates from the CA that did not match their order, and were not handed out. Should stay 0: alert on it.
+    pub certificate_mismatch: IntCounter,
+    /// `acme_proxy_http_requests_total`: Requests, by endpoint and HTTP status. Labels: `endpoint,status`.
+    pub requests: IntCounterVec,
+    /// `acme_proxy_http_request_duration_seconds`: How long requests took. Label: `endpoint`.
+    pub request_duration: HistogramVec,
+    /// `acme_proxy_problems_total`: Problem documents sent, by type. Label: `type`.
+    pub problems: IntCounterVec,
+    /// `acme_proxy_nonces_rejected_total`: Requests refused because of their anti-replay nonce.
+    pub nonces_rejected: IntCounter,
+    /// `acme_proxy_handler_panics_total`: Requests that ended in a panic. Should stay 0: alert on it.
+    pub handler_panics: IntCounter,
+    /// `acme_proxy_connections`: Open connections of the ACME listener.
+    pub connections: IntGauge,
+    /// `acme_proxy_validations_total`: Validation attempts, by challenge type and outcome (valid, invalid, retry). Labels: `type,outcome`.
+    pub validations: IntCounterVec,
+    /// `acme_proxy_validation_duration_seconds`: How long validation attempts took. Label: `type`.
+    pub validation_duration: HistogramVec,
+    /// `acme_proxy_jobs_waiting`: Jobs in the queue, by kind. Label: `kind`.
+    pub jobs_waiting: IntGaugeVec,
+    /// `acme_proxy_store_commits_total`: Commits to the store.
+    pub store_commits: IntCounter,
+    /// `acme_proxy_store_syncs_total`: Times that the store waited for the disk; one sync serves all commits that wait.
+    pub store_syncs: IntCounter,
+    /// `acme_proxy_store_bytes`: Bytes of the store on disk.
+    pub store_bytes: IntGauge,
+    /// `acme_proxy_own_certificate_expiry_timestamp_seconds`: When the daemon's own certificate expires, Unix time; 0 while there is none.
+    pub own_certificate_expiry: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    ///
+    /// # Errors
+    ///
+    /// The library's own, if a name or label were not valid.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let metrics = Self {
+            health: Health::default(),
+            certificates_issued: IntCounterVec::new(Opts::new("externalcas_certificates_issued_total", "Certificates obtained from the CA."), &["status"])?,
+            certificates_revoked: IntCounterVec::new(Opts::new("externalcas_certificates_revoked_total", "Revocations at the CA."), &["status"])?,
+            certificate_request_duration: HistogramVec::new(HistogramOpts::new("externalcas_certificate_request_duration_seconds", "From the request to the CA's answer.").buckets(vec![1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]), &["operation"])?,
+            acme_roundtrip_duration: HistogramVec::new(HistogramOpts::new("externalcas_acme_roundtrip_duration_seconds", "One step at the CA.").buckets(vec![0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]), &["acme_operation"])?,
+            certificate_expiration: HistogramVec::new(HistogramOpts::new("externalcas_certificate_expiration_seconds", "Lifetimes of the issued certificates.").buckets(vec![DAY, 7.0 * DAY, 30.0 * DAY, 60.0 * DAY, 90.0 * DAY, 365.0 * DAY]), &["status"])?,
+            external_ca_up: IntGaugeVec::new(Opts::new("externalcas_external_ca_up", "Whether the CA's directory answered at the latest look."), &["ca_url"])?,
+            last_successful_certificate: Gauge::with_opts(Opts::new("externalcas_last_successful_certificate_timestamp_seconds", "When the latest certificate was issued, Unix time."))?,
+            certificate_mismatch: IntCounter::with_opts(Opts::new("acme_proxy_certificate_mismatch_total", "Certificates from the CA that did not match their order, and were not handed out. Should stay 0: alert on it."))?,
+            requests: IntCounterVec::new(Opts::new("acme_proxy_http_requests_total", "Requests, by endpoint and HTTP status."), &["endpoint", "status"])?,
+            request_duration: HistogramVec::new(HistogramOpts::new("acme_proxy_http_request_duration_seconds", "How long requests took.").buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]), &["endpoint"])?,
+            problems: IntCounterVec::new(Opts::new("acme_proxy_problems_total", "Problem documents sent, by type."), &["type"])?,
+            nonces_rejected: IntCounter::with_opts(Opts::new("acme_proxy_nonces_rejected_total", "Requests refused because of their anti-replay nonce."))?,
+            handler_panics: IntCounter::with_opts(Opts::new("acme_proxy_handler_panics_total", "Requests that ended in a panic. Should stay 0: alert on it."))?,
+            connections: IntGauge::with_opts(Opts::new("acme_proxy_connections", "Open connections of the ACME listener."))?,
+            validations: IntCounterVec::new(Opts::new("acme_proxy_validations_total", "Validation attempts, by challenge type and outcome (valid, invalid, retry)."), &["type", "outcome"])?,
+            validation_duration: HistogramVec::new(HistogramOpts::new("acme_proxy_validation_duration_seconds", "How long validation attempts took.").buckets(vec![0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]), &["type"])?,
+            jobs_waiting: IntGaugeVec::new(Opts::new("acme_proxy_jobs_waiting", "Jobs in the queue, by kind."), &["kind"])?,
+            store_commits: IntCounter::with_opts(Opts::new("acme_proxy_store_commits_total", "Commits to the store."))?,
+            store_syncs: IntCounter::with_opts(Opts::new("acme_proxy_store_syncs_total", "Times that the store waited for the disk; one sync serves all commits that wait."))?,
+            store_bytes: IntGauge::with_opts(Opts::new("acme_proxy_store_bytes", "Bytes of the store on disk."))?,
+            own_certificate_expiry: IntGauge::with_opts(Opts::new("acme_proxy_own_certificate_expiry_timestamp_seconds", "When the daemon's own certificate expires, Unix time; 0 while there is none."))?,
+            registry,
+        };
+        metrics.register()?;
+        Ok(metrics)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        let collectors: [Box<dyn Collector>; 21] = [
+            Box::new(self.certificates_issued.clone()),
+            Box::new(self.certificates_revoked.clone()),
+            Box::new(self.certificate_request_duration.clone()),
+            Box::new(self.acme_roundtrip_duration.clone()),
+            Box::new(self.certificate_expiration.clone()),
+            Box::new(self.external_ca_up.clone()),
+            Box::new(self.last_successful_certificate.clone()),
+            Box::new(self.certificate_mismatch.clone()),
+            Box::new(self.requests.clone()),
+            Box::new(self.request_duration.clone()),
+            Box::new(self.problems.clone()),
+            Box::new(self.nonces_rejected.clone()),
+            Box::new(self.handler_panics.clone()),
+            Box::new(self.connections.clone()),
+            Box::new(self.validations.clone()),
+            Box::new(self.validation_duration.clone()),
+            Box::new(self.jobs_waiting.clone()),
+            Box::new(self.store_commits.clone()),
+            Box::new(self.store_syncs.clone()),
+            Box::new(self.store_bytes.clone()),
+            Box::new(self.own_certificate_expiry.clone()),
+        ];
+        collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
+    }
+
+    /// The page that Prometheus scrapes, in its text format.
+    ///
+    /// # Errors
+    ///
+    /// The library's own, if the page can not be written.
+    pub fn page(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// Raises a counter to a total that is counted elsewhere.
+pub fn raise_to(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+/// The parts of the daemon that must work for it to be healthy, and what is wrong with those that do not.
+#[derive(Debug, Default)]
+pub struct Health {
+    missing: Mutex<BTreeMap<&'static str, String>>,
+}
+
+impl Health {
+    /// Reports a part: `Ok` if it works, otherwise what is missing, in words for the operator.
+    pub fn report(&self, part: &'static str, state: Result<(), String>) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        match state {
+            Ok(()) => missing.remove(part),
+            Err(what) => missing.insert(part, what),
+        };
+    }
+
+    /// What is missing, by part. Empty if all is well.
+    pub fn missing(&self) -> BTreeMap<&'static str, String> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

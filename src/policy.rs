@@ -1,0 +1,430 @@
+//! The policy: which names an account may order, and which challenges prove control of each (RFC 8555 §7.4).
+//!
+//! Pure: the answer depends on the settings and the request alone. The rules are those of step-ca's
+//! `authority.policy.x509`, and where they leave a choice, the stricter one.
+
+pub mod names;
+
+use std::time::Duration;
+
+use crate::acme::challenge::ChallengeType;
+use crate::acme::identifier::Identifier;
+use crate::acme::problem::NamedIdentifier;
+use crate::acme::problem::Problem;
+use crate::acme::problem::ProblemType;
+use crate::acme::problem::Subproblem;
+use crate::acme::problem::cleaned;
+use crate::policy::names::NameRules;
+
+/// The challenges that this version can validate. Nothing else is ever offered.
+pub const IMPLEMENTED: [ChallengeType; 1] = [ChallengeType::Http01];
+
+/// The challenges of a provisioner whose configuration names none.
+pub const ENABLED_BY_DEFAULT: [ChallengeType; 3] = ChallengeType::ALL;
+
+/// As many as the public CAs take in one order.
+const MAX_IDENTIFIERS: usize = 100;
+
+/// How much of a name from outside is repeated in a problem document.
+const SHOWN_CHARS: usize = 260;
+
+/// Who may order what, and for how long.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directories that we serve.
+    pub provisioners: Vec<Provisioner>,
+    /// The rules that hold for every provisioner.
+    pub names: NameRules,
+    /// How long an order may stay `processing` before it fails.
+    pub issuance_deadline: Duration,
+    /// How long an order may take from its creation to its finalization.
+    pub order_lifetime: Duration,
+}
+
+/// One ACME directory, with its own rules.
+#[derive(Debug, Clone)]
+pub struct Provisioner {
+    /// The name, as it stands in the path.
+    pub name: String,
+    /// The challenges that the operator has enabled.
+    pub challenges: Vec<ChallengeType>,
+    /// The directory's `termsOfService`.
+    pub terms_of_service: Option<String>,
+    /// The directory's `website`.
+    pub website: Option<String>,
+    /// The directory's `caaIdentities`.
+    pub caa_identities: Vec<String>,
+    /// The provisioner's own rules; the general ones hold as well.
+    pub names: NameRules,
+}
+
+impl Provisioner {
+    /// The challenges that can prove control of the identifier, of those that are enabled and implemented.
+    fn challenges_for(&self, identifier: &Identifier) -> Vec<ChallengeType> {
+        // RFC 8555 §8.3, RFC 8737 §3: http-01 and tls-alpn-01 prove control of one host, so neither can answer for all
+        // names below a domain.
+        let fits = |kind: &ChallengeType| !identifier.is_wildcard() || *kind == ChallengeType::Dns01;
+        let implemented = IMPLEMENTED
+            .into_iter()
+            .filter(|kind| self.challenges.contains(kind));
+        implemented.filter(fits).collect()
+    }
+}
+
+/// Decides about names.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    settings: Settings,
+}
+
+impl Policy {
+    /// A policy with these rules.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// The provisioner of this name.
+    pub fn provisioner(&self, name: &str) -> Option<&Provisioner> {
+        let mut provisioners = self.settings.provisioners.iter();
+        provisioners.find(|provisioner| provisioner.name == name)
+    }
+
+    /// How long an order may stay `processing` before it fails.
+    pub fn issuance_deadline(&self) -> Duration {
+        self.settings.issuance_deadline
+    }
+
+    /// How long an order may take from its creation to its finalization.
+    pub fn order_lifetime(&self) -> Duration {
+        self.settings.order_lifetime
+    }
+
+    /// The identifiers of a new order, each once, with the challenges to offer (RFC 8555 §7.4).
+    ///
+    /// # Errors
+    ///
+    /// The problem to answer with. When several identifiers are at fault, it has one subproblem for each.
+    pub fn admit(
+        &self,
+        provisioner: &Provisioner,
+        requested: &[NamedIdentifier],
+    ) -> Result<Vec<(Identifier, Vec<ChallengeType>)>, Problem> {
+        if requested.is_empty() {
+            return Err(Problem::malformed("an order needs at least one identifier"));
+        }
+        if requested.len() > MAX_IDENTIFIERS {
+            return Err(Problem::malformed(format!(
+                "an order may have at most {MAX_IDENTIFIERS} identifiers; this one has {}",
+                requested.len()
+            )));
+        }
+        let mut admitted: Vec<(Identifier, Vec<ChallengeType>)> = Vec::new();
+        let mut refused = Vec::new();
+        for named in requested {
+            match self.admit_one(provisioner, named) {
+                Ok(one) if admitted.contains(&one) => {}
+                Ok(one) => admitted.push(one),
+                Err((kind, detail)) => refused.push(subproblem(kind, detail, named)),
+            }
+        }
+        match problem_of(refused) {
+            Some(problem) => Err(problem),
+            None => Ok(admitted),
+        }
+    }
+
+    /// Whether the rules, which may have become stricter since the order was made, still admit its identifiers.
+    ///
+    /// # Errors
+    ///
+    /// The problem to answer with, as for [`Self::admit`].
+    pub fn still_admits<'a>(
+        &self,
+        provisioner: &Provisioner,
+        identifiers: impl Iterator<Item = &'a Identifier>,
+    ) -> Result<(), Problem> {
+        let refusals = identifiers.filter_map(|identifier| {
+            let detail = self.refusal(provisioner, identifier)?;
+            let kind = ProblemType::RejectedIdentifier;
+            Some(subproblem(kind, detail.to_owned(), &identifier.into()))
+        });
+        match problem_of(refusals.collect()) {
+            Some(problem) => Err(problem),
+            None => Ok(()),
+        }
+    }
+
+    fn admit_one(
+        &self,
+        provisioner: &Provisioner,
+        named: &NamedIdentifier,
+    ) -> Result<(Identifier, Vec<ChallengeType>), (ProblemType, String)> {
+        if named.kind != "dns" {
+            let detail = format!(
+                "identifiers of type \"{}\" are not supported; only \"dns\" is",
+                cleaned(&named.kind, 40)
+            );
+            return Err((ProblemType::UnsupportedIdentifier, detail));
+        }
+        let identifier =
+            Identifier::dns(&named.value).map_err(|error| (ProblemType::Malformed, error.to_string()))?;
+        let rejected = |detail: &str| (ProblemType::RejectedIdentifier, detail.to_owned());
+        if let Some(detail) = self.refusal(provisioner, &identifier) {
+            return Err(rejected(detail));
+        }
+        let challenges = provisioner.challenges_for(&identifier);
+        match (challenges.is_empty(), identifier.is_wildcard()) {
+            (true, true) => Err(rejected("a wildcard needs dns-01, which is not offered here")),
+            (true, false) => Err(rejected(
+                "no challenge is offered here that could prove control of it",
+            )),
+            (false, _) => Ok((identifier, challenges)),
+        }
+    }
+
+    fn refusal(&self, provisioner: &Provisioner, identifier: &Identifier) -> Option<&'static str> {
+        let general = self.settings.names.refusal(identifier);
+        general.or_else(|| provisioner.names.refusal(identifier))
+    }
+}
+
+fn subproblem(kind: ProblemType, detail: String, named: &NamedIdentifier) -> Subproblem {
+    Subproblem {
+        kind,
+        detail,
+        identifier: NamedIdentifier {
+            kind: cleaned(&named.kind, 40),
+            value: cleaned(&named.value, SHOWN_CHARS),
+        },
+    }
+}
+
+/// One problem for all refused identifiers. RFC 8555 §6.7.1 has no `identifier` at the top level, so the first one
+/// stands in the detail, where clients that do not know subproblems show it.
+fn problem_of(refused: Vec<Subproblem>) -> Option<Problem> {
+    let first = refused.first()?;
+    let kind = match refused.iter().all(|other| other.kind == first.kind) {
+        true => first.kind,
+        false => ProblemType::Compound,
+    };
+    let detail = format!("{}: {}", first.identifier.value, first.detail);
+    Some(match refused.len() {
+        1 => Problem::new(kind, detail),
+        count => Problem::new(
+            kind,
+            format!("{detail} (and {} more; see the subproblems)", count - 1),
+        )
+        .with_subproblems(refused),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(allow: &[&str], deny: &[&str], wildcards: bool) -> NameRules {
+        let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        NameRules {
+            allow: (!allow.is_empty()).then(|| patterns(allow)),
+            deny: patterns(deny),
+            wildcards,
+        }
+    }
+
+    fn policy(general: NameRules, own: NameRules) -> Policy {
+        Policy::new(Settings {
+            provisioners: vec![Provisioner {
+                name: "acme".to_owned(),
+                challenges: ChallengeType::ALL.to_vec(),
+                terms_of_service: None,
+                website: None,
+                caa_identities: Vec::new(),
+                names: own,
+            }],
+            names: general,
+            issuance_deadline: Duration::from_secs(1),
+            order_lifetime: Duration::from_secs(1),
+        })
+    }
+
+    fn dns(value: &str) -> NamedIdentifier {
+        NamedIdentifier {
+            kind: "dns".to_owned(),
+            value: value.to_owned(),
+        }
+    }
+
+    fn admit(policy: &Policy, values: &[&str]) -> Result<Vec<String>, Problem> {
+        let requested: Vec<NamedIdentifier> = values.iter().map(|value| dns(value)).collect();
+        let provisioner = policy.provisioner("acme").unwrap();
+        let admitted = policy.admit(provisioner, &requested)?;
+        Ok(admitted
+            .iter()
+            .map(|(identifier, _)| identifier.to_string())
+            .collect())
+    }
+
+    fn open() -> Policy {
+        policy(NameRules::default(), NameRules::default())
+    }
+
+    #[test]
+    fn c401_an_order_has_between_1_and_100_identifiers() {
+        let names: Vec<String> = (0..101).map(|i| format!("h{i}.example.com")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(admit(&open(), &[]).unwrap_err().kind, ProblemType::Malformed);
+        assert_eq!(admit(&open(), &names).unwrap_err().kind, ProblemType::Malformed);
+        assert_eq!(admit(&open(), &names[..100]).unwrap().len(), 100);
+    }
+
+    #[test]
+    fn c402_h2_only_the_type_dns_is_supported() {
+        let policy = open();
+        for kind in ["ip", "email", "DNS", "", "permanent-identifier"] {
+            let named = NamedIdentifier {
+                kind: kind.to_owned(),
+                value: "www.example.com".to_owned(),
+            };
+            let problem = policy
+                .admit(policy.provisioner("acme").unwrap(), &[named])
+                .unwrap_err();
+            assert_eq!(problem.kind, ProblemType::UnsupportedIdentifier, "{kind}");
+            assert!(problem.subproblems.is_empty());
+        }
+    }
+
+    #[test]
+    fn c403_h3_a_name_written_twice_is_one_identifier() {
+        let admitted = admit(&open(), &["WWW.example.com", "a.example.com", "www.Example.com"]);
+        assert_eq!(admitted.unwrap(), ["www.example.com", "a.example.com"]);
+    }
+
+    #[test]
+    fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_malformed() {
+        let long = format!("{}.example.com", "a".repeat(64));
+        let values = [
+            "example.com.",
+            "*",
+            "*.com",
+            "*.*.example.com",
+            "a.*.example.com",
+            "*a.example.com",
+            "*.",
+            "localhost",
+            ".example.com",
+            "a..b",
+            &long,
+            "10.0.0.1",
+            "2130706433",
+            "0x7f.1",
+            "[::1]",
+            "::1",
+            "müller.example",
+            "ab--cd.example",
+            "_acme-challenge.example.com",
+            "a\0.example.com",
+            "a.example.com:80",
+            "\u{212a}elvin.example",
+            "",
+        ];
+        for value in values {
+            let problem = admit(&open(), &[value]).unwrap_err();
+            assert_eq!(
+                (problem.kind, problem.status),
+                (ProblemType::Malformed, 400),
+                "{value}"
+            );
+            assert!(problem.subproblems.is_empty());
+        }
+    }
+
+    #[test]
+    fn c411_control_characters_of_a_name_do_not_come_back() {
+        let problem = admit(&open(), &["a\r\n\u{1b}[31m.example.com"]).unwrap_err();
+        assert!(
+            problem.detail.starts_with("a???[31m.example.com: "),
+            "{}",
+            problem.detail
+        );
+    }
+
+    #[test]
+    fn c413_h8_names_outside_the_policy_are_rejected_with_a_subproblem_each() {
+        let policy = policy(
+            rules(&["*.example.com", "example.com"], &[], false),
+            NameRules::default(),
+        );
+        let bad = ["evilexample.com", "example.com.evil.net", "a.b.example.com"];
+        for name in bad {
+            let problem = admit(&policy, &["www.example.com", name]).unwrap_err();
+            assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
+            assert!(
+                problem.subproblems.is_empty() && problem.detail.starts_with(name),
+                "{problem}"
+            );
+        }
+        let problem = admit(&policy, &bad).unwrap_err();
+        assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
+        let named: Vec<&str> = problem
+            .subproblems
+            .iter()
+            .map(|sub| sub.identifier.value.as_str())
+            .collect();
+        assert_eq!(named, bad);
+    }
+
+    #[test]
+    fn h8_faults_of_different_types_are_one_compound_problem() {
+        let policy = policy(rules(&["*.example.com"], &[], false), NameRules::default());
+        let problem = admit(&policy, &["a_b.example.com", "www.example.net"]).unwrap_err();
+        assert_eq!(problem.kind, ProblemType::Compound);
+        let kinds: Vec<ProblemType> = problem.subproblems.iter().map(|sub| sub.kind).collect();
+        assert_eq!(kinds, [ProblemType::Malformed, ProblemType::RejectedIdentifier]);
+    }
+
+    #[test]
+    fn a_wildcard_is_refused_because_dns_01_is_not_offered_and_says_so() {
+        let problem = admit(&open(), &["*.example.com"]).unwrap_err();
+        assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
+        assert!(problem.detail.contains("dns-01"), "{problem}");
+    }
+
+    #[test]
+    fn only_implemented_and_enabled_challenges_are_offered() {
+        let policy = open();
+        let provisioner = policy.provisioner("acme").unwrap();
+        let admitted = policy.admit(provisioner, &[dns("www.example.com")]).unwrap();
+        assert_eq!(admitted[0].1, [ChallengeType::Http01]);
+        let disabled = Provisioner {
+            challenges: vec![ChallengeType::Dns01],
+            ..provisioner.clone()
+        };
+        let problem = policy.admit(&disabled, &[dns("www.example.com")]).unwrap_err();
+        assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
+    }
+
+    #[test]
+    fn the_general_rules_and_the_provisioners_own_must_both_admit() {
+        let policy = policy(
+            rules(&["*.example.com"], &[], false),
+            rules(&[], &["www.example.com"], false),
+        );
+        assert!(admit(&policy, &["web.example.com"]).is_ok());
+        assert!(admit(&policy, &["www.example.com"]).is_err());
+        assert!(admit(&policy, &["web.example.net"]).is_err());
+    }
+
+    #[test]
+    fn an_order_from_before_a_stricter_policy_is_not_finalized() {
+        let policy = policy(rules(&["*.example.com"], &[], false), NameRules::default());
+        let provisioner = policy.provisioner("acme").unwrap();
+        let inside = Identifier::dns("www.example.com").unwrap();
+        let outside = Identifier::dns("www.example.net").unwrap();
+        assert!(policy.still_admits(provisioner, [&inside].into_iter()).is_ok());
+        let problem = policy
+            .still_admits(provisioner, [&inside, &outside].into_iter())
+            .unwrap_err();
+        assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
+        assert!(problem.detail.starts_with("www.example.net"), "{problem}");
+    }
+}

@@ -1,0 +1,123 @@
+//! What can be done with accounts (RFC 8555 §7.3).
+
+use crate::acme::account::{Account, AccountStatus, Contact};
+use crate::acme::id::AccountId;
+use crate::acme::problem::{Problem, ProblemType};
+use crate::jose::jwk::Jwk;
+use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
+use crate::store::{Registration, StoreError, Versioned};
+
+/// A request for an account (RFC 8555 §7.3).
+#[derive(Debug, Default)]
+pub struct NewAccount {
+    /// Contact URLs.
+    pub contact: Vec<String>,
+    /// Whether the client agrees to the terms of service.
+    pub terms_of_service_agreed: bool,
+    /// Whether the client only wants to find its account.
+    pub only_return_existing: bool,
+}
+
+/// A change of an account (RFC 8555 §7.3.2, §7.3.6).
+#[derive(Debug, Default)]
+pub struct AccountUpdate {
+    /// The new contacts, if they are to change.
+    pub contact: Option<Vec<String>>,
+    /// Whether the account is to be deactivated.
+    pub deactivate: bool,
+}
+
+impl RegistrationAuthority {
+    /// Finds the key's account, or makes one. Tells whether it is new.
+    ///
+    /// # Errors
+    ///
+    /// `accountDoesNotExist` if only an existing one was wanted, `userActionRequired` if the terms of service were not
+    /// agreed to, `unauthorized` if the account is deactivated, and what is wrong with the contacts.
+    pub async fn register(&self, provisioner: &str, key: Jwk, request: NewAccount) -> Result<(Account, bool), Refusal> {
+        let rules = self.policy.provisioner(provisioner).ok_or_else(Problem::not_found)?;
+        let thumbprint = key.thumbprint();
+        // RFC 8555 §7.3.1: for a known key the other fields of the request are ignored.
+        if let Some(existing) = self.store.account_by_key(provisioner, &thumbprint).await? {
+            return Ok((usable(existing)?, false));
+        }
+        if request.only_return_existing {
+            return Err(Problem::new(ProblemType::AccountDoesNotExist, "no account has this key").into());
+        }
+        if let Some(terms) = &rules.terms_of_service
+            && !request.terms_of_service_agreed
+        {
+            let detail = format!("agree to the terms of service first: {terms}");
+            return Err(Problem::new(ProblemType::UserActionRequired, detail).into());
+        }
+        let contact = contacts(&request.contact)?;
+        let agreed = request.terms_of_service_agreed;
+        let account = Account::new(provisioner.to_owned(), key, contact, agreed, self.clock.now());
+        match self.store.create_account(&account).await? {
+            Registration::Created => Ok((account, true)),
+            Registration::Exists(existing) => Ok((usable(existing)?, false)),
+        }
+    }
+
+    /// The account that signs with this id under this provisioner.
+    ///
+    /// # Errors
+    ///
+    /// `accountDoesNotExist`, or `unauthorized` (401, RFC 8555 §7.3.6) if it is deactivated.
+    pub async fn signing_account(&self, provisioner: &str, id: AccountId) -> Result<Account, Refusal> {
+        let unknown = || Problem::new(ProblemType::AccountDoesNotExist, "the account in kid does not exist; register first");
+        match self.store.account(id).await? {
+            Some(account) if account.value.provisioner() == provisioner => usable(account),
+            Some(_) | None => Err(unknown().into()),
+        }
+    }
+
+    /// Changes an account.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the contacts.
+    pub async fn update_account(&self, account: &Account, update: AccountUpdate) -> Result<Account, Refusal> {
+        let contact = update.contact.as_deref().map(contacts).transpose()?;
+        for _ in 0..MAX_CONFLICTS {
+            let Some(stored) = self.store.account(account.id()).await? else {
+                return Err(Problem::not_found().into());
+            };
+            let version = stored.version;
+            let current = usable(stored)?;
+            let mut next = match &contact {
+                Some(contact) => current.clone().with_contact(contact.clone()),
+                None => current.clone(),
+            };
+            if update.deactivate {
+                next = next.deactivated(self.clock.now());
+            }
+            if next == current {
+                return Ok(current);
+            }
+            match self.store.update_account(Versioned::with(version, next.clone())).await {
+                Ok(()) => return Ok(next),
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+}
+
+/// RFC 8555 §7.3.6: "If a server receives a POST or POST-as-GET from a deactivated account, it MUST return an error
+/// response with status code 401 (Unauthorized) and type "urn:ietf:params:acme:error:unauthorized"."
+fn usable(account: Versioned<Account>) -> Result<Account, Refusal> {
+    match account.value.status() {
+        AccountStatus::Valid => Ok(account.value),
+        AccountStatus::Deactivated => Err(Problem::unauthorized("the account is deactivated").with_status(401).into()),
+    }
+}
+
+fn contacts(urls: &[String]) -> Result<Vec<Contact>, Problem> {
+    if urls.len() > Contact::MAX {
+        let detail = format!("an account has at most {} contacts", Contact::MAX);
+        return Err(Problem::new(ProblemType::InvalidContact, detail));
+    }
+    urls.iter().map(|url| url.parse()).collect()
+}

@@ -1,0 +1,60 @@
+//! What can be done with authorizations and challenges (RFC 8555 §7.5).
+
+use crate::acme::account::Account;
+use crate::acme::id::{AuthorizationId, ChallengeId};
+use crate::acme::job::Job;
+use crate::acme::order::{Accepted, Order};
+use crate::acme::problem::Problem;
+use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
+use crate::store::{StoreError, Versioned};
+
+impl RegistrationAuthority {
+    /// The order that holds this authorization of the account's.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub async fn authorization(&self, account: &Account, id: AuthorizationId) -> Result<Order, Refusal> {
+        let order = self.own_order(account, id.order).await?.value;
+        match order.authorization(id) {
+            Some(_) => Ok(order),
+            None => Err(Problem::not_found().into()),
+        }
+    }
+
+    /// The order that holds this challenge of the account's.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub async fn challenge(&self, account: &Account, id: ChallengeId) -> Result<Order, Refusal> {
+        let order = self.own_order(account, id.authorization.order).await?.value;
+        match order.challenge(id) {
+            Some(_) => Ok(order),
+            None => Err(Problem::not_found().into()),
+        }
+    }
+
+    /// Starts the validation of a challenge, unless it is under way or settled (RFC 8555 §7.5.1).
+    ///
+    /// # Errors
+    ///
+    /// Not found; `malformed` if the authorization has ended.
+    pub async fn accept_challenge(&self, account: &Account, id: ChallengeId) -> Result<Order, Refusal> {
+        for _ in 0..MAX_CONFLICTS {
+            let Versioned { value: order, version } = self.own_order(account, id.authorization.order).await?;
+            let now = self.clock.now();
+            let (order, work) = match order.accept_challenge(id, now)? {
+                Accepted::Unchanged(order) => return Ok(order),
+                Accepted::Started(order, work) => (order, work),
+            };
+            let written = Versioned::with(version, order.clone());
+            match self.store.commit(written, Some(Job::now(work, now))).await {
+                Ok(()) => return Ok(order),
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+}

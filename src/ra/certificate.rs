@@ -1,0 +1,135 @@
+//! What can be done with certificates (RFC 8555 §7.4.2, §7.6).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::acme::account::Account;
+use crate::acme::authorization::AuthorizationStatus;
+use crate::acme::certificate::{self, Der};
+use crate::acme::id::OrderId;
+use crate::acme::identifier::Identifier;
+use crate::acme::job::Job;
+use crate::acme::order::Order;
+use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::revocation::{Revocation, RevocationReason};
+use crate::jose::jwk::Jwk;
+use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
+use crate::store::{StoreError, Versioned};
+
+/// How long a client waits for the CA's answer to a revocation before it is told to ask again.
+const REVOCATION_WAIT: Duration = Duration::from_secs(20);
+
+/// How often the answer is looked for.
+const REVOCATION_POLL: Duration = Duration::from_millis(100);
+
+/// How many orders of an account are searched for authorizations that permit a revocation.
+const SEARCHED_ORDERS: usize = 1000;
+
+/// Who asks for a revocation (RFC 8555 §7.6).
+#[derive(Debug)]
+pub enum Revoker {
+    /// An account.
+    Account(Account),
+    /// The holder of this key.
+    Key(Jwk),
+}
+
+impl RegistrationAuthority {
+    /// The certificate chain of the account's order, PEM, leaf first.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub async fn certificate(&self, account: &Account, id: OrderId) -> Result<String, Refusal> {
+        let order = self.own_order(account, id).await?.value;
+        let issued = order.certificate().ok_or_else(Problem::not_found)?;
+        let issuers = self.store.issuers(issued.issuers()).await?;
+        Ok(certificate::to_pem(std::iter::once(issued.leaf()).chain(&issuers)))
+    }
+
+    /// Has the CA revoke a certificate, and waits a while for its answer.
+    ///
+    /// # Errors
+    ///
+    /// `unauthorized` if the asker may not do so, `alreadyRevoked`, not found; `serverInternal` if the CA refuses or
+    /// has not answered yet. In the last case the revocation stays queued.
+    pub async fn revoke(&self, revoker: &Revoker, leaf: Vec<u8>, reason: Option<RevocationReason>) -> Result<(), Refusal> {
+        let leaf = Der::new(leaf);
+        let unknown = || Problem::malformed("no such certificate was issued here").with_status(404);
+        let id = self.store.order_of_certificate(leaf.fingerprint()).await?.ok_or_else(unknown)?;
+        let mut permitted = false;
+        for _ in 0..MAX_CONFLICTS {
+            let Versioned { value: order, version } = self.store.order(id).await?.ok_or_else(unknown)?;
+            if !permitted {
+                self.check_revoker(revoker, &order, &leaf).await?;
+                permitted = true;
+            }
+            let now = self.clock.now();
+            let (order, work) = order.request_revocation(reason, now)?;
+            match self.store.commit(Versioned::with(version, order), Some(Job::now(work, now))).await {
+                Ok(()) => return self.revocation_answer(id).await,
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    async fn check_revoker(&self, revoker: &Revoker, order: &Order, leaf: &Der) -> Result<(), Refusal> {
+        match revoker {
+            Revoker::Account(account) if account.id() == order.account() => Ok(()),
+            Revoker::Account(account) => self.check_authorized_for_all(account, order).await,
+            Revoker::Key(key) if certificate::key_of(leaf).is_some_and(|of_leaf| of_leaf == *key) => Ok(()),
+            Revoker::Key(_) => Err(Problem::unauthorized("the request is not signed with the certificate's key").into()),
+        }
+    }
+
+    /// RFC 8555 §7.6: an account "that holds authorizations for all of the identifiers in the certificate" may revoke.
+    async fn check_authorized_for_all(&self, account: &Account, order: &Order) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let mut missing: BTreeSet<Identifier> = order.identifiers().cloned().collect();
+        for id in self.store.orders_of(account.id(), None, SEARCHED_ORDERS).await? {
+            let Some(held) = self.store.order(id).await? else { continue };
+            for authorization in held.value.authorizations() {
+                if authorization.status(held.value.expires(), now) == AuthorizationStatus::Valid {
+                    missing.remove(authorization.identifier());
+                }
+            }
+        }
+        match missing.first() {
+            None => Ok(()),
+            Some(name) => {
+                let detail = format!("the account neither ordered the certificate nor holds an authorization for {name}");
+                Err(Problem::unauthorized(detail).into())
+            }
+        }
+    }
+
+    async fn revocation_answer(&self, id: OrderId) -> Result<(), Refusal> {
+        let polls = REVOCATION_WAIT.as_millis() / REVOCATION_POLL.as_millis();
+        for _ in 0..polls {
+            let order = self.store.order(id).await?;
+            match order.as_ref().and_then(|order| order.value.revocation()) {
+                Some(Revocation::Confirmed { .. }) => return Ok(()),
+                Some(Revocation::Refused { problem, .. }) => {
+                    let detail = format!("the CA did not revoke the certificate: {}", problem.detail);
+                    return Err(Refusal::Later {
+                        problem: Problem::new(ProblemType::ServerInternal, detail),
+                        retry_after: Duration::from_secs(300),
+                        cause: "the CA refused a revocation".to_owned(),
+                    });
+                }
+                Some(Revocation::Requested { .. }) | None => tokio::time::sleep(REVOCATION_POLL).await,
+            }
+        }
+        Err(Refusal::Later {
+            problem: Problem::new(
+                ProblemType::ServerInternal,
+                "the CA has not confirmed the revocation yet; it stays queued, ask again later",
+            )
+            .with_status(503),
+            retry_after: Duration::from_secs(30),
+            cause: "a revocation is still queued".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! The registration authority: what an account may do with its objects. Every use case is: load, pure transition,
+//! compare-and-swap; on a conflict the transition decides again on what it finds then.
+//!
+//! It knows nothing of HTTP, and asks neither the network nor the CA: it leaves jobs for the worker.
+
+pub mod account;
+pub mod authorization;
+pub mod certificate;
+mod limit;
+pub mod order;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::acme::account::Account;
+use crate::acme::id::OrderId;
+use crate::acme::order::Order;
+use crate::acme::problem::{Problem, ProblemType};
+use crate::clock::Clock;
+use crate::policy::{Policy, Provisioner};
+use crate::ra::limit::PendingOrders;
+use crate::store::{Store, StoreError, Versioned};
+
+/// How often a use case decides again after a conflict. Each conflict is somebody else's success.
+const MAX_CONFLICTS: usize = 64;
+
+/// Why a use case ended without a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request is refused: the client reads why.
+    Problem(Problem),
+    /// The client did nothing wrong; it may come back after a while.
+    Later {
+        /// What the client reads.
+        problem: Problem,
+        /// How long to wait.
+        retry_after: Duration,
+        /// What the log reads.
+        cause: String,
+    },
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let (detail, seconds) = match &error {
+            StoreError::Full { .. } => ("the server has no room for new accounts and orders; try again later", 300),
+            StoreError::Conflict | StoreError::LeaseLost => ("the object changed while it was worked on; try again", 1),
+            StoreError::InUse { .. } | StoreError::Corrupt(_) | StoreError::Failed(_) => {
+                ("the server met an internal error; try again later", 60)
+            }
+        };
+        Self::Later {
+            problem: Problem::new(ProblemType::ServerInternal, detail).with_status(503),
+            retry_after: Duration::from_secs(seconds),
+            cause: error.to_string(),
+        }
+    }
+}
+
+/// The registration authority.
+pub struct RegistrationAuthority {
+    store: Arc<dyn Store>,
+    policy: Policy,
+    clock: Clock,
+    pending: PendingOrders,
+}
+
+impl RegistrationAuthority {
+    /// A registration authority over a store, under a policy.
+    pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock) -> Self {
+        Self {
+            store,
+            policy,
+            clock,
+            pending: PendingOrders::default(),
+        }
+    }
+
+    /// The clock that decides what is expired.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn provisioner_of(&self, account: &Account) -> Result<&Provisioner, Refusal> {
+        let provisioner = self.policy.provisioner(account.provisioner());
+        Ok(provisioner.ok_or_else(Problem::not_found)?)
+    }
+
+    /// The account's order, or the one answer for orders that do not exist and orders of others.
+    async fn own_order(&self, account: &Account, id: OrderId) -> Result<Versioned<Order>, Refusal> {
+        match self.store.order(id).await? {
+            Some(order) if order.value.account() == account.id() => Ok(order),
+            Some(_) | None => Err(Problem::not_found().into()),
+        }
+    }
+}

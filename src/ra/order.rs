@@ -1,0 +1,148 @@
+//! What can be done with orders (RFC 8555 §7.4).
+
+use crate::acme::account::Account;
+use crate::acme::csr::Csr;
+use crate::acme::id::OrderId;
+use crate::acme::job::Job;
+use crate::acme::order::{Order, OrderStatus};
+use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
+use crate::ra::limit::MAX_PENDING;
+use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
+use crate::store::{StoreError, Versioned};
+
+/// How many orders one page of an account's list has (RFC 8555 §7.1.2.1).
+const PAGE: usize = 100;
+
+/// A request for an order (RFC 8555 §7.4).
+#[derive(Debug, Default)]
+pub struct NewOrder {
+    /// What the certificate is to be for.
+    pub identifiers: Vec<NamedIdentifier>,
+    /// Whether the client asks for a certain validity.
+    pub asks_for_validity: bool,
+    /// The profile that the client asks for.
+    pub profile: Option<String>,
+}
+
+/// A page of an account's orders.
+#[derive(Debug)]
+pub struct OrderPage {
+    /// The orders.
+    pub orders: Vec<OrderId>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<OrderId>,
+}
+
+impl RegistrationAuthority {
+    /// Opens an order.
+    ///
+    /// # Errors
+    ///
+    /// Why the policy does not admit an identifier; `rateLimited` if the account has too many unfinished orders.
+    pub async fn new_order(&self, account: &Account, request: NewOrder) -> Result<Order, Refusal> {
+        // RFC 8555 §7.4: the server "MUST NOT issue a certificate" with another validity than the one asked for. The
+        // CA decides on it, so none can be promised.
+        if request.asks_for_validity {
+            return Err(Problem::malformed("notBefore and notAfter can not be chosen here; leave them out").into());
+        }
+        if let Some(profile) = request.profile {
+            let detail = format!("there is no profile {:?} here; leave the field out", crate::acme::problem::cleaned(&profile, 64));
+            return Err(Problem::new(ProblemType::InvalidProfile, detail).into());
+        }
+        let provisioner = self.provisioner_of(account)?;
+        let admitted = self.policy.admit(provisioner, &request.identifiers)?;
+        self.check_limit(account).await?;
+        let now = self.clock.now();
+        let order = Order::new(account.id(), account.provisioner().to_owned(), admitted, now, self.policy.order_lifetime());
+        self.store.create_order(&order, None).await?;
+        self.pending.opened(account.id(), order.id(), order.expires());
+        Ok(order)
+    }
+
+    /// The account's order with this id.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub async fn order(&self, account: &Account, id: OrderId) -> Result<Order, Refusal> {
+        Ok(self.own_order(account, id).await?.value)
+    }
+
+    /// A page of the account's orders that are not invalid (RFC 8555 §7.1.2.1).
+    ///
+    /// # Errors
+    ///
+    /// Only the store's.
+    pub async fn orders(&self, account: &Account, after: Option<OrderId>) -> Result<OrderPage, Refusal> {
+        let ids = self.store.orders_of(account.id(), after, PAGE).await?;
+        let next = (ids.len() == PAGE).then(|| ids.last().copied()).flatten();
+        let now = self.clock.now();
+        let mut orders = Vec::new();
+        for id in ids {
+            if let Some(order) = self.store.order(id).await?
+                && order.value.status(now) != OrderStatus::Invalid
+            {
+                orders.push(id);
+            }
+        }
+        Ok(OrderPage { orders, next })
+    }
+
+    /// Takes the CSR of a ready order, and leaves the rest to the worker. A refused CSR changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `orderNotReady`, `badCSR`, and `rejectedIdentifier` if the policy does not admit a name any more.
+    pub async fn finalize(&self, account: &Account, id: OrderId, csr: Vec<u8>) -> Result<Order, Refusal> {
+        // An order that is not ready says so before the CSR is looked at.
+        self.own_order(account, id).await?.value.require_ready(self.clock.now())?;
+        let csr = Csr::parse(csr)?;
+        let holder = self.store.account_by_key(account.provisioner(), &csr.key().thumbprint()).await?;
+        let holder = holder.map(|holder| holder.value.id());
+        for _ in 0..MAX_CONFLICTS {
+            let Versioned { value: order, version } = self.own_order(account, id).await?;
+            order.require_ready(self.clock.now())?;
+            let matched = csr.matching(&order, holder)?;
+            self.policy.still_admits(self.provisioner_of(account)?, order.identifiers())?;
+            let now = self.clock.now();
+            let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
+            let written = Versioned::with(version, order.clone());
+            match self.store.commit(written, Some(Job::now(work, now))).await {
+                Ok(()) => {
+                    self.pending.closed(account.id(), id);
+                    return Ok(order);
+                }
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    async fn check_limit(&self, account: &Account) -> Result<(), Refusal> {
+        let Some(pending) = self.pending.at_limit(account.id(), self.clock.now()) else {
+            return Ok(());
+        };
+        // Some may have become invalid meanwhile: they do not count.
+        let now = self.clock.now();
+        let mut still_pending = 0;
+        for id in pending {
+            let order = self.store.order(id).await?.map(|order| order.value.status(now));
+            match order {
+                Some(OrderStatus::Pending | OrderStatus::Ready) => still_pending += 1,
+                Some(OrderStatus::Processing | OrderStatus::Valid | OrderStatus::Invalid) | None => {
+                    self.pending.closed(account.id(), id);
+                }
+            }
+        }
+        if still_pending < MAX_PENDING {
+            return Ok(());
+        }
+        let detail = format!("the account has {MAX_PENDING} unfinished orders; finalize them or let them expire");
+        Err(Refusal::Later {
+            problem: Problem::new(ProblemType::RateLimited, detail),
+            retry_after: std::time::Duration::from_secs(3600),
+            cause: "too many pending orders".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,385 @@
+//! The one writer: groups the changes that are waiting, and answers for none of them before it is on the disk.
+//!
+//! sled's own `flush` is not durable on Linux: it ends in `sync_file_range`, which writes neither file sizes nor extents
+//! (spacejam/sled#1452). Hence each group is one batch, a `flush`, and then a sync of sled's log through our own handle.
+//! A group is at most 64 kB: sled may overwrite a segment of its log before what has replaced it is synced, which
+//! loses data once the log grows by more than a segment (512 kB) between two syncs.
+//!
+//! A failed write or sync is final. The kernel may have dropped the pages that it could not write, so that a second
+//! sync would lie; only a restart, which reads the disk again, can tell what is on it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::error;
+
+use crate::acme::job::{Job, Work};
+use crate::store::sled::Shared;
+use crate::store::sled::keys::{self, Key};
+use crate::store::sled::record::{self, Head, Index, View as _, Writes};
+use crate::store::sled::view::{Overlay, failure};
+use crate::store::{Lease, Next, StoreError, codec};
+
+/// The most that one group writes, unless a single change is larger.
+const GROUP_BYTES: usize = 64 * 1024;
+
+/// What a change costs beyond its bodies: keys, heads, index entries.
+const OVERHEAD_BYTES: usize = 512;
+
+/// What a deletion costs: it writes little, but makes sled merge nodes, which it then writes anew.
+const DELETION_BYTES: usize = 4096;
+
+/// Makes what was written to sled's log durable.
+pub(crate) type Sync = Box<dyn FnMut() -> std::io::Result<()> + Send>;
+
+/// A record to be written.
+#[derive(Debug)]
+pub(crate) struct Put {
+    /// Where.
+    pub(crate) key: Key,
+    /// The version that is replaced; 0 if there must be none.
+    pub(crate) version: u64,
+    /// The record.
+    pub(crate) body: Vec<u8>,
+    /// Its index entries.
+    pub(crate) indexes: Vec<Index>,
+    /// The index entry that no other record may have.
+    pub(crate) unique: Option<Index>,
+}
+
+/// What a change does to the queue.
+#[derive(Debug)]
+pub(crate) enum Jobs {
+    /// Nothing.
+    Untouched,
+    /// Adds a job.
+    Add(Job),
+    /// Nothing, but the lease must be held. It is renewed if its deadline has moved.
+    Held(Lease),
+    /// Gives a leased job back.
+    Settle(Lease, Next),
+}
+
+/// Something that happens whole or not at all.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// Writes.
+    Write {
+        /// The record that changes.
+        put: Option<Put>,
+        /// Records that never change: written unless they are there.
+        constants: Vec<(Key, Vec<u8>)>,
+        /// The queue.
+        jobs: Jobs,
+    },
+    /// Deletes an order of that version, with all that belongs to it.
+    Delete {
+        /// The order's key.
+        key: Key,
+        /// Its version.
+        version: u64,
+    },
+}
+
+impl Change {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Write { put, constants, .. } => {
+                let bodies = put.iter().map(|put| put.body.len());
+                let bodies = bodies.chain(constants.iter().map(|(_, body)| body.len()));
+                bodies.sum::<usize>().saturating_add(OVERHEAD_BYTES)
+            }
+            Self::Delete { .. } => DELETION_BYTES,
+        }
+    }
+}
+
+/// What came of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is on the disk.
+    Written,
+    /// Another record has the unique index entry; nothing was written.
+    Taken,
+}
+
+/// A change, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The change.
+    pub(crate) change: Change,
+    /// Answered once the change is on the disk, or refused.
+    pub(crate) reply: oneshot::Sender<Result<Outcome, StoreError>>,
+}
+
+/// What happens to the queue once a group is on the disk.
+enum Effect {
+    Add(Job),
+    Wait(Job),
+    Remove(Work),
+}
+
+/// The writer's own state.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    sync: Sync,
+    requests: Receiver<Request>,
+    gather: Duration,
+    /// The change that did not fit into the latest group.
+    held: Option<Request>,
+    /// How many changes the latest group had: so many callers may soon come back.
+    crowd: usize,
+}
+
+impl Committer {
+    /// A writer for these requests.
+    pub(crate) fn new(shared: Arc<Shared>, sync: Sync, requests: Receiver<Request>, gather: Duration) -> Self {
+        Self {
+            shared,
+            sync,
+            requests,
+            gather,
+            held: None,
+            crowd: 1,
+        }
+    }
+
+    /// Writes until nobody is left who could ask for it.
+    pub(crate) fn run(mut self) {
+        while let Some(group) = self.collect() {
+            let (changes, waiters): (Vec<_>, Vec<_>) =
+                group.into_iter().map(|request| (request.change, request.reply)).unzip();
+            // sled panics on some kinds of damage. Whatever it had done by then is not known to be on the disk.
+            let written = catch_unwind(AssertUnwindSafe(|| self.commit(changes)));
+            let written = written.unwrap_or_else(|_| Err(StoreError::Failed("sled panicked".to_owned())));
+            match written {
+                Ok(outcomes) => {
+                    for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
+                        // A caller that has gone away needs no answer.
+                        drop(waiter.send(outcome));
+                    }
+                }
+                Err(cause) => return self.fail(cause, waiters),
+            }
+        }
+    }
+
+    /// Takes no more writes.
+    fn fail(self, cause: StoreError, waiters: Vec<oneshot::Sender<Result<Outcome, StoreError>>>) {
+        error!(error = %cause, "the store takes no more writes");
+        let cause = match cause {
+            StoreError::Failed(_) => cause,
+            other => StoreError::Failed(other.to_string()),
+        };
+        self.shared.failure.send_replace(Some(cause.clone()));
+        let rest = self.held.into_iter().chain(self.requests).map(|request| request.reply);
+        for waiter in waiters.into_iter().chain(rest) {
+            drop(waiter.send(Err(cause.clone())));
+        }
+    }
+
+    /// The next group: all that waits, and under load also what comes soon, so that one sync serves many.
+    fn collect(&mut self) -> Option<Vec<Request>> {
+        let first = match self.held.take() {
+            Some(held) => held,
+            None => self.requests.recv().ok()?,
+        };
+        let mut bytes = first.change.weight();
+        let mut group = vec![first];
+        let deadline = Instant::now() + self.gather;
+        while let Some(request) = self.next(group.len(), deadline) {
+            bytes = bytes.saturating_add(request.change.weight());
+            if bytes > GROUP_BYTES {
+                self.held = Some(request);
+                break;
+            }
+            group.push(request);
+        }
+        self.crowd = group.len();
+        Some(group)
+    }
+
+    fn next(&self, gathered: usize, deadline: Instant) -> Option<Request> {
+        match self.requests.try_recv() {
+            Ok(request) => Some(request),
+            Err(TryRecvError::Empty) if gathered < self.crowd => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match self.requests.recv_timeout(left) {
+                    Ok(request) => Some(request),
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+                }
+            }
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+
+    /// Decides each change, and writes those that are accepted. Refusals wait for the sync as well: they may rest on
+    /// a change of the same group, which nobody can read before.
+    fn commit(&mut self, changes: Vec<Change>) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        if let Err(full) = self.shared.room.check_for_any_write() {
+            return Ok(changes.iter().map(|_| Err(full.clone())).collect());
+        }
+        let mut overlay = Overlay::new(&self.shared.tree);
+        let mut effects = Vec::new();
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for change in changes {
+            let outcome = self.stage(change, &mut overlay, &mut effects);
+            if let Err(cause @ StoreError::Failed(_)) = outcome {
+                return Err(cause);
+            }
+            outcomes.push(outcome);
+        }
+        let writes = overlay.into_writes();
+        if !writes.is_empty() {
+            self.write(writes)?;
+        }
+        let written = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Written)));
+        let written = written.count().try_into().unwrap_or(u64::MAX);
+        self.shared.commits.fetch_add(written, Ordering::Relaxed);
+        self.shared.durable.show();
+        self.take_effect(effects);
+        Ok(outcomes)
+    }
+
+    fn write(&mut self, writes: Writes) -> Result<(), StoreError> {
+        self.shared.durable.hide(&writes)?;
+        let mut batch = sled::Batch::default();
+        for (key, value) in writes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.shared.tree.apply_batch(batch).map_err(|e| failure(&e))?;
+        self.shared.tree.flush().map_err(|e| failure(&e))?;
+        (self.sync)().map_err(|e| StoreError::Failed(format!("syncing sled's log: {e}")))?;
+        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn take_effect(&self, effects: Vec<Effect>) {
+        if effects.is_empty() {
+            return;
+        }
+        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        for effect in effects {
+            match effect {
+                Effect::Add(job) => queue.add(job),
+                Effect::Wait(job) => queue.wait(job),
+                Effect::Remove(work) => queue.remove(&work),
+            }
+        }
+        drop(queue);
+        self.shared.wake();
+    }
+
+    /// Decides one change, on top of those before it. A refused change leaves no trace.
+    fn stage(
+        &self,
+        change: Change,
+        overlay: &mut Overlay<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, StoreError> {
+        let mut writes = Writes::new();
+        match change {
+            Change::Write { put, constants, jobs } => {
+                if let Some(put) = put
+                    && stage_put(put, overlay, &mut writes)? == Outcome::Taken
+                {
+                    return Ok(Outcome::Taken);
+                }
+                for (key, body) in constants {
+                    if overlay.get(&key)?.is_none() {
+                        record::replace(overlay, &key, None, &body, &[], &mut writes)?;
+                    }
+                }
+                // Last, because it marks the lease: nothing may refuse the change any more.
+                self.stage_jobs(jobs, &mut writes, effects)?;
+            }
+            Change::Delete { key, version } => self.stage_deletion(&key, version, overlay, &mut writes)?,
+        }
+        overlay.extend(writes);
+        Ok(Outcome::Written)
+    }
+
+    fn stage_jobs(&self, jobs: Jobs, writes: &mut Writes, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
+        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        match jobs {
+            Jobs::Untouched => {}
+            Jobs::Held(lease) => {
+                queue.hold(&lease)?;
+            }
+            Jobs::Add(job) => {
+                writes.insert(keys::job(&job.work), Some(codec::encode_job(&job)?.into()));
+                if !queue.follow(job) {
+                    effects.push(Effect::Add(job));
+                }
+            }
+            Jobs::Settle(lease, next) => {
+                let work = lease.job.work;
+                let follows = queue.begin_settling(&lease)?;
+                let next = match next {
+                    Next::Done => None,
+                    Next::Again { due, faults } => Some(Job { work, due, faults }),
+                };
+                let Some(job) = follows.or(next) else {
+                    writes.insert(keys::job(&work), None);
+                    effects.push(Effect::Remove(work));
+                    return Ok(());
+                };
+                writes.insert(keys::job(&work), Some(codec::encode_job(&job)?.into()));
+                effects.push(Effect::Wait(job));
+            }
+        }
+        Ok(())
+    }
+
+    fn stage_deletion(
+        &self,
+        key: &Key,
+        version: u64,
+        overlay: &Overlay<'_>,
+        writes: &mut Writes,
+    ) -> Result<(), StoreError> {
+        let head = Head::read(overlay, key)?.filter(|head| head.version == version);
+        let head = head.ok_or(StoreError::Conflict)?;
+        record::delete(key, &head, writes);
+        let Some(order) = keys::order_at_end(key) else {
+            return Ok(());
+        };
+        // Jobs that this group has added are not among these, but they would have changed the order's version.
+        for job in overlay.stored_keys(&keys::jobs_of(order))? {
+            let Some(value) = overlay.get(&job)? else {
+                continue;
+            };
+            if let Some(known) = codec::decode_job(&keys::describe(&job), &value)? {
+                // At once, so that a settlement in the same group finds its lease lost.
+                self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).remove(&known.work);
+                writes.insert(job, None);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stage_put(put: Put, overlay: &Overlay<'_>, writes: &mut Writes) -> Result<Outcome, StoreError> {
+    let head = Head::read(overlay, &put.key)?;
+    if head.as_ref().map_or(0, |head| head.version) != put.version {
+        return Err(StoreError::Conflict);
+    }
+    let mut indexes = put.indexes;
+    if let Some(unique) = put.unique {
+        let owner = overlay.get(&unique.key)?;
+        if owner.is_some_and(|owner| *owner != *unique.value) {
+            return Ok(Outcome::Taken);
+        }
+        indexes.push(unique);
+    }
+    record::replace(overlay, &put.key, head.as_ref(), &put.body, &indexes, writes)?;
+    Ok(Outcome::Written)
+}

@@ -1,0 +1,169 @@
+//! The keys of the one sled tree: a byte for what it is, then the name. Numbers are big-endian, so that byte order is
+//! their order.
+
+use jiff::Timestamp;
+
+use crate::acme::certificate::Fingerprint;
+use crate::acme::id::{AccountId, OrderId};
+use crate::acme::job::Work;
+use crate::store::key_of;
+
+/// A key.
+pub(crate) type Key = Vec<u8>;
+
+const ACCOUNT: u8 = b'a';
+const ORDER_OF_ACCOUNT: u8 = b'b';
+const CHUNK: u8 = b'c';
+const DELETION: u8 = b'd';
+const CERTIFICATE: u8 = b'f';
+const ISSUER: u8 = b'i';
+const JOB: u8 = b'j';
+const ACCOUNT_BY_KEY: u8 = b'k';
+const LINE: u8 = b'l';
+const NAMED: u8 = b'n';
+const ORDER: u8 = b'o';
+const IDENTITY: u8 = b's';
+
+fn key(kind: u8, parts: &[&[u8]]) -> Key {
+    let mut key = vec![kind];
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// An account's record.
+pub(crate) fn account(id: AccountId) -> Key {
+    key(ACCOUNT, &[id.as_bytes()])
+}
+
+/// Index of accounts by provisioner and key. Hashed, because a provisioner's name has no bound.
+pub(crate) fn account_by_key(provisioner: &str, thumbprint: &str) -> Key {
+    let owner = Fingerprint::of(format!("{provisioner}\0{thumbprint}").as_bytes());
+    key(ACCOUNT_BY_KEY, &[owner.as_bytes()])
+}
+
+/// An order's record.
+pub(crate) fn order(id: OrderId) -> Key {
+    key(ORDER, &[id.as_bytes()])
+}
+
+/// What the keys of [`order_of_account`] begin with.
+pub(crate) fn orders_of_account(account: AccountId) -> Key {
+    key(ORDER_OF_ACCOUNT, &[account.as_bytes()])
+}
+
+/// Index of orders by account.
+pub(crate) fn order_of_account(account: AccountId, id: OrderId) -> Key {
+    key(ORDER_OF_ACCOUNT, &[account.as_bytes(), id.as_bytes()])
+}
+
+/// Index of orders by their certificate's leaf.
+pub(crate) fn certificate(leaf: Fingerprint) -> Key {
+    key(CERTIFICATE, &[leaf.as_bytes()])
+}
+
+/// What the keys of [`in_line`] begin with, for one line.
+pub(crate) fn line(line: [u8; 32]) -> Key {
+    key(LINE, &[&line])
+}
+
+/// Index of the orders in a line, the first one first.
+pub(crate) fn in_line(line: [u8; 32], since: Timestamp, id: OrderId) -> Key {
+    key(LINE, &[&line, &sortable(since), id.as_bytes()])
+}
+
+/// Index of orders by when they may be deleted.
+pub(crate) fn deletion(after: Timestamp, id: OrderId) -> Key {
+    key(DELETION, &[&sortable(after), id.as_bytes()])
+}
+
+/// The deletions that are due: from the first key to before the second.
+pub(crate) fn deletions_until(now: Timestamp) -> (Key, Key) {
+    let first_not_due = sortable_number(now).saturating_add(1).to_be_bytes();
+    (key(DELETION, &[]), key(DELETION, &[&first_not_due]))
+}
+
+/// A job's record. It begins with its order, so that an order's jobs stand together.
+pub(crate) fn job(work: &Work) -> Key {
+    key(JOB, &[work.order().as_bytes(), key_of(work).as_bytes()])
+}
+
+/// What the keys of an order's jobs begin with.
+pub(crate) fn jobs_of(order: OrderId) -> Key {
+    key(JOB, &[order.as_bytes()])
+}
+
+/// What the keys of all jobs begin with.
+pub(crate) fn jobs() -> Key {
+    key(JOB, &[])
+}
+
+/// An issuer's certificate.
+pub(crate) fn issuer(fingerprint: Fingerprint) -> Key {
+    key(ISSUER, &[fingerprint.as_bytes()])
+}
+
+/// A small named value.
+pub(crate) fn named(name: &str) -> Key {
+    key(NAMED, &[name.as_bytes()])
+}
+
+/// Tells this store from every other one.
+pub(crate) fn identity() -> Key {
+    key(IDENTITY, &[])
+}
+
+/// The continuation of a record that does not fit into one value.
+pub(crate) fn chunk(record: &[u8], index: u16) -> Key {
+    key(CHUNK, &[record, &index.to_be_bytes()])
+}
+
+/// The order that an order's key, or an index key which ends in an order's id, names.
+pub(crate) fn order_at_end(key: &[u8]) -> Option<OrderId> {
+    key.last_chunk::<16>().map(|id| OrderId::from_bytes(*id))
+}
+
+/// The key for people: what it is, and its name.
+pub(crate) fn describe(key: &[u8]) -> String {
+    let Some((kind, name)) = key.split_first() else {
+        return "the empty key".to_owned();
+    };
+    let what = match *kind {
+        ACCOUNT => "account",
+        ORDER => "order",
+        JOB => "job",
+        ISSUER => "issuer",
+        IDENTITY => "identity",
+        NAMED => return format!("value {}", String::from_utf8_lossy(name)),
+        CHUNK => return format!("a part of {}", describe(name)),
+        other => return format!("index {}", char::from(other)),
+    };
+    let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{what} {hex}")
+}
+
+fn sortable(time: Timestamp) -> [u8; 16] {
+    sortable_number(time).to_be_bytes()
+}
+
+/// Nanoseconds, shifted so that no time is negative.
+fn sortable_number(time: Timestamp) -> u128 {
+    time.as_nanosecond().cast_unsigned() ^ (1 << 127)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_sort_as_times_do() {
+        let id = OrderId::random();
+        let times = ["-000100-01-01T00:00:00Z", "1969-12-31T23:59:59.999999999Z", "1970-01-01T00:00:00Z"];
+        let keys = times.map(|time| deletion(time.parse().unwrap(), id));
+        assert!(keys.is_sorted());
+        let (from, to) = deletions_until(times[1].parse().unwrap());
+        assert!(from < keys[0] && keys[1] < to && to <= keys[2]);
+        assert_eq!(order_at_end(&keys[0]), Some(id));
+    }
+}

@@ -1,0 +1,71 @@
+//! Room on the file system. New accounts and orders stop at the reserve, so that what is under way can be finished; all
+//! writes stop at an eighth of it, because sled does not survive a write that fails for want of space.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::statvfs;
+use tokio::time::Instant;
+
+use crate::store::StoreError;
+
+/// How long a look at the file system counts.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The part of the reserve that not even work under way may touch.
+const FLOOR: u64 = 8;
+
+/// Watches the file system of a directory.
+#[derive(Debug)]
+pub(crate) struct Room {
+    path: PathBuf,
+    reserve: u64,
+    seen: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Room {
+    /// Watches the file system of this directory.
+    pub(crate) fn new(path: PathBuf, reserve: u64) -> Self {
+        Self {
+            path,
+            reserve,
+            seen: Mutex::default(),
+        }
+    }
+
+    /// Whether there is room for new accounts and orders.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.require(self.reserve)
+    }
+
+    /// Whether there is room for anything at all.
+    pub(crate) fn check_for_any_write(&self) -> Result<(), StoreError> {
+        self.require(self.reserve / FLOOR)
+    }
+
+    fn require(&self, bytes: u64) -> Result<(), StoreError> {
+        let free = self.free()?;
+        match free < bytes {
+            true => Err(StoreError::Full {
+                free,
+                reserve: self.reserve,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn free(&self) -> Result<u64, StoreError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, free)) = *seen
+            && at.elapsed() < FRESH
+        {
+            return Ok(free);
+        }
+        let answer = statvfs(&self.path)
+            .map_err(|e| StoreError::Failed(format!("asking for free space of {}: {e}", self.path.display())))?;
+        let free = answer.f_bavail.saturating_mul(answer.f_frsize);
+        *seen = Some((Instant::now(), free));
+        Ok(free)
+    }
+}
