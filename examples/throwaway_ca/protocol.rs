@@ -242,7 +242,11 @@ impl Ca {
         let mut wait = Duration::ZERO;
         if let Phase::Issued { visible, serial } = &order.phase {
             if shown == "valid" {
-                set(&mut body, "certificate", self.url(format_args!("certificate/{serial}")));
+                set(
+                    &mut body,
+                    "certificate",
+                    self.url(format_args!("certificate/{serial}")),
+                );
             }
             wait = visible.saturating_duration_since(Instant::now());
         }
