@@ -41,12 +41,19 @@ pub(crate) fn check(
             .with_context(|| format!("{} has not signed {}", issuer.subject(), subject.subject()))?;
     }
     for certificate in &path {
-        ensure!(certificate.validity().is_valid(), "{} is not valid now", certificate.subject());
+        ensure!(
+            certificate.validity().is_valid(),
+            "{} is not valid now",
+            certificate.subject()
+        );
     }
 
     let leaf = path.first().context("the chain is empty")?;
     ensure!(!leaf.is_ca(), "the leaf is a CA");
-    ensure!(leaf.public_key().raw == public_key, "the certificate's key is not the client's");
+    ensure!(
+        leaf.public_key().raw == public_key,
+        "the certificate's key is not the client's"
+    );
     let certified = dns_names(leaf)?;
     ensure!(
         certified == names.iter().copied().collect(),
@@ -64,7 +71,9 @@ pub(crate) fn check(
 }
 
 fn dns_names<'a>(leaf: &'a X509Certificate<'_>) -> anyhow::Result<BTreeSet<&'a str>> {
-    let extension = leaf.subject_alternative_name()?.context("the leaf has no names")?;
+    let extension = leaf
+        .subject_alternative_name()?
+        .context("the leaf has no names")?;
     let name = |name: &'a GeneralName<'_>| match name {
         GeneralName::DNSName(name) => Ok(*name),
         other => Err(anyhow::anyhow!("the leaf names {other}, which is no host")),

@@ -35,10 +35,16 @@ pub(crate) async fn obtain(proxy: &AcmeProxy, web: &Http01, names: &[&str]) -> a
         .context("acme-proxy gave the client no account")?;
     say("   It has made an account at acme-proxy, which needs no EAB: it is inside the organisation.");
 
-    let identifiers: Vec<Identifier> = names.iter().map(|name| Identifier::Dns((*name).to_owned())).collect();
+    let identifiers: Vec<Identifier> = names
+        .iter()
+        .map(|name| Identifier::Dns((*name).to_owned()))
+        .collect();
     let order = account.new_order(&NewOrder::new(&identifiers)).await;
     let mut order = order.context("acme-proxy did not accept the order")?;
-    say(format_args!("   It has ordered a certificate for {}.", names.join(" and ")));
+    say(format_args!(
+        "   It has ordered a certificate for {}.",
+        names.join(" and ")
+    ));
 
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
@@ -49,14 +55,23 @@ pub(crate) async fn obtain(proxy: &AcmeProxy, web: &Http01, names: &[&str]) -> a
         let challenge = authorization.challenge(ChallengeType::Http01);
         let mut challenge = challenge.context("acme-proxy offers no http-01 challenge")?;
         web.publish(&challenge.token, challenge.key_authorization().as_str());
-        challenge.set_ready().await.context("acme-proxy did not take up the challenge")?;
+        challenge
+            .set_ready()
+            .await
+            .context("acme-proxy did not take up the challenge")?;
         say(format_args!(
             "   It has put the answer to acme-proxy's challenge on http://{}/, and said so.",
             challenge.identifier()
         ));
     }
-    let status = order.poll_ready(&patience).await.context("acme-proxy did not validate the names")?;
-    ensure!(status == OrderStatus::Ready, "acme-proxy found the names not proved");
+    let status = order
+        .poll_ready(&patience)
+        .await
+        .context("acme-proxy did not validate the names")?;
+    ensure!(
+        status == OrderStatus::Ready,
+        "acme-proxy found the names not proved"
+    );
     say("   acme-proxy has looked, and found both names proved.");
 
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -68,7 +83,10 @@ pub(crate) async fn obtain(proxy: &AcmeProxy, web: &Http01, names: &[&str]) -> a
         .await
         .context("acme-proxy did not accept the CSR")?;
     say("   It has sent its certificate request. acme-proxy has it signed by the CA.");
-    let chain = order.poll_certificate(&patience).await.context("no certificate came")?;
+    let chain = order
+        .poll_certificate(&patience)
+        .await
+        .context("no certificate came")?;
     say("   It has fetched the certificate.");
     Ok(Obtained {
         chain,

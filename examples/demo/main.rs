@@ -49,9 +49,14 @@ async fn main() -> ExitCode {
 
 async fn run() -> anyhow::Result<()> {
     let directory = tempfile::Builder::new().prefix("acme-proxy-demo-").tempdir()?;
-    say(format_args!("Everything happens on 127.0.0.1 and in {}.\n", directory.path().display()));
+    say(format_args!(
+        "Everything happens on 127.0.0.1 and in {}.\n",
+        directory.path().display()
+    ));
 
-    say("1. A throwaway CA starts. Like a public CA for organisations, it wants External Account Binding (EAB)");
+    say(
+        "1. A throwaway CA starts. Like a public CA for organisations, it wants External Account Binding (EAB)",
+    );
     say("   and takes the organisation's names as proved.");
     let ca = ca::start(ca::Options::default()).await?;
     say(format_args!("   Its directory: {}\n", ca.directory_url));
@@ -62,7 +67,9 @@ async fn run() -> anyhow::Result<()> {
     let web = http01::start(ANY_PORT).await?;
     say(format_args!("   DNS: {}. Web: {}.\n", dns.address, web.address));
 
-    say("3. acme-proxy starts, with a ca.json written for it. It opens its one account at the CA with the EAB,");
+    say(
+        "3. acme-proxy starts, with a ca.json written for it. It opens its one account at the CA with the EAB,",
+    );
     say("   and has the CA issue its own TLS certificate.");
     let settings = proxy::Settings {
         directory: directory.path(),
@@ -77,7 +84,11 @@ async fn run() -> anyhow::Result<()> {
     say("   It is ready: /health answers, under the certificate that the CA has issued to it.");
     say(format_args!("   Its directory: {}", proxy.directory_url()));
     say(format_args!("   Its figures:   {}", proxy.metrics_url));
-    say(format_args!("   Its store:     {} (process {})\n", proxy.store.display(), proxy.pid()?));
+    say(format_args!(
+        "   Its store:     {} (process {})\n",
+        proxy.store.display(),
+        proxy.pid()?
+    ));
 
     // From here on acme-proxy is stopped before its directory goes, whatever happens.
     let mut outcome = unless_interrupted(demonstrate(&proxy, &ca, &web))
@@ -107,7 +118,10 @@ async fn demonstrate(proxy: &AcmeProxy, ca: &ca::Running, web: &Http01) -> anyho
     say(&obtained.chain);
 
     let stats = ca.stats();
-    ensure!(stats.accounts == 1 && stats.eab_uses == 1, "acme-proxy opened more than one account at the CA");
+    ensure!(
+        stats.accounts == 1 && stats.eab_uses == 1,
+        "acme-proxy opened more than one account at the CA"
+    );
     say(format_args!(
         "The CA has seen {} account, opened with {} use of the EAB, and {} orders: acme-proxy's own and the client's.\n",
         stats.accounts, stats.eab_uses, stats.orders_opened
@@ -125,9 +139,16 @@ async fn serve(proxy: &AcmeProxy, directory: &Path, http_port: u16) -> anyhow::R
         tunnel.address
     ));
     say("certbot certonly --non-interactive --agree-tos --register-unsafely-without-email \\");
-    say(format_args!("  --standalone --http-01-address 127.0.0.1 --http-01-port {http_port} \\"));
-    say(format_args!("  --config-dir {directory}/certbot --work-dir {directory}/certbot --logs-dir {directory}/certbot \\"));
-    say(format_args!("  --server {} -d certbot.demo.example.com\n", proxy.directory_url()));
+    say(format_args!(
+        "  --standalone --http-01-address 127.0.0.1 --http-01-port {http_port} \\"
+    ));
+    say(format_args!(
+        "  --config-dir {directory}/certbot --work-dir {directory}/certbot --logs-dir {directory}/certbot \\"
+    ));
+    say(format_args!(
+        "  --server {} -d certbot.demo.example.com\n",
+        proxy.directory_url()
+    ));
     say("The proxy named there takes acme-proxy's made-up name for 127.0.0.1. If there is no certbot yet:");
     say("sudo apt-get install certbot. Stop the demo with Ctrl-C.");
     interrupted().await;

@@ -41,8 +41,15 @@ impl Reply {
 
 impl Target {
     /// The server of the directory, at the address that its name has or that is given.
-    pub(crate) async fn new(directory: &Uri, root_pem: &[u8], address: Option<IpAddr>) -> anyhow::Result<Self> {
-        ensure!(directory.scheme_str() == Some("https"), "the directory URL is not https");
+    pub(crate) async fn new(
+        directory: &Uri,
+        root_pem: &[u8],
+        address: Option<IpAddr>,
+    ) -> anyhow::Result<Self> {
+        ensure!(
+            directory.scheme_str() == Some("https"),
+            "the directory URL is not https"
+        );
         let authority = directory.authority().context("the directory URL has no host")?;
         let (host, port) = (authority.host(), authority.port_u16().unwrap_or(443));
         let address = match address {
@@ -96,7 +103,9 @@ impl Connection {
     /// Sends a request, and reads the answer.
     pub(crate) async fn send(&mut self, method: Method, url: &str, body: String) -> anyhow::Result<Reply> {
         let uri: Uri = url.parse().with_context(|| format!("{url} is no URL"))?;
-        let same_server = uri.authority().is_some_and(|authority| authority.as_str() == self.authority);
+        let same_server = uri
+            .authority()
+            .is_some_and(|authority| authority.as_str() == self.authority);
         ensure!(same_server, "{url} leads to another server");
         let mut request = http::Request::builder()
             .method(&method)

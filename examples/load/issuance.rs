@@ -122,16 +122,30 @@ impl Worker {
             self.account = None;
             self.key = AccountKey::generate().map_err(|error| failure(Endpoint::NewAccount, error))?;
         }
-        let reply = self.send(Endpoint::Directory, Method::GET, &plan.directory, String::new()).await?;
+        let reply = self
+            .send(Endpoint::Directory, Method::GET, &plan.directory, String::new())
+            .await?;
         let directory: Directory = json_of(Endpoint::Directory, &reply)?;
-        self.send(Endpoint::NewNonce, Method::HEAD, &directory.new_nonce, String::new()).await?;
+        self.send(
+            Endpoint::NewNonce,
+            Method::HEAD,
+            &directory.new_nonce,
+            String::new(),
+        )
+        .await?;
         if self.account.is_none() {
             self.register(plan, &directory.new_account).await?;
         }
 
-        let identifiers: Vec<_> = request.names.iter().map(|name| json!({ "type": "dns", "value": name })).collect();
+        let identifiers: Vec<_> = request
+            .names
+            .iter()
+            .map(|name| json!({ "type": "dns", "value": name }))
+            .collect();
         let payload = json!({ "identifiers": identifiers }).to_string();
-        let reply = self.post(Endpoint::NewOrder, &directory.new_order, &payload).await?;
+        let reply = self
+            .post(Endpoint::NewOrder, &directory.new_order, &payload)
+            .await?;
         let order_url = reply.header("location");
         let order_url = order_url.ok_or_else(|| failure(Endpoint::NewOrder, "no Location"))?;
         let order: Order = json_of(Endpoint::NewOrder, &reply)?;
@@ -143,13 +157,18 @@ impl Worker {
             }
         }
         for url in unproved {
-            self.poll(Endpoint::AuthzPoll, url, |authz: &Authorization| &authz.status).await?;
+            self.poll(Endpoint::AuthzPoll, url, |authz: &Authorization| &authz.status)
+                .await?;
         }
 
         let payload = json!({ "csr": request.csr }).to_string();
         self.post(Endpoint::Finalize, &order.finalize, &payload).await?;
-        let order = self.poll(Endpoint::OrderPoll, &order_url, |order: &Order| &order.status).await?;
-        let url = order.certificate.ok_or_else(|| failure(Endpoint::OrderPoll, "no certificate URL"))?;
+        let order = self
+            .poll(Endpoint::OrderPoll, &order_url, |order: &Order| &order.status)
+            .await?;
+        let url = order
+            .certificate
+            .ok_or_else(|| failure(Endpoint::OrderPoll, "no certificate URL"))?;
         let chain = self.post(Endpoint::Certificate, &url, "").await?;
         match chain.body.starts_with(b"-----BEGIN CERTIFICATE-----") {
             true => Ok(()),
@@ -158,11 +177,14 @@ impl Worker {
     }
 
     async fn register(&mut self, plan: &Plan, url: &str) -> Outcome<()> {
-        let mut payload = json!({ "termsOfServiceAgreed": true });
-        if let Some((kid, mac_key)) = &plan.eab {
-            let binding = self.key.bind(url, kid, mac_key);
-            payload["externalAccountBinding"] = binding.map_err(|error| failure(Endpoint::NewAccount, error))?;
-        }
+        let payload = match &plan.eab {
+            Some((kid, mac_key)) => {
+                let binding = self.key.bind(url, kid, mac_key);
+                let binding = binding.map_err(|error| failure(Endpoint::NewAccount, error))?;
+                json!({ "termsOfServiceAgreed": true, "externalAccountBinding": binding })
+            }
+            None => json!({ "termsOfServiceAgreed": true }),
+        };
         let reply = self.post(Endpoint::NewAccount, url, &payload.to_string()).await?;
         let location = reply.header("location");
         self.account = Some(location.ok_or_else(|| failure(Endpoint::NewAccount, "no Location"))?);
@@ -176,7 +198,10 @@ impl Worker {
         if authz.status == "valid" {
             return Ok(false);
         }
-        let challenge = authz.challenges.iter().find(|challenge| challenge.kind == "http-01");
+        let challenge = authz
+            .challenges
+            .iter()
+            .find(|challenge| challenge.kind == "http-01");
         let challenge = challenge.ok_or_else(|| failure(Endpoint::Authz, "no http-01 challenge"))?;
         let token = challenge.token.as_deref().unwrap_or_default();
         plan.web.publish(token, &self.key.key_authorization(token));
@@ -210,7 +235,10 @@ impl Worker {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let nonce = self.nonce.take().ok_or_else(|| failure(endpoint, "no nonce to sign with"))?;
+            let nonce = self
+                .nonce
+                .take()
+                .ok_or_else(|| failure(endpoint, "no nonce to sign with"))?;
             let body = self.key.sign(url, &nonce, self.account.as_deref(), payload);
             let body = body.map_err(|error| failure(endpoint, error))?;
             match self.send(endpoint, Method::POST, url, body).await {

@@ -44,11 +44,21 @@ pub(crate) fn requests(count: usize, names: usize, domain: &str) -> anyhow::Resu
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
         let parts: Vec<_> = (0..threads)
-            .map(|first| scope.spawn(move || (first..count).step_by(threads).map(make).collect::<Result<Vec<_>, _>>()))
+            .map(|first| {
+                scope.spawn(move || {
+                    (first..count)
+                        .step_by(threads)
+                        .map(make)
+                        .collect::<Result<Vec<_>, _>>()
+                })
+            })
             .collect();
         let mut all = Vec::with_capacity(count);
         for part in parts {
-            all.extend(part.join().map_err(|_| anyhow!("a thread that makes keys died"))??);
+            all.extend(
+                part.join()
+                    .map_err(|_| anyhow!("a thread that makes keys died"))??,
+            );
         }
         Ok(all)
     })

@@ -16,6 +16,7 @@ mod table;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -84,15 +85,28 @@ struct Arguments {
 }
 
 #[tokio::main]
+async fn main() -> ExitCode {
+    match load(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 #[expect(clippy::print_stdout, reason = "this is a command")]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+async fn load(arguments: Arguments) -> anyhow::Result<()> {
     let web = http01::start((Ipv4Addr::LOCALHOST, arguments.http_port).into()).await?;
-    let _dns = match arguments.dns_port {
+    println!("Answering http-01 on {}.", web.address);
+    let dns = match arguments.dns_port {
         Some(port) => Some(dns::start((Ipv4Addr::LOCALHOST, port).into()).await?),
         None => None,
     };
-    println!("Answering http-01 on {}. Making {} keys ...", web.address, arguments.orders);
+    if let Some(dns) = &dns {
+        println!("Answering DNS on {}.", dns.address);
+    }
+    println!("Making {} keys ...", arguments.orders);
     let root = std::fs::read(&arguments.ca_file)
         .with_context(|| format!("cannot read {}", arguments.ca_file.display()))?;
     let target = Target::new(&arguments.directory, &root, arguments.resolve).await?;
@@ -106,7 +120,11 @@ async fn main() -> anyhow::Result<()> {
         poll_interval: Duration::from_millis(arguments.poll_interval.max(1)),
         patience: Duration::from_secs(arguments.patience),
     });
-    let requests = Arc::new(keys::requests(arguments.orders, arguments.names, &arguments.domain)?);
+    let requests = Arc::new(keys::requests(
+        arguments.orders,
+        arguments.names,
+        &arguments.domain,
+    )?);
     let mut workers = Vec::new();
     for _ in 0..arguments.workers {
         workers.push(Worker::new(plan.clone())?);

@@ -148,7 +148,11 @@ impl Report {
 
     /// For people.
     pub(crate) fn table(&self) -> String {
-        let mut rows = vec![["endpoint", "count", "p50 ms", "p99 ms", "max ms"].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["endpoint", "count", "p50 ms", "p99 ms", "max ms"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         for (endpoint, summary) in &self.endpoints {
             rows.push(vec![
                 endpoint.to_string(),

@@ -52,7 +52,9 @@ async fn tunnel(client: TcpStream) -> std::io::Result<()> {
         return client.write_all(b"HTTP/1.1 405 Method Not Allowed\r\n\r\n").await;
     };
     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-    client.write_all(b"HTTP/1.1 200 Connection Established\r\n\r\n").await?;
+    client
+        .write_all(b"HTTP/1.1 200 Connection Established\r\n\r\n")
+        .await?;
     copy_bidirectional(&mut client, &mut server).await?;
     Ok(())
 }

@@ -70,7 +70,11 @@ async fn serve_stream(mut stream: TcpStream) {
         }
         let Some(reply) = answer(&query) else { return };
         let length = u16::try_from(reply.len()).unwrap_or_default().to_be_bytes();
-        if stream.write_all(&[&length, reply.as_slice()].concat()).await.is_err() {
+        if stream
+            .write_all(&[&length, reply.as_slice()].concat())
+            .await
+            .is_err()
+        {
             return;
         }
     }

@@ -19,9 +19,15 @@ impl HttpClient for InstantHttp {
             let (head, body) = request.into_parts();
             let Ok(body) = body.collect().await;
             let request = http::Request::from_parts(head, body.to_bytes());
-            let request = reqwest::Request::try_from(request).map_err(|error| Error::Other(Box::new(error)))?;
-            let response = client.execute(request).await.map_err(|error| Error::Other(Box::new(error)))?;
-            Ok(BytesResponse::from(http::Response::<reqwest::Body>::from(response)))
+            let request =
+                reqwest::Request::try_from(request).map_err(|error| Error::Other(Box::new(error)))?;
+            let response = client
+                .execute(request)
+                .await
+                .map_err(|error| Error::Other(Box::new(error)))?;
+            Ok(BytesResponse::from(http::Response::<reqwest::Body>::from(
+                response,
+            )))
         })
     }
 }

@@ -58,9 +58,13 @@ impl AcmeProxy {
         let config = directory.join("ca.json");
         let log = directory.join("acme-proxy.log");
         write(&root, settings.ca_root_pem)?;
-        write(&config, &ca_json(settings, address, metrics.port(), &store, &root))?;
+        write(
+            &config,
+            &ca_json(settings, address, metrics.port(), &store, &root),
+        )?;
 
-        let output = std::fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        let output =
+            std::fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let child = Command::new(&program)
             .arg(&config)
             .stdin(Stdio::null())
@@ -102,7 +106,10 @@ impl AcmeProxy {
         let mut last = String::new();
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
-                bail!("acme-proxy ended ({status}) before it was ready{}", self.log_tail());
+                bail!(
+                    "acme-proxy ended ({status}) before it was ready{}",
+                    self.log_tail()
+                );
             }
             match self.client.get(&url).send().await {
                 Ok(response) if response.status().is_success() => {
@@ -117,7 +124,10 @@ impl AcmeProxy {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        bail!("acme-proxy was not ready after 60 seconds: {last}{}", self.log_tail())
+        bail!(
+            "acme-proxy was not ready after 60 seconds: {last}{}",
+            self.log_tail()
+        )
     }
 
     /// The end of the log, for an error message.
@@ -138,7 +148,10 @@ impl AcmeProxy {
             Ok(status) => bail!("acme-proxy did not end well: {:?}{}", status?, self.log_tail()),
             Err(_) => {
                 self.child.kill().await?;
-                bail!("acme-proxy did not end within 65 seconds of SIGTERM{}", self.log_tail())
+                bail!(
+                    "acme-proxy did not end within 65 seconds of SIGTERM{}",
+                    self.log_tail()
+                )
             }
         }
     }
@@ -150,12 +163,18 @@ fn program() -> anyhow::Result<PathBuf> {
         Some(path) => PathBuf::from(path),
         None => {
             let own = std::env::current_exe()?;
-            let target = own.parent().and_then(Path::parent).context("cargo's target directory")?;
+            let target = own
+                .parent()
+                .and_then(Path::parent)
+                .context("cargo's target directory")?;
             target.join("acme-proxy")
         }
     };
     if !program.is_file() {
-        bail!("there is no {}: run `cargo build` first, or set ACME_PROXY", program.display());
+        bail!(
+            "there is no {}: run `cargo build` first, or set ACME_PROXY",
+            program.display()
+        );
     }
     Ok(program)
 }
@@ -194,7 +213,9 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let mut file = options
+        .open(path)
+        .with_context(|| format!("cannot create {}", path.display()))?;
     Ok(file.write_all(text.as_bytes())?)
 }
 
@@ -205,5 +226,8 @@ fn free_address() -> anyhow::Result<SocketAddr> {
 fn client(root_pem: &str, address: SocketAddr) -> anyhow::Result<reqwest::Client> {
     let root = reqwest::Certificate::from_pem(root_pem.as_bytes())?;
     let builder = reqwest::Client::builder().no_proxy().resolve(NAME, address);
-    Ok(builder.tls_certs_only([root]).timeout(Duration::from_secs(30)).build()?)
+    Ok(builder
+        .tls_certs_only([root])
+        .timeout(Duration::from_secs(30))
+        .build()?)
 }

@@ -119,8 +119,9 @@ pub(crate) async fn start(options: Options) -> anyhow::Result<Running> {
         .with_context(|| format!("the CA cannot listen on {}", options.listen))?;
     let acceptor = TlsAcceptor::from(Arc::new(pki.server_config()?));
     let base = format!("https://{}", listener.local_addr()?);
-    let mac_key =
-        jws::decode(options.eab.hmac_key.trim_end_matches('=')).ok().context("the EAB key is not base64url")?;
+    let mac_key = jws::decode(options.eab.hmac_key.trim_end_matches('='))
+        .ok()
+        .context("the EAB key is not base64url")?;
     let eab = options.eab.clone();
     let ca = Arc::new(Ca {
         base,

@@ -45,7 +45,10 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, ca: Arc<
 
 fn routes(ca: Arc<Ca>) -> Router {
     let acme = Router::new()
-        .route("/new-nonce", get(async || StatusCode::NO_CONTENT).head(async || StatusCode::OK))
+        .route(
+            "/new-nonce",
+            get(async || StatusCode::NO_CONTENT).head(async || StatusCode::OK),
+        )
         .fallback(post)
         .layer(middleware::from_fn_with_state(ca.clone(), add_headers))
         .with_state(ca.clone());

@@ -164,6 +164,8 @@ pub(crate) fn check_binding(
         .map_err(|_| refused("the external account binding does not hold a key"))?;
     match Jwk::parse(&inner)?.thumbprint() == account.thumbprint() {
         true => Ok(()),
-        false => Err(refused("the external account binding holds another account's key")),
+        false => Err(refused(
+            "the external account binding holds another account's key",
+        )),
     }
 }

@@ -76,10 +76,17 @@ async fn main() -> anyhow::Result<()> {
     println!("root          {}", arguments.root.display());
     println!("eab_kid       {}", running.eab.kid);
     println!("eab_hmac_key  {}", running.eab.hmac_key);
-    println!("figures       {}", running.directory_url.replace("/directory", "/stats"));
+    println!(
+        "figures       {}",
+        running.directory_url.replace("/directory", "/stats")
+    );
     println!("Stop it with Ctrl-C.");
     tokio::signal::ctrl_c().await?;
     let stats = running.stats();
-    println!("{} orders, {} certificates.", stats.orders_opened, stats.certificates.len());
+    println!(
+        "{} orders, {} certificates.",
+        stats.orders_opened,
+        stats.certificates.len()
+    );
     Ok(())
 }

@@ -88,7 +88,9 @@ impl Pki {
             .map_err(|_| Problem::bad_csr("the CSR's signature does not verify"))?;
         let ordered: BTreeSet<String> = identifiers.iter().cloned().collect();
         if csr_names(&csr)? != ordered {
-            return Err(Problem::bad_csr("the CSR does not name exactly the order's identifiers"));
+            return Err(Problem::bad_csr(
+                "the CSR does not name exactly the order's identifiers",
+            ));
         }
         let key = SubjectKey::read(&csr)?;
 
@@ -128,7 +130,10 @@ fn ca_params(name: &str, days: u32) -> CertificateParams {
 }
 
 /// Valid from an hour ago, as public CAs do, so that a clock that is a little slow does not refuse it.
-#[expect(clippy::disallowed_methods, reason = "a CA stands for the outside world, which has its own clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a CA stands for the outside world, which has its own clock"
+)]
 fn dated(params: &mut CertificateParams, days: u32) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_secs());

@@ -51,6 +51,11 @@ impl IntoResponse for Problem {
             "status": self.status,
             "detail": self.detail,
         });
-        (status, [(CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+        (
+            status,
+            [(CONTENT_TYPE, "application/problem+json")],
+            body.to_string(),
+        )
+            .into_response()
     }
 }

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER};
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -19,8 +20,8 @@ use super::jws::{self, Jwk, Unverified};
 use super::pki::Pki;
 use super::problem::Problem;
 use super::state::{
-    Account, Authorization, AuthorizationStatus, Certificate, Identifier, Memory, Order, Phase, Revocation, lock,
-    random_text,
+    Account, Authorization, AuthorizationStatus, Certificate, Identifier, Memory, Order, Phase, Revocation,
+    lock, random_text,
 };
 
 /// The CA.
@@ -119,16 +120,26 @@ impl Ca {
             _ => return Err(Problem::malformed("either kid or jwk")),
         };
         if !self.memory.redeem_nonce(&nonce) || self.refuses_this_nonce() {
-            return Err(Problem::new(400, "badNonce", "this nonce is unknown, or has been used"));
+            return Err(Problem::new(
+                400,
+                "badNonce",
+                "this nonce is unknown, or has been used",
+            ));
         }
         match url.strip_prefix(&self.base) == Some(path) {
             true => Ok(Verified { signer, payload }),
-            false => Err(Problem::new(403, "unauthorized", "the signed url is not the request's")),
+            false => Err(Problem::new(
+                403,
+                "unauthorized",
+                "the signed url is not the request's",
+            )),
         }
     }
 
     fn account_at(&self, kid: &str) -> Result<Arc<Account>, Problem> {
-        let id = kid.strip_prefix(&self.base).and_then(|path| path.strip_prefix("/account/"));
+        let id = kid
+            .strip_prefix(&self.base)
+            .and_then(|path| path.strip_prefix("/account/"));
         id.and_then(|id| id.parse().ok())
             .and_then(|id| self.memory.account(id))
             .ok_or_else(|| Problem::new(400, "accountDoesNotExist", "no account has this kid"))
@@ -150,7 +161,11 @@ impl Ca {
             return Ok(self.account_reply(StatusCode::OK, id));
         }
         if wanted.only_return_existing {
-            return Err(Problem::new(400, "accountDoesNotExist", "this key has no account"));
+            return Err(Problem::new(
+                400,
+                "accountDoesNotExist",
+                "this key has no account",
+            ));
         }
         let Some(binding) = wanted.external_account_binding else {
             let why = "newAccount needs an external account binding";
@@ -212,7 +227,11 @@ impl Ca {
     fn order_reply(&self, status: StatusCode, order: &Order) -> Response {
         let id = order.id;
         let authz = |index| self.url(format_args!("authz/{id}/{index}"));
-        let identifiers: Vec<&Identifier> = order.authorizations.iter().map(|authz| &authz.identifier).collect();
+        let identifiers: Vec<&Identifier> = order
+            .authorizations
+            .iter()
+            .map(|authz| &authz.identifier)
+            .collect();
         let shown = order.status();
         let mut body = json!({
             "status": shown,
@@ -220,16 +239,25 @@ impl Ca {
             "authorizations": (0..order.authorizations.len()).map(authz).collect::<Vec<_>>(),
             "finalize": self.url(format_args!("order/{id}/finalize")),
         });
-        let mut retry_after = None;
+        let mut wait = Duration::ZERO;
         if let Phase::Issued { visible, serial } = &order.phase {
-            match visible.checked_duration_since(Instant::now()) {
-                Some(wait) if shown == "processing" => retry_after = Some(wait.as_millis().div_ceil(1000).max(1)),
-                _ => body["certificate"] = self.url(format_args!("certificate/{serial}")).into(),
+            if shown == "valid" {
+                set(
+                    &mut body,
+                    "certificate",
+                    self.url(format_args!("certificate/{serial}")),
+                );
             }
+            wait = visible.saturating_duration_since(Instant::now());
         }
         let mut response = reply(status, &body);
-        add(response.headers_mut(), LOCATION, &self.url(format_args!("order/{id}")));
-        if let Some(seconds) = retry_after {
+        add(
+            response.headers_mut(),
+            LOCATION,
+            &self.url(format_args!("order/{id}")),
+        );
+        if shown == "processing" {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
             add(response.headers_mut(), RETRY_AFTER, &seconds.to_string());
         }
         response
@@ -277,7 +305,11 @@ impl Ca {
             }
             status => {
                 order.refused += 1;
-                Err(Problem::new(403, "orderNotReady", format!("the order is {status}")))
+                Err(Problem::new(
+                    403,
+                    "orderNotReady",
+                    format!("the order is {status}"),
+                ))
             }
         }
     }
@@ -291,22 +323,31 @@ impl Ca {
     ) -> Result<Response, Problem> {
         let order = self.memory.order(request.account()?, id)?;
         let order = lock(&order);
-        let authz = index.parse().ok().and_then(|index: usize| order.authorizations.get(index));
+        let authz = index
+            .parse()
+            .ok()
+            .and_then(|index: usize| order.authorizations.get(index));
         let authz = authz.ok_or_else(Problem::not_found)?;
         let base_name = authz.identifier.value.strip_prefix("*.");
         let identifier = Identifier {
             kind: authz.identifier.kind.clone(),
             value: base_name.unwrap_or(&authz.identifier.value).to_owned(),
         };
-        let offered = self.options.challenges.iter().filter(|kind| base_name.is_none() || *kind != "http-01");
-        let challenges: Vec<Value> = offered.map(|kind| self.challenge(id, index, kind, authz)).collect();
+        let offered = self
+            .options
+            .challenges
+            .iter()
+            .filter(|kind| base_name.is_none() || *kind != "http-01");
+        let challenges: Vec<Value> = offered
+            .map(|kind| self.challenge(id, index, kind, authz))
+            .collect();
         let mut body = json!({
             "status": authz.status.as_str(),
             "identifier": identifier,
             "challenges": challenges,
         });
         if base_name.is_some() {
-            body["wildcard"] = true.into();
+            set(&mut body, "wildcard", true);
         }
         Ok(reply(StatusCode::OK, &body))
     }
@@ -319,11 +360,12 @@ impl Ca {
             "status": authz.status.as_str(),
         });
         if authz.status == AuthorizationStatus::Invalid {
-            challenge["error"] = json!({
+            let error = json!({
                 "type": "urn:ietf:params:acme:error:unauthorized",
                 "status": 403,
                 "detail": "this throwaway CA was told to fail challenges",
             });
+            set(&mut challenge, "error", error);
         }
         challenge
     }
@@ -338,7 +380,10 @@ impl Ca {
     ) -> Result<Response, Problem> {
         let order = self.memory.order(request.account()?, id)?;
         let mut order = lock(&order);
-        let authz = index.parse().ok().and_then(|index: usize| order.authorizations.get_mut(index));
+        let authz = index
+            .parse()
+            .ok()
+            .and_then(|index: usize| order.authorizations.get_mut(index));
         let authz = authz.filter(|_| self.options.challenges.iter().any(|offered| offered == kind));
         let authz = authz.ok_or_else(Problem::not_found)?;
         // POST-as-GET only looks (§6.3); `{}` says that the answer stands.
@@ -358,7 +403,9 @@ impl Ca {
     pub(crate) fn certificate(&self, request: &Verified, serial: &str) -> Result<Response, Problem> {
         let account = request.account()?;
         let certificates = lock(&self.memory.certificates);
-        let certificate = certificates.get(serial).filter(|certificate| certificate.account == account);
+        let certificate = certificates
+            .get(serial)
+            .filter(|certificate| certificate.account == account);
         let chain = certificate.ok_or_else(Problem::not_found)?.chain.clone();
         Ok(([(CONTENT_TYPE, "application/pem-certificate-chain")], chain).into_response())
     }
@@ -367,8 +414,13 @@ impl Ca {
     pub(crate) fn revoke(&self, request: &Verified) -> Result<Response, Problem> {
         let wanted: Revoke = request.json()?;
         let der = jws::decode(wanted.certificate.trim_end_matches('='))?;
-        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| Problem::malformed("not a certificate"))?;
-        let serial: String = parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+        let (_, parsed) =
+            X509Certificate::from_der(&der).map_err(|_| Problem::malformed("not a certificate"))?;
+        let serial: String = parsed
+            .raw_serial()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let mut certificates = lock(&self.memory.certificates);
         let certificate = certificates.get_mut(&serial).ok_or_else(Problem::not_found)?;
         let allowed = match &request.signer {
@@ -376,10 +428,18 @@ impl Ca {
             Signer::Key(key) => key.is_subject_key(&parsed.public_key().subject_public_key.data),
         };
         if !allowed {
-            return Err(Problem::new(403, "unauthorized", "neither the account's nor the certificate's key"));
+            return Err(Problem::new(
+                403,
+                "unauthorized",
+                "neither the account's nor the certificate's key",
+            ));
         }
         if wanted.reason.is_some_and(|reason| reason == 7 || reason > 10) {
-            return Err(Problem::new(400, "badRevocationReason", "RFC 5280 section 5.3.1 has no such reason"));
+            return Err(Problem::new(
+                400,
+                "badRevocationReason",
+                "RFC 5280 section 5.3.1 has no such reason",
+            ));
         }
         if certificate.revoked {
             return Err(Problem::new(400, "alreadyRevoked", "it is revoked already"));
@@ -394,6 +454,12 @@ impl Ca {
 fn add(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.append(name, value);
+    }
+}
+
+fn set(object: &mut Value, member: &str, value: impl Into<Value>) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(member.to_owned(), value.into());
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AccountCredentials, ChallengeType, Error, ExternalAccountKey, Identifier, NewAccount, NewOrder, Order,
-    OrderStatus, RetryPolicy, RevocationReason, RevocationRequest,
+    Account, AccountCredentials, ChallengeType, Error, ExternalAccountKey, Identifier, NewAccount, NewOrder,
+    Order, OrderStatus, RetryPolicy, RevocationReason, RevocationRequest,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData};
 use rustls::pki_types::CertificateDer;
@@ -45,7 +45,10 @@ async fn account(ca: &Running) -> Account {
 }
 
 async fn order(account: &Account, names: &[&str]) -> Order {
-    let identifiers: Vec<Identifier> = names.iter().map(|name| Identifier::Dns((*name).to_owned())).collect();
+    let identifiers: Vec<Identifier> = names
+        .iter()
+        .map(|name| Identifier::Dns((*name).to_owned()))
+        .collect();
     account.new_order(&NewOrder::new(&identifiers)).await.unwrap()
 }
 
@@ -82,7 +85,13 @@ async fn a_client_with_the_eab_gets_a_certificate_that_leads_to_the_root() {
 
     let other = KeyPair::generate().unwrap().subject_public_key_info();
     check::check(&chain, &other, &NAMES, &ca.root_pem).unwrap_err();
-    check::check(&chain, &key.subject_public_key_info(), &["one.example.com"], &ca.root_pem).unwrap_err();
+    check::check(
+        &chain,
+        &key.subject_public_key_info(),
+        &["one.example.com"],
+        &ca.root_pem,
+    )
+    .unwrap_err();
     let stranger = start(Options::default()).await;
     check::check(&chain, &key.subject_public_key_info(), &NAMES, &stranger.root_pem).unwrap_err();
 }
@@ -118,7 +127,10 @@ async fn an_eab_for_one_account_makes_one_account() {
     // The key that has an account is told so, without a second use of the EAB.
     let key = instant_acme::Key::from_pkcs8_der(credentials.private_key().clone_key()).unwrap();
     let _found = Account::builder_with_http(Box::new(InstantHttp(http(&ca))))
-        .from_key((key, credentials.private_key().clone_key().into()), ca.directory_url.clone())
+        .from_key(
+            (key, credentials.private_key().clone_key().into()),
+            ca.directory_url.clone(),
+        )
         .await
         .unwrap();
     let stats = ca.stats();
@@ -141,11 +153,27 @@ async fn challenges_are_posed_and_taken_as_met_or_failed() {
         let mut authorizations = order.authorizations();
         let mut authorization = authorizations.next().await.unwrap().unwrap();
         assert!(authorization.wildcard);
-        assert!(authorization.challenges.iter().all(|challenge| challenge.r#type != ChallengeType::Http01));
-        let answered = authorization.challenge(ChallengeType::Dns01).unwrap().set_ready().await;
+        assert!(
+            authorization
+                .challenges
+                .iter()
+                .all(|challenge| challenge.r#type != ChallengeType::Http01)
+        );
+        let answered = authorization
+            .challenge(ChallengeType::Dns01)
+            .unwrap()
+            .set_ready()
+            .await;
         assert_eq!(answered.is_ok(), succeed);
         let status = order.refresh().await.unwrap().status;
-        assert_eq!(status, if succeed { OrderStatus::Ready } else { OrderStatus::Invalid });
+        assert_eq!(
+            status,
+            if succeed {
+                OrderStatus::Ready
+            } else {
+                OrderStatus::Invalid
+            }
+        );
     }
 }
 
@@ -155,15 +183,25 @@ async fn a_csr_for_other_names_leaves_the_order_ready_and_a_second_finalize_is_r
     let account = account(&ca).await;
     let mut order = order(&account, &NAMES).await;
     let key = KeyPair::generate().unwrap();
-    assert_eq!(problem(order.finalize_csr(&csr(&key, &["evil.example.com"])).await), "badCSR");
+    assert_eq!(
+        problem(order.finalize_csr(&csr(&key, &["evil.example.com"])).await),
+        "badCSR"
+    );
     assert_eq!(order.refresh().await.unwrap().status, OrderStatus::Ready);
     let mut forged = csr(&key, &NAMES);
     *forged.last_mut().unwrap() ^= 1;
     assert_eq!(problem(order.finalize_csr(&forged).await), "badCSR");
     order.finalize_csr(&csr(&key, &NAMES)).await.unwrap();
-    assert_eq!(problem(order.finalize_csr(&csr(&key, &NAMES)).await), "orderNotReady");
+    assert_eq!(
+        problem(order.finalize_csr(&csr(&key, &NAMES)).await),
+        "orderNotReady"
+    );
 
-    let body = http(&ca).get(ca.directory_url.replace("/directory", "/stats")).send().await.unwrap();
+    let body = http(&ca)
+        .get(ca.directory_url.replace("/directory", "/stats"))
+        .send()
+        .await
+        .unwrap();
     let stats: serde_json::Value = serde_json::from_str(&body.text().await.unwrap()).unwrap();
     assert_eq!(stats["orders"][0]["finalizes"], 1);
     assert_eq!(stats["orders"][0]["refused"], 3);
@@ -179,7 +217,10 @@ async fn a_slow_order_is_processing_until_its_time() {
     })
     .await;
     let mut order = order(&account(&ca).await, &NAMES).await;
-    order.finalize_csr(&csr(&KeyPair::generate().unwrap(), &NAMES)).await.unwrap();
+    order
+        .finalize_csr(&csr(&KeyPair::generate().unwrap(), &NAMES))
+        .await
+        .unwrap();
     assert_eq!(order.state().status, OrderStatus::Processing);
     assert!(order.certificate().await.unwrap().is_none());
     order.poll_certificate(&PATIENCE).await.unwrap();
@@ -190,14 +231,20 @@ async fn a_revocation_is_recorded_once_with_its_reason() {
     let ca = start(Options::default()).await;
     let owner = account(&ca).await;
     let mut order = order(&owner, &NAMES).await;
-    order.finalize_csr(&csr(&KeyPair::generate().unwrap(), &NAMES)).await.unwrap();
+    order
+        .finalize_csr(&csr(&KeyPair::generate().unwrap(), &NAMES))
+        .await
+        .unwrap();
     let chain = order.poll_certificate(&PATIENCE).await.unwrap();
     let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
     let request = || RevocationRequest {
         certificate: &leaf,
         reason: Some(RevocationReason::Superseded),
     };
-    assert_eq!(problem(account(&ca).await.revoke(&request()).await), "unauthorized");
+    assert_eq!(
+        problem(account(&ca).await.revoke(&request()).await),
+        "unauthorized"
+    );
     owner.revoke(&request()).await.unwrap();
     assert_eq!(problem(owner.revoke(&request()).await), "alreadyRevoked");
     let stats = ca.stats();
