@@ -66,7 +66,9 @@ impl App {
         let metrics = Arc::new(Metrics::new()?);
         let slot = Arc::new(CertificateSlot::with_stand_in()?);
         if let OwnCertificate::Files { certificate, key } = &config.server.own_certificate {
-            let read = |path: &std::path::Path| std::fs::read(path).with_context(|| format!("{} can not be read", path.display()));
+            let read = |path: &std::path::Path| {
+                std::fs::read(path).with_context(|| format!("{} can not be read", path.display()))
+            };
             slot.install_pem(&read(certificate)?, &read(key)?)?;
         }
         let vault = Arc::new(StoredAccount {
@@ -131,12 +133,16 @@ impl App {
         };
         match &failure {
             None => tracing::info!("shutting down"),
-            Some(error) => tracing::error!(%error, "the store has failed; only a restart can tell what is on the disk"),
+            Some(error) => {
+                tracing::error!(%error, "the store has failed; only a restart can tell what is on the disk")
+            }
         }
         stopper.send_replace(true);
         let drained = async { while parts.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN, drained).await.is_err() {
-            tracing::warn!("work was still under way at the end of the shutdown's time; it goes on after the next start");
+            tracing::warn!(
+                "work was still under way at the end of the shutdown's time; it goes on after the next start"
+            );
         }
         match failure {
             None => Ok(()),
@@ -166,12 +172,20 @@ struct StoredAccount {
 #[async_trait]
 impl Vault for StoredAccount {
     async fn load(&self) -> Result<Option<Vec<u8>>, String> {
-        let stored = self.store.load(&self.name).await.map_err(|error| error.to_string())?;
+        let stored = self
+            .store
+            .load(&self.name)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(stored.map(|stored| stored.value))
     }
 
     async fn save(&self, bytes: Vec<u8>) -> Result<(), String> {
-        let stored = self.store.load(&self.name).await.map_err(|error| error.to_string())?;
+        let stored = self
+            .store
+            .load(&self.name)
+            .await
+            .map_err(|error| error.to_string())?;
         let version = stored.map_or(0, |stored| stored.version);
         let saved = self.store.save(&self.name, Versioned::with(version, bytes)).await;
         saved.map(drop).map_err(|error| error.to_string())

@@ -17,8 +17,16 @@ fn f13_the_cas_own_challenges_are_solved_by_a_program_and_names_that_it_has_prov
         panic!("{calls:?}");
     };
     assert_eq!((present.as_str(), cleanup.as_str()), ("present", "cleanup"));
-    assert_eq!((value.len(), value), (43, of_cleanup), "a SHA-256 digest, base64url (RFC 8555 §8.4)");
-    assert_eq!(environment.acme_proxy.metric(ISSUED), 2.0, "acme-proxy's own, and lego's");
+    assert_eq!(
+        (value.len(), value),
+        (43, of_cleanup),
+        "a SHA-256 digest, base64url (RFC 8555 §8.4)"
+    );
+    assert_eq!(
+        environment.acme_proxy.metric(ISSUED),
+        2.0,
+        "acme-proxy's own, and lego's"
+    );
     assert_eq!(environment.pebble.orders(), 2);
 
     let environment = environment.restarted(Upstream::Prevalidated);
@@ -31,5 +39,10 @@ fn f13_the_cas_own_challenges_are_solved_by_a_program_and_names_that_it_has_prov
     assert!(said.contains("authority.config.dns01_txt"), "{said}");
     assert_eq!(environment.acme_proxy.metric(ISSUED), 1.0);
     assert_eq!(environment.acme_proxy.metric(REFUSED), 1.0);
-    assert_eq!(environment.acme_proxy.metric("acme_proxy_certificate_mismatch_total"), 0.0);
+    assert_eq!(
+        environment
+            .acme_proxy
+            .metric("acme_proxy_certificate_mismatch_total"),
+        0.0
+    );
 }

@@ -70,7 +70,7 @@ impl AcmeProxy {
         command.arg(config).env("ACME_PROXY_LOG", "info");
         let log = directory.join("acme-proxy.log");
         let mut daemon = Daemon::start("acme-proxy", "acme-proxy", &mut command, log);
-        let web = Web::new(&pebble.issuing_root, Some(NAME));
+        let web = Web::trusting(&pebble.issuing_root, NAME);
         let health = format!("https://{NAME}:{}/health", place.port);
         daemon.wait_for("its health", || {
             let answer: Value = serde_json::from_str(&web.get(&health)?).unwrap();
@@ -92,13 +92,17 @@ impl AcmeProxy {
     /// The value of a line of its metrics page; 0 if there is no such line.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let page = self.web.get(&self.metrics_url).expect("the metrics page");
-        let values = page.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let values = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         values.map(|value| value.parse::<f64>().unwrap()).sum()
     }
 
-    /// What it has said so far.
+    /// The end of what it has said so far.
     pub(crate) fn log(&self) -> String {
-        self.daemon.log()
+        let log = self.daemon.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
     }
 }
 
@@ -114,7 +118,6 @@ fn calls(directory: &Path) -> std::path::PathBuf {
 }
 
 fn ca_json(directory: &Path, place: &Place, pebble: &Pebble, upstream: Upstream) -> Value {
-    let dns = format!("127.0.0.1:{}", pebble.dns.port);
     let mut ca_json = json!({
         "address": format!("127.0.0.1:{}", place.port),
         "dnsNames": [NAME],
@@ -130,7 +133,7 @@ fn ca_json(directory: &Path, place: &Place, pebble: &Pebble, upstream: Upstream)
                 "eab_hmac_key": EAB_HMAC_KEY,
                 "metrics": { "enabled": true, "port": place.metrics_port },
                 "validation": {
-                    "resolvers": [dns],
+                    "resolvers": [pebble.dns.any_case.to_string()],
                     "allow": ["127.0.0.0/8"],
                     "http_port": place.http_port,
                 },
@@ -141,7 +144,7 @@ fn ca_json(directory: &Path, place: &Place, pebble: &Pebble, upstream: Upstream)
     if upstream == Upstream::Dns01 {
         ca_json["authority"]["config"]["dns01_txt"] = json!({
             "provider": "exec",
-            "dns_servers": [dns],
+            "dns_servers": [format!("127.0.0.1:{}", pebble.dns.port)],
             "env_vars": {
                 "EXEC_PATH": DNS01,
                 "CHALLTESTSRV_PORT": pebble.dns.management_port.to_string(),

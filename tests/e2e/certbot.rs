@@ -31,14 +31,23 @@ impl<'a> Certbot<'a> {
         for kind in ["config", "work", "logs"] {
             certbot.arg(format!("--{kind}-dir")).arg(directory.join(kind));
         }
-        certbot.args(["--server", &self.host.directory_url()]).args(&arguments[1..]);
+        certbot
+            .args(["--server", &self.host.directory_url()])
+            .args(&arguments[1..]);
         self.host.run(&certbot, "certbot")
     }
 
     fn obtain(&self, arguments: &[&str]) -> Leaf {
         let address = self.host.address.to_string();
         let port = self.host.http_port().to_string();
-        let mut all = vec!["certonly", "--standalone", "--http-01-address", &address, "--http-01-port", &port];
+        let mut all = vec![
+            "certonly",
+            "--standalone",
+            "--http-01-address",
+            &address,
+            "--http-01-port",
+            &port,
+        ];
         all.extend(["--agree-tos", "--register-unsafely-without-email"]);
         all.extend(self.names.iter().flat_map(|name| ["-d", name]));
         all.extend(arguments);
@@ -48,18 +57,32 @@ impl<'a> Certbot<'a> {
 
     fn revoke(&self, arguments: &[&str]) {
         let leaf = self.file("cert.pem");
-        let mut all = vec!["revoke", "--no-delete-after-revoke", "--cert-path", leaf.to_str().unwrap()];
+        let mut all = vec![
+            "revoke",
+            "--no-delete-after-revoke",
+            "--cert-path",
+            leaf.to_str().unwrap(),
+        ];
         all.extend(arguments);
         self.run(&all);
     }
 
     /// Its latest certificate, checked.
     fn leaf(&self) -> Leaf {
-        check(&self.host, &self.file("fullchain.pem"), &self.file("privkey.pem"), self.names)
+        check(
+            &self.host,
+            &self.file("fullchain.pem"),
+            &self.file("privkey.pem"),
+            self.names,
+        )
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.host.directory.join("config/live").join(self.names[0]).join(name)
+        self.host
+            .directory
+            .join("config/live")
+            .join(self.names[0])
+            .join(name)
     }
 
     fn status(&self, leaf: &Leaf) -> CertificateStatus {
@@ -97,7 +120,11 @@ fn certbot_revokes_by_the_certificates_key_because_that_is_compromised() {
 #[test]
 fn certbot_gets_an_rsa_certificate_for_three_names() {
     let environment = Environment::shared();
-    let names = ["three.example.com", "www.three.example.com", "mail.three.example.com"];
+    let names = [
+        "three.example.com",
+        "www.three.example.com",
+        "mail.three.example.com",
+    ];
     let certbot = Certbot::on(&environment, &names);
     let leaf = certbot.obtain(&["--key-type", "rsa", "--rsa-key-size", "2048"]);
     assert!(leaf.is_rsa_2048(), "{leaf:?}");

@@ -23,20 +23,37 @@ impl Leaf {
 
     /// The key is one for RSA of 2,048 bits.
     pub(crate) fn is_rsa_2048(&self) -> bool {
-        self.text.contains("Public Key Algorithm: rsaEncryption") && self.text.contains("Public-Key: (2048 bit)")
+        self.text.contains("Public Key Algorithm: rsaEncryption")
+            && self.text.contains("Public-Key: (2048 bit)")
     }
 }
 
 /// Checks chain, key and names of a certificate that a client has.
 pub(crate) fn check(host: &Host<'_>, chain: &Path, key: &Path, names: &[&str]) -> Leaf {
     let root = host.root();
-    openssl(&[&"verify", &"-x509_strict", &"-CAfile", &root, &"-untrusted", &chain, &chain]);
+    openssl(&[
+        &"verify",
+        &"-x509_strict",
+        &"-CAfile",
+        &root,
+        &"-untrusted",
+        &chain,
+        &chain,
+    ]);
     let of_certificate = openssl(&[&"x509", &"-in", &chain, &"-noout", &"-pubkey"]);
     let of_client = openssl(&[&"pkey", &"-in", &key, &"-pubout"]);
-    assert_eq!(of_certificate, of_client, "the certificate is for the client's key");
+    assert_eq!(
+        of_certificate, of_client,
+        "the certificate is for the client's key"
+    );
     let extension = openssl(&[&"x509", &"-in", &chain, &"-noout", &"-ext", &"subjectAltName"]);
-    let certified = extension.split([',', '\n', ' ']).filter_map(|word| word.strip_prefix("DNS:"));
-    assert_eq!(certified.collect::<BTreeSet<_>>(), names.iter().copied().collect());
+    let certified = extension
+        .split([',', '\n', ' '])
+        .filter_map(|word| word.strip_prefix("DNS:"));
+    assert_eq!(
+        certified.collect::<BTreeSet<_>>(),
+        names.iter().copied().collect()
+    );
     let serial = openssl(&[&"x509", &"-in", &chain, &"-noout", &"-serial"]);
     Leaf {
         serial: serial.trim().strip_prefix("serial=").unwrap().to_owned(),

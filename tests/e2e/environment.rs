@@ -38,10 +38,13 @@ pub(crate) struct Environment {
 impl Environment {
     /// Starts everything.
     pub(crate) fn start(upstream: Upstream, reuse: u8) -> Self {
-        let directory = tempfile::Builder::new().prefix("acme-proxy-e2e-").tempdir().unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("acme-proxy-e2e-")
+            .tempdir()
+            .unwrap();
         let runtime = Runtime::new().unwrap();
         let tunnel = runtime.block_on(connect::start()).unwrap();
-        let pebble = Pebble::start(directory.path(), reuse);
+        let pebble = Pebble::start(directory.path(), &runtime, reuse);
         let place = Place::free();
         let acme_proxy = AcmeProxy::start(directory.path(), &place, &pebble, upstream);
         Self {
@@ -116,7 +119,10 @@ impl Host<'_> {
     /// A program that reaches acme-proxy by its name.
     pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = program(name);
-        command.env("HTTPS_PROXY", format!("http://{}", self.environment.tunnel.address));
+        command.env(
+            "HTTPS_PROXY",
+            format!("http://{}", self.environment.tunnel.address),
+        );
         command.env("HOME", &self.directory);
         command
     }
@@ -124,7 +130,12 @@ impl Host<'_> {
     /// Runs a program of this package, and gives what it has said.
     pub(crate) fn run(&self, command: &Command, package: &str) -> String {
         let said = process::run(command, package);
-        said.unwrap_or_else(|said| panic!("{said}\n--- acme-proxy ---\n{}", self.environment.acme_proxy.log()))
+        said.unwrap_or_else(|said| {
+            panic!(
+                "{said}\n--- acme-proxy ---\n{}",
+                self.environment.acme_proxy.log()
+            )
+        })
     }
 
     /// The URL of acme-proxy's directory.

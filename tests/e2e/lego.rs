@@ -29,10 +29,23 @@ impl<'a> Lego<'a> {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut lego = self.host.program("lego");
         lego.env("LEGO_CA_CERTIFICATES", self.host.root());
-        lego.args(["--server", &self.host.directory_url(), "--accept-tos", "--email", "admin@example.com"]);
-        lego.arg("--path").arg(&self.host.directory).args(["--key-type", self.key_type]);
-        lego.args(["--http", "--http.port", &format!("{}:{}", self.host.address, self.host.http_port())]);
-        lego.args(self.names.iter().flat_map(|name| ["--domains", name])).args(arguments);
+        lego.args([
+            "--server",
+            &self.host.directory_url(),
+            "--accept-tos",
+            "--email",
+            "admin@example.com",
+        ]);
+        lego.arg("--path")
+            .arg(&self.host.directory)
+            .args(["--key-type", self.key_type]);
+        lego.args([
+            "--http",
+            "--http.port",
+            &format!("{}:{}", self.host.address, self.host.http_port()),
+        ]);
+        lego.args(self.names.iter().flat_map(|name| ["--domains", name]))
+            .args(arguments);
         lego
     }
 

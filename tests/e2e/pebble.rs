@@ -12,6 +12,7 @@ use rcgen::KeyPair;
 use rcgen::KeyUsagePurpose;
 use serde_json::Value;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use crate::dns::Dns;
 use crate::process::Daemon;
@@ -50,10 +51,10 @@ pub(crate) enum CertificateStatus {
 impl Pebble {
     /// Starts it with its DNS, and waits until it answers. A new order gets an authorization that is valid already, if
     /// there is one, with a likelihood of `reuse` percent.
-    pub(crate) fn start(directory: &Path, reuse: u8) -> Self {
+    pub(crate) fn start(directory: &Path, runtime: &Runtime, reuse: u8) -> Self {
         let tls_root = directory.join("pebble-tls-root.pem");
         make_certificate(directory, &tls_root);
-        let dns = Dns::start(directory, &tls_root);
+        let dns = Dns::start(directory, runtime);
         let (port, management_port) = (free_port(), free_port());
         let config = directory.join("pebble.json");
         let settings = json!({ "pebble": {
@@ -69,10 +70,12 @@ impl Pebble {
         let mut command = program("pebble");
         command.arg("-strict").arg("-config").arg(&config);
         command.args(["-dnsserver", &format!("127.0.0.1:{}", dns.port)]);
-        command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_AUTHZREUSE", reuse.to_string());
+        command
+            .env("PEBBLE_VA_NOSLEEP", "1")
+            .env("PEBBLE_AUTHZREUSE", reuse.to_string());
         let mut daemon = Daemon::start("pebble", "pebble", &mut command, directory.join("pebble.log"));
 
-        let web = Web::new(&tls_root, None);
+        let web = Web::trusting(&tls_root, "localhost");
         let root = format!("https://127.0.0.1:{management_port}/roots/0");
         let root = daemon.wait_for("its root", || web.get(&root));
         let issuing_root = directory.join("issuing-root.pem");
@@ -97,7 +100,10 @@ impl Pebble {
 
     /// What it says about the certificate with this serial number.
     pub(crate) fn status(&self, serial: &str) -> CertificateStatus {
-        let url = format!("https://127.0.0.1:{}/cert-status-by-serial/{serial}", self.management_port);
+        let url = format!(
+            "https://127.0.0.1:{}/cert-status-by-serial/{serial}",
+            self.management_port
+        );
         let answer = self.web.get(&url).expect("Pebble knows the certificate");
         let answer: Value = serde_json::from_str(&answer).unwrap();
         match answer["Status"].as_str() {

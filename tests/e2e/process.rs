@@ -71,7 +71,11 @@ impl Daemon {
             }
             sleep(LOOK);
         }
-        panic!("{}: {what} is not there after a minute\n{}", self.name, self.log());
+        panic!(
+            "{}: {what} is not there after a minute\n{}",
+            self.name,
+            self.log()
+        );
     }
 
     /// Asks the daemon to end, and waits until it has.
@@ -105,7 +109,10 @@ impl Drop for Daemon {
 pub(crate) fn run(command: &Command, package: &str) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut bounded = program("timeout");
-    bounded.args(["--kill-after=5", COMMAND_SECONDS]).arg(&name).args(command.get_args());
+    bounded
+        .args(["--kill-after=5", COMMAND_SECONDS])
+        .arg(&name)
+        .args(command.get_args());
     for (variable, value) in command.get_envs() {
         bounded.envs(value.map(|value| (variable, value)));
     }

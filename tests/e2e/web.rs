@@ -16,15 +16,22 @@ pub(crate) struct Web {
 }
 
 impl Web {
-    /// Trusts the root in this file only, and takes the name, if there is one, for this machine.
-    pub(crate) fn new(root: &Path, name: Option<&str>) -> Self {
-        let root = reqwest::Certificate::from_pem(read(root).as_bytes()).unwrap();
-        let mut client = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
+    /// Trusts nobody: for requests without TLS.
+    pub(crate) fn plain() -> Self {
+        Self::new(Vec::new(), "localhost")
+    }
+
+    /// Trusts the root in this file only, and takes the name for this machine.
+    pub(crate) fn trusting(root: &Path, name: &str) -> Self {
+        let root = reqwest::Certificate::from_pem(read(root).as_bytes());
+        Self::new(vec![root.unwrap()], name)
+    }
+
+    fn new(roots: Vec<reqwest::Certificate>, name: &str) -> Self {
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only(roots);
+        let client = client.resolve(name, ([127, 0, 0, 1], 0).into());
         // Between two requests nobody notices that the other side closes a connection.
-        client = client.pool_max_idle_per_host(0).timeout(Duration::from_secs(10));
-        if let Some(name) = name {
-            client = client.resolve(name, ([127, 0, 0, 1], 0).into());
-        }
+        let client = client.pool_max_idle_per_host(0).timeout(Duration::from_secs(10));
         Self {
             runtime: Builder::new_current_thread().enable_all().build().unwrap(),
             client: client.build().unwrap(),
