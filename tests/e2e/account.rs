@@ -30,10 +30,10 @@ fn f13_the_cas_own_challenges_are_solved_by_a_program_and_names_that_it_has_prov
     assert_eq!(environment.pebble.orders(), 2);
 
     let environment = environment.restarted(Upstream::Prevalidated);
+    assert_eq!(environment.pebble.accounts(), 1);
     Lego::on(&environment, &[name], "ec256").obtain();
     assert_eq!(environment.dns01_calls(name).len(), 2, "no further call");
     assert_eq!(environment.pebble.orders(), 3, "the restart has cost none");
-    assert_eq!(environment.pebble.accounts(), 1);
 
     let said = Lego::on(&environment, &["unproved.example.com"], "ec256").fail_to_obtain();
     assert!(said.contains("authority.config.dns01_txt"), "{said}");
