@@ -264,7 +264,7 @@ fn verify_leaf(
 
 fn parsed(der: &Der) -> Result<X509Certificate<'_>, Mismatch> {
     match X509Certificate::from_der(der.as_bytes()) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) | Err(_) => Err(Mismatch("a certificate of the chain can not be read")),
     }
 }

@@ -202,7 +202,9 @@ impl Jwk {
                 let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
                 match named {
                     Some(curve) if curve == OID_EC_P256 => Self::from_ec_point(Curve::P256, point.data()),
-                    Some(curve) if curve == OID_NIST_EC_P384 => Self::from_ec_point(Curve::P384, point.data()),
+                    Some(curve) if curve == OID_NIST_EC_P384 => {
+                        Self::from_ec_point(Curve::P384, point.data())
+                    }
                     Some(_) | None => Err(bad("an EC key must be on the named curve P-256 or P-384")),
                 }
             }
@@ -257,9 +259,8 @@ impl Jwk {
     /// [`BadKey`] if the key is none, e.g. a point that is not on its curve.
     pub fn verifier(&self) -> Result<Verifier, BadKey> {
         let no_key = |_| bad("the jwk is no valid public key");
-        let map = match serde_json::to_value(self) {
-            Ok(serde_json::Value::Object(map)) => map,
-            Ok(_) | Err(_) => return Err(bad("the jwk is no valid public key")),
+        let Ok(serde_json::Value::Object(map)) = serde_json::to_value(self) else {
+            return Err(bad("the jwk is no valid public key"));
         };
         let key = josekit::jwk::Jwk::from_map(map).map_err(no_key)?;
         let verifier: Arc<dyn JwsVerifier> = match self.algorithm() {

@@ -129,9 +129,9 @@ impl Unverified {
     ///
     /// [`JwsError`] says which rule of the form is broken.
     pub fn parse(body: &[u8]) -> Result<Self, JwsError> {
-        let envelope: Envelope<'_> = object(body).map_err(|()| {
-            JwsError::Malformed("the body must be one JSON object with the members protected, payload and signature, once each")
-        })?;
+        let envelope: Envelope<'_> = object(body).ok_or(JwsError::Malformed(
+            "the body must be one JSON object with the members protected, payload and signature, once each",
+        ))?;
         // RFC 8555 §6.2: "The JWS Unprotected Header [RFC7515] MUST NOT be used" and "The JWS MUST NOT have multiple
         // signatures".
         if envelope.header.0 {
@@ -152,9 +152,9 @@ impl Unverified {
         if signature.is_empty() {
             return Err(JwsError::Malformed("the signature is empty"));
         }
-        let header: ProtectedHeader = object(&protected).map_err(|()| {
-            JwsError::Malformed("the protected header must be one JSON object whose members occur once")
-        })?;
+        let header: ProtectedHeader = object(&protected).ok_or(JwsError::Malformed(
+            "the protected header must be one JSON object whose members occur once",
+        ))?;
         if header.crit.0 || header.b64.0 {
             return Err(JwsError::Malformed(
                 "the protected header must not have crit or b64",
@@ -224,12 +224,12 @@ impl Unverified {
 }
 
 /// Parses JSON that must be an object: serde would also fill a struct from an array.
-pub fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, ()> {
+pub fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Option<T> {
     let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
     if first != Some(&b'{') {
-        return Err(());
+        return None;
     }
-    serde_json::from_slice(json).map_err(|_| ())
+    serde_json::from_slice(json).ok()
 }
 
 impl fmt::Display for Algorithm {

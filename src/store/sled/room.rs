@@ -62,8 +62,9 @@ impl Room {
         {
             return Ok(free);
         }
-        let answer = statvfs(&self.path)
-            .map_err(|e| StoreError::Failed(format!("asking for free space of {}: {e}", self.path.display())))?;
+        let answer = statvfs(&self.path).map_err(|e| {
+            StoreError::Failed(format!("asking for free space of {}: {e}", self.path.display()))
+        })?;
         let free = answer.f_bavail.saturating_mul(answer.f_frsize);
         *seen = Some((Instant::now(), free));
         Ok(free)
