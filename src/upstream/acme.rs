@@ -208,9 +208,9 @@ impl Ca {
         let session = self.session().await?;
         let mut order = match insist!(session.account.order(url.to_owned())) {
             Ok(order) => order,
-            Err(fault) if fault.is_not_found() => {
+            Err(Fault::Refused(refusal)) if refusal.is_not_found() => {
                 self.forget(url).await;
-                return Err(Error::OrderGone(fault.to_string()));
+                return Err(Error::OrderGone(refusal.to_string()));
             }
             Err(fault) => return Err(not_the_end(self.judged(&session, fault).await)),
         };
@@ -349,6 +349,10 @@ impl Issuer for Ca {
         match insist!(session.account.revoke(&revocation)) {
             Ok(()) => Ok(()),
             Err(fault) if fault.kind() == Some(ProblemType::AlreadyRevoked) => Ok(()),
+            // Waiting does not make a certificate of this CA out of it.
+            Err(Fault::Refused(refusal)) if refusal.is_not_found() => {
+                Err(Error::Permanent(refusal.problem()))
+            }
             Err(fault) => Err(self.judged(&session, fault).await),
         }
     }

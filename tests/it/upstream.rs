@@ -1,5 +1,6 @@
 //! The CA's side: real Pebble, and a double that lies. Needs Debian's packages `pebble` and `curl`.
 
+mod double;
 mod hostile;
 mod pebble;
 
