@@ -34,6 +34,9 @@ use crate::upstream::Dns01;
 use crate::upstream::Error;
 use crate::upstream::SetupError;
 
+/// How long one call may go on starting programs: an order with many names goes on at the next call.
+const PUBLISHING_BUDGET: Duration = Duration::from_secs(60);
+
 /// One run of the program.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -142,9 +145,14 @@ impl Solver {
             records: Vec::new(),
             since: Instant::now(),
         });
+        let begun = Instant::now();
         for wanted in records {
             if published.records.iter().any(|known| known.wanted == *wanted) {
                 continue;
+            }
+            if begun.elapsed() > PUBLISHING_BUDGET {
+                self.published().insert(order.to_owned(), published);
+                return Ok(Publication::Spreading(Duration::from_secs(1)));
             }
             let at = Record {
                 name: self.canonical(&wanted.name).await,
