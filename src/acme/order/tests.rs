@@ -13,11 +13,20 @@ fn at(second: i64) -> Timestamp {
 fn order(names: &[&str]) -> Order {
     let identifier = |name: &&str| (Identifier::dns(name).unwrap(), vec![ChallengeType::Http01]);
     let identifiers = names.iter().map(identifier).collect();
-    Order::new(AccountId::random(), "acme".to_owned(), identifiers, at(0), LIFETIME)
+    Order::new(
+        AccountId::random(),
+        "acme".to_owned(),
+        identifiers,
+        at(0),
+        LIFETIME,
+    )
 }
 
 fn challenge(order: &Order, index: u16) -> ChallengeId {
-    let authorization = AuthorizationId { order: order.id(), index };
+    let authorization = AuthorizationId {
+        order: order.id(),
+        index,
+    };
     ChallengeId {
         authorization,
         kind: ChallengeType::Http01,
@@ -66,7 +75,10 @@ fn dns_problem() -> Problem {
 fn h14_an_order_is_ready_when_the_last_of_its_names_is_proved() {
     let first = challenge_of_two(0);
     assert_eq!(first.status(at(2)), OrderStatus::Pending);
-    assert_eq!(ready(&["a.example.com", "b.example.com"]).status(at(2)), OrderStatus::Ready);
+    assert_eq!(
+        ready(&["a.example.com", "b.example.com"]).status(at(2)),
+        OrderStatus::Ready
+    );
 }
 
 fn challenge_of_two(index: u16) -> Order {
@@ -107,7 +119,10 @@ fn j3_a_challenge_that_is_under_way_or_proved_is_not_started_again() {
         panic!("started twice");
     };
     let order = settled(order, id, 0, Verdict::Proved);
-    assert!(matches!(order.accept_challenge(id, at(2)), Ok(Accepted::Unchanged(_))));
+    assert!(matches!(
+        order.accept_challenge(id, at(2)),
+        Ok(Accepted::Unchanged(_))
+    ));
 }
 
 #[test]
@@ -131,9 +146,15 @@ fn j8_a_verdict_for_another_attempt_or_an_ended_order_is_dropped() {
     let id = challenge(&order, 0);
     let order = accepted(order, id);
     let dropped = |order: Order, attempt, now| {
-        matches!(order.settle_validation(id, attempt, Verdict::Proved, 3, now), Settled::Stale)
+        matches!(
+            order.settle_validation(id, attempt, Verdict::Proved, 3, now),
+            Settled::Stale
+        )
     };
-    assert!(dropped(order.clone(), 1, at(2)), "of an attempt that was not made");
+    assert!(
+        dropped(order.clone(), 1, at(2)),
+        "of an attempt that was not made"
+    );
     assert!(dropped(order.clone(), 0, at(3600)), "after the order's end");
     let proved = settled(order.clone(), id, 0, Verdict::Proved);
     assert!(dropped(proved, 0, at(2)), "of a settled challenge");
@@ -154,18 +175,35 @@ fn k2_only_a_ready_order_is_finalized_and_only_once() {
     let processing = finalized(ready(&names), &names);
     assert_eq!(processing.status(at(4)), OrderStatus::Processing);
     let again = csr(&names).matching(&processing, None).unwrap();
-    assert_eq!(processing.finalize(again, at(4), LIFETIME).unwrap_err().kind, ProblemType::OrderNotReady);
+    assert_eq!(
+        processing.finalize(again, at(4), LIFETIME).unwrap_err().kind,
+        ProblemType::OrderNotReady
+    );
 }
 
 #[test]
 fn k6_k9_a_csr_for_other_names_or_with_an_accounts_key_matches_no_order() {
     let order = ready(&["a.example.com", "b.example.com"]);
-    for names in [&["a.example.com"][..], &["a.example.com", "b.example.com", "c.example.com"], &["a.example.com", "c.example.com"]] {
-        assert_eq!(csr(names).matching(&order, None).unwrap_err().kind, ProblemType::BadCsr, "{names:?}");
+    for names in [
+        &["a.example.com"][..],
+        &["a.example.com", "b.example.com", "c.example.com"],
+        &["a.example.com", "c.example.com"],
+    ] {
+        assert_eq!(
+            csr(names).matching(&order, None).unwrap_err().kind,
+            ProblemType::BadCsr,
+            "{names:?}"
+        );
     }
     let right = csr(&["B.example.com", "a.example.com"]);
     assert!(right.matching(&order, None).is_ok());
-    assert_eq!(right.matching(&order, Some(AccountId::random())).unwrap_err().kind, ProblemType::BadCsr);
+    assert_eq!(
+        right
+            .matching(&order, Some(AccountId::random()))
+            .unwrap_err()
+            .kind,
+        ProblemType::BadCsr
+    );
 }
 
 #[test]
@@ -204,7 +242,10 @@ fn i7_a_processing_order_ends_at_its_deadline_and_says_so() {
     let order = finalized(ready(&names), &names);
     assert_eq!(order.expires(), at(3 + 3600));
     assert_eq!(order.status(at(3 + 3600)), OrderStatus::Invalid);
-    assert_eq!(order.problem(at(3 + 3600)).unwrap().kind, ProblemType::ServerInternal);
+    assert_eq!(
+        order.problem(at(3 + 3600)).unwrap().kind,
+        ProblemType::ServerInternal
+    );
     assert_eq!(order.problem(at(4)), None);
 }
 
@@ -232,5 +273,9 @@ fn the_daemons_own_order_goes_to_the_ca_without_a_client() {
 fn a_revocation_needs_a_certificate() {
     let names = ["a.example.com"];
     let order = finalized(ready(&names), &names);
-    assert!(order.request_revocation(Some(RevocationReason::Superseded), at(4)).is_err());
+    assert!(
+        order
+            .request_revocation(Some(RevocationReason::Superseded), at(4))
+            .is_err()
+    );
 }
