@@ -60,7 +60,9 @@ impl Provisioner {
         // RFC 8555 §8.3, RFC 8737 §3: http-01 and tls-alpn-01 prove control of one host, so neither can answer for all
         // names below a domain.
         let fits = |kind: &ChallengeType| !identifier.is_wildcard() || *kind == ChallengeType::Dns01;
-        let implemented = IMPLEMENTED.into_iter().filter(|kind| self.challenges.contains(kind));
+        let implemented = IMPLEMENTED
+            .into_iter()
+            .filter(|kind| self.challenges.contains(kind));
         implemented.filter(fits).collect()
     }
 }
@@ -302,7 +304,9 @@ impl Policy {
         let challenges = provisioner.challenges_for(&identifier);
         match (challenges.is_empty(), identifier.is_wildcard()) {
             (true, true) => Err(rejected("a wildcard needs dns-01, which is not offered here")),
-            (true, false) => Err(rejected("no challenge is offered here that could prove control of it")),
+            (true, false) => Err(rejected(
+                "no challenge is offered here that could prove control of it",
+            )),
             (false, _) => Ok((identifier, challenges)),
         }
     }
@@ -386,7 +390,10 @@ mod tests {
         let requested: Vec<NamedIdentifier> = values.iter().map(|value| dns(value)).collect();
         let provisioner = policy.provisioner("acme").unwrap();
         let admitted = policy.admit(provisioner, &requested)?;
-        Ok(admitted.iter().map(|(identifier, _)| identifier.to_string()).collect())
+        Ok(admitted
+            .iter()
+            .map(|(identifier, _)| identifier.to_string())
+            .collect())
     }
 
     fn open() -> Policy {
@@ -410,7 +417,9 @@ mod tests {
                 kind: kind.to_owned(),
                 value: "www.example.com".to_owned(),
             };
-            let problem = policy.admit(policy.provisioner("acme").unwrap(), &[named]).unwrap_err();
+            let problem = policy
+                .admit(policy.provisioner("acme").unwrap(), &[named])
+                .unwrap_err();
             assert_eq!(problem.kind, ProblemType::UnsupportedIdentifier, "{kind}");
             assert!(problem.subproblems.is_empty());
         }
@@ -426,14 +435,37 @@ mod tests {
     fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_malformed() {
         let long = format!("{}.example.com", "a".repeat(64));
         let values = [
-            "example.com.", "*", "*.com", "*.*.example.com", "a.*.example.com", "*a.example.com", "*.", "localhost",
-            ".example.com", "a..b", &long, "10.0.0.1", "2130706433", "0x7f.1", "[::1]", "::1", "müller.example",
-            "ab--cd.example", "_acme-challenge.example.com", "a\0.example.com", "a.example.com:80",
-            "\u{212a}elvin.example", "",
+            "example.com.",
+            "*",
+            "*.com",
+            "*.*.example.com",
+            "a.*.example.com",
+            "*a.example.com",
+            "*.",
+            "localhost",
+            ".example.com",
+            "a..b",
+            &long,
+            "10.0.0.1",
+            "2130706433",
+            "0x7f.1",
+            "[::1]",
+            "::1",
+            "müller.example",
+            "ab--cd.example",
+            "_acme-challenge.example.com",
+            "a\0.example.com",
+            "a.example.com:80",
+            "\u{212a}elvin.example",
+            "",
         ];
         for value in values {
             let problem = admit(&open(), &[value]).unwrap_err();
-            assert_eq!((problem.kind, problem.status), (ProblemType::Malformed, 400), "{value}");
+            assert_eq!(
+                (problem.kind, problem.status),
+                (ProblemType::Malformed, 400),
+                "{value}"
+            );
             assert!(problem.subproblems.is_empty());
         }
     }
@@ -441,21 +473,35 @@ mod tests {
     #[test]
     fn c411_control_characters_of_a_name_do_not_come_back() {
         let problem = admit(&open(), &["a\r\n\u{1b}[31m.example.com"]).unwrap_err();
-        assert!(problem.detail.starts_with("a???[31m.example.com: "), "{}", problem.detail);
+        assert!(
+            problem.detail.starts_with("a???[31m.example.com: "),
+            "{}",
+            problem.detail
+        );
     }
 
     #[test]
     fn c413_h8_names_outside_the_policy_are_rejected_with_a_subproblem_each() {
-        let policy = policy(rules(&["*.example.com", "example.com"], &[], false), NameRules::default());
+        let policy = policy(
+            rules(&["*.example.com", "example.com"], &[], false),
+            NameRules::default(),
+        );
         let bad = ["evilexample.com", "example.com.evil.net", "a.b.example.com"];
         for name in bad {
             let problem = admit(&policy, &["www.example.com", name]).unwrap_err();
             assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
-            assert!(problem.subproblems.is_empty() && problem.detail.starts_with(name), "{problem}");
+            assert!(
+                problem.subproblems.is_empty() && problem.detail.starts_with(name),
+                "{problem}"
+            );
         }
         let problem = admit(&policy, &bad).unwrap_err();
         assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
-        let named: Vec<&str> = problem.subproblems.iter().map(|sub| sub.identifier.value.as_str()).collect();
+        let named: Vec<&str> = problem
+            .subproblems
+            .iter()
+            .map(|sub| sub.identifier.value.as_str())
+            .collect();
         assert_eq!(named, bad);
     }
 
@@ -505,11 +551,41 @@ mod tests {
             (&["*.example.com"], &[], false, "*.example.com", false),
             (&["*.example.com"], &[], true, "*.example.com", true),
             (&["www.example.com"], &[], true, "*.example.com", false),
-            (&["*.example.com"], &["www.example.com"], true, "www.example.com", false),
-            (&["*.example.com"], &["www.example.com"], true, "web.example.com", true),
-            (&["*.example.com"], &["www.example.com"], true, "*.example.com", false),
-            (&["*.example.com"], &["a.b.example.com"], true, "*.example.com", true),
-            (&["*.example.com"], &["*.example.com"], true, "www.example.com", false),
+            (
+                &["*.example.com"],
+                &["www.example.com"],
+                true,
+                "www.example.com",
+                false,
+            ),
+            (
+                &["*.example.com"],
+                &["www.example.com"],
+                true,
+                "web.example.com",
+                true,
+            ),
+            (
+                &["*.example.com"],
+                &["www.example.com"],
+                true,
+                "*.example.com",
+                false,
+            ),
+            (
+                &["*.example.com"],
+                &["a.b.example.com"],
+                true,
+                "*.example.com",
+                true,
+            ),
+            (
+                &["*.example.com"],
+                &["*.example.com"],
+                true,
+                "www.example.com",
+                false,
+            ),
             (&[], &["*.example.com"], true, "*.example.com", false),
             (&[], &["*.example.com"], true, "www.example.net", true),
         ];
@@ -526,12 +602,18 @@ mod tests {
             allow: Some(Vec::new()),
             ..NameRules::default()
         };
-        assert!(none.refusal(&Identifier::dns("www.example.com").unwrap()).is_some());
+        assert!(
+            none.refusal(&Identifier::dns("www.example.com").unwrap())
+                .is_some()
+        );
     }
 
     #[test]
     fn the_general_rules_and_the_provisioners_own_must_both_admit() {
-        let policy = policy(rules(&["*.example.com"], &[], false), rules(&[], &["www.example.com"], false));
+        let policy = policy(
+            rules(&["*.example.com"], &[], false),
+            rules(&[], &["www.example.com"], false),
+        );
         assert!(admit(&policy, &["web.example.com"]).is_ok());
         assert!(admit(&policy, &["www.example.com"]).is_err());
         assert!(admit(&policy, &["web.example.net"]).is_err());
@@ -544,14 +626,27 @@ mod tests {
         let inside = Identifier::dns("www.example.com").unwrap();
         let outside = Identifier::dns("www.example.net").unwrap();
         assert!(policy.still_admits(provisioner, [&inside].into_iter()).is_ok());
-        let problem = policy.still_admits(provisioner, [&inside, &outside].into_iter()).unwrap_err();
+        let problem = policy
+            .still_admits(provisioner, [&inside, &outside].into_iter())
+            .unwrap_err();
         assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
         assert!(problem.detail.starts_with("www.example.net"), "{problem}");
     }
 
     #[test]
     fn texts_that_are_no_patterns_are_refused() {
-        for text in ["", "*", "*.", "*.*.example.com", "a.*.com", ".example.com", "a..b", "example.com.", "ü.de", "a_b"] {
+        for text in [
+            "",
+            "*",
+            "*.",
+            "*.*.example.com",
+            "a.*.com",
+            ".example.com",
+            "a..b",
+            "example.com.",
+            "ü.de",
+            "a_b",
+        ] {
             assert_eq!(text.parse::<NamePattern>(), Err(InvalidPattern), "{text}");
         }
     }

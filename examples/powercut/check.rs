@@ -30,7 +30,9 @@ pub(crate) fn check(settings: Settings, journal: &Path) -> Result<ExitCode> {
     let text = std::fs::read_to_string(journal).context("reading the journal")?;
     let told = journal::read(&text);
     let store = SledStore::open(settings)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let lost = runtime.block_on(compare(&store, &told.records))?;
     for what in &lost {
         eprintln!("lost: {what}");
@@ -58,7 +60,9 @@ async fn compare(store: &SledStore, records: &HashMap<String, Expected>) -> Resu
                 let stored = store.account(name.parse::<AccountId>()?).await?;
                 compare_one(record, expected, stored.as_ref(), &mut lost)?;
                 if let Some(Versioned { value: account, .. }) = &stored {
-                    let found = store.account_by_key(account.provisioner(), &account.key().thumbprint()).await?;
+                    let found = store
+                        .account_by_key(account.provisioner(), &account.key().thumbprint())
+                        .await?;
                     if found != stored {
                         lost.push(format!("{record}: not found by its key"));
                     }
@@ -101,7 +105,10 @@ fn compare_one<T: Serialize>(
 ) -> Result<()> {
     let Some(stored) = stored else {
         if expected.acknowledged > 0 && !expected.may_be_gone {
-            lost.push(format!("{record}: missing, acknowledged version {}", expected.acknowledged));
+            lost.push(format!(
+                "{record}: missing, acknowledged version {}",
+                expected.acknowledged
+            ));
         }
         return Ok(());
     };
@@ -110,8 +117,15 @@ fn compare_one<T: Serialize>(
     if expected.gone {
         lost.push(format!("{record}: deleted, and back in version {version}"));
     } else if version < expected.acknowledged {
-        lost.push(format!("{record}: version {version}, acknowledged {}", expected.acknowledged));
-    } else if !expected.versions.get(&version).is_some_and(|written| written.contains(&digest)) {
+        lost.push(format!(
+            "{record}: version {version}, acknowledged {}",
+            expected.acknowledged
+        ));
+    } else if !expected
+        .versions
+        .get(&version)
+        .is_some_and(|written| written.contains(&digest))
+    {
         lost.push(format!("{record}: version {version} was never written like this"));
     }
     Ok(())
@@ -150,7 +164,11 @@ async fn compare_belongings(
     if found.iter().collect::<std::collections::BTreeSet<_>>() != wanted.iter().collect() {
         lost.push(format!("order/{id}: jobs {found:?}, wanted {wanted:?}"));
     }
-    if !store.orders_of(order.account(), None, usize::MAX).await?.contains(&id) {
+    if !store
+        .orders_of(order.account(), None, usize::MAX)
+        .await?
+        .contains(&id)
+    {
         lost.push(format!("order/{id}: not among its account's orders"));
     }
     if let Some(certificate) = order.certificate() {
@@ -165,10 +183,19 @@ async fn compare_belongings(
 
 /// The store takes writes, and can delete everything that it holds.
 async fn still_works(store: &SledStore) -> Result<()> {
-    let order = Order::new(AccountId::random(), String::new(), Vec::new(), Timestamp::UNIX_EPOCH, Duration::ZERO);
+    let order = Order::new(
+        AccountId::random(),
+        String::new(),
+        Vec::new(),
+        Timestamp::UNIX_EPOCH,
+        Duration::ZERO,
+    );
     store.create_order(&order, None).await?;
     let end_of_time = Timestamp::MAX;
     while store.sweep(end_of_time, 100).await? > 0 {}
-    ensure!(store.order(order.id()).await?.is_none(), "the sweep leaves orders behind");
+    ensure!(
+        store.order(order.id()).await?.is_none(),
+        "the sweep leaves orders behind"
+    );
     Ok(())
 }

@@ -33,7 +33,9 @@ impl Options {
         for pair in words.chunks(2) {
             match pair {
                 ["--cycles", number] => options.cycles = number.parse().context("--cycles takes a number")?,
-                ["--restarts", number] => options.restarts = number.parse().context("--restarts takes a number")?,
+                ["--restarts", number] => {
+                    options.restarts = number.parse().context("--restarts takes a number")?
+                }
                 _ => bail!(crate::USAGE),
             }
         }
@@ -76,8 +78,14 @@ fn say(line: &str) -> Result<()> {
 }
 
 fn require_means() -> Result<()> {
-    ensure!(geteuid().is_root(), "mounting a file system takes root: run this as root");
-    ensure!(Path::new("/dev/loop-control").exists(), "there are no loop devices here (no /dev/loop-control)");
+    ensure!(
+        geteuid().is_root(),
+        "mounting a file system takes root: run this as root"
+    );
+    ensure!(
+        Path::new("/dev/loop-control").exists(),
+        "there are no loop devices here (no /dev/loop-control)"
+    );
     ensure!(Path::new(BASE).is_dir(), "there is no {BASE}");
     command("mkfs.ext4", &["-V"]).context("mkfs.ext4 is needed (package e2fsprogs)")?;
     command("mount", &["--version"]).context("mount is needed")?;
@@ -99,7 +107,10 @@ struct Mounted(PathBuf);
 impl Mounted {
     fn new(image: &Path, at: &Path) -> Result<Self> {
         fs::create_dir_all(at)?;
-        command("mount", &["-o", "loop", &image.to_string_lossy(), &at.to_string_lossy()])?;
+        command(
+            "mount",
+            &["-o", "loop", &image.to_string_lossy(), &at.to_string_lossy()],
+        )?;
         Ok(Self(at.to_owned()))
     }
 }
@@ -128,7 +139,14 @@ fn live_and_cut(base: &Path, restarts: u64) -> Result<String> {
     let mut writer = Writer::start(&disk.0.join("db"))?;
     thread::sleep(Duration::from_millis(700 + random_below(2000)));
     writer.stop()?;
-    command("cp", &["--sparse=always", &image.to_string_lossy(), &copy.to_string_lossy()])?;
+    command(
+        "cp",
+        &[
+            "--sparse=always",
+            &image.to_string_lossy(),
+            &copy.to_string_lossy(),
+        ],
+    )?;
     told.push_str(&writer.kill()?);
     Ok(told)
 }
@@ -136,7 +154,10 @@ fn live_and_cut(base: &Path, restarts: u64) -> Result<String> {
 fn check_copy(base: &Path) -> Result<std::process::Output> {
     let disk = Mounted::new(&base.join("copy"), &base.join("after"))?;
     let mut check = Command::new(std::env::current_exe()?);
-    let check = check.arg("check").arg(disk.0.join("db")).arg(base.join("journal"));
+    let check = check
+        .arg("check")
+        .arg(disk.0.join("db"))
+        .arg(base.join("journal"));
     check.output().context("running the checker")
 }
 
@@ -212,12 +233,19 @@ fn command(program: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(program).args(arguments).output();
     let output = output.with_context(|| format!("starting {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), said.trim());
+    ensure!(
+        output.status.success(),
+        "{program} {}: {}",
+        arguments.join(" "),
+        said.trim()
+    );
     Ok(())
 }
 
 fn random_below(bound: u64) -> u64 {
     let id = OrderId::random();
     let (half, _) = id.as_bytes().split_at(8);
-    half.iter().fold(0, |number, byte| (number << 8) | u64::from(*byte)) % bound.max(1)
+    half.iter()
+        .fold(0, |number, byte| (number << 8) | u64::from(*byte))
+        % bound.max(1)
 }

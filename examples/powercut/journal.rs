@@ -118,7 +118,11 @@ pub(crate) fn read(text: &str) -> Told {
     for (number, (record, version, digest)) in &intents {
         if !refused.contains(number) {
             let expected = told.records.entry((*record).to_owned()).or_default();
-            expected.versions.entry(*version).or_default().insert((*digest).to_owned());
+            expected
+                .versions
+                .entry(*version)
+                .or_default()
+                .insert((*digest).to_owned());
         }
     }
     for number in acknowledged {

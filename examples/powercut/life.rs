@@ -99,14 +99,22 @@ impl Life {
             y: random(),
         };
         let contact = |name: &str| name.parse::<Contact>().map_err(|problem| anyhow!("{problem}"));
-        let account = Account::new("acme".to_owned(), key, vec![contact("mailto:a@example.com")?], true, self.now);
+        let account = Account::new(
+            "acme".to_owned(),
+            key,
+            vec![contact("mailto:a@example.com")?],
+            true,
+            self.now,
+        );
         let record = format!("account/{}", account.id());
         let intent = self.journal.intend(&record, 1, &account)?;
         match self.store.create_account(&account).await? {
             Registration::Created => self.journal.acknowledged(intent)?,
             Registration::Exists(_) => bail!("{record} exists already"),
         }
-        let changed = account.clone().with_contact(vec![contact("mailto:b@example.com")?]);
+        let changed = account
+            .clone()
+            .with_contact(vec![contact("mailto:b@example.com")?]);
         let intent = self.journal.intend(&record, 2, &changed)?;
         let written = self.store.update_account(Versioned::with(1, changed)).await;
         self.conclude(intent, written)?;
@@ -122,8 +130,13 @@ impl Life {
             let order = Order::for_daemon(id, identifiers, csr, self.now, DAY * 365);
             (order, Some(Job::now(Work::Issue(id), self.now)))
         } else {
-            let offered = identifiers.into_iter().map(|name| (name, ChallengeType::ALL.to_vec()));
-            (Order::new(account, "acme".to_owned(), offered.collect(), self.now, DAY * 365), None)
+            let offered = identifiers
+                .into_iter()
+                .map(|name| (name, ChallengeType::ALL.to_vec()));
+            (
+                Order::new(account, "acme".to_owned(), offered.collect(), self.now, DAY * 365),
+                None,
+            )
         };
         let intent = self.announce(1, &order)?;
         let written = self.store.create_order(&order, job).await;
@@ -134,7 +147,11 @@ impl Life {
     /// Does what a client does next, until the order has ended.
     async fn drive(&self, id: OrderId, dice: &mut Dice) -> Result<()> {
         for _ in 0..2000 {
-            let Some(Versioned { value: order, version }) = self.store.order(id).await? else {
+            let Some(Versioned {
+                value: order,
+                version,
+            }) = self.store.order(id).await?
+            else {
                 return Ok(());
             };
             match order.status(self.now) {
@@ -165,31 +182,38 @@ impl Life {
     }
 
     fn unanswered(&self, order: &Order) -> Option<ChallengeId> {
-        (0..).zip(order.authorizations()).find_map(|(index, authorization)| {
-            let pending = authorization.status(order.expires(), self.now) == AuthorizationStatus::Pending;
-            let challenge = authorization.challenge(ChallengeType::Dns01)?;
-            let untouched = matches!(challenge.state(), ChallengeState::Pending);
-            (pending && untouched).then_some(ChallengeId {
-                authorization: AuthorizationId {
-                    order: order.id(),
-                    index,
-                },
-                kind: ChallengeType::Dns01,
+        (0..)
+            .zip(order.authorizations())
+            .find_map(|(index, authorization)| {
+                let pending = authorization.status(order.expires(), self.now) == AuthorizationStatus::Pending;
+                let challenge = authorization.challenge(ChallengeType::Dns01)?;
+                let untouched = matches!(challenge.state(), ChallengeState::Pending);
+                (pending && untouched).then_some(ChallengeId {
+                    authorization: AuthorizationId {
+                        order: order.id(),
+                        index,
+                    },
+                    kind: ChallengeType::Dns01,
+                })
             })
-        })
     }
 
     async fn commit(&self, version: u64, order: Order, work: Work) -> Result<()> {
         let intent = self.announce(version + 1, &order)?;
         let job = Job::now(work, self.now);
-        let written = self.store.commit(Versioned::with(version, order), Some(job)).await;
+        let written = self
+            .store
+            .commit(Versioned::with(version, order), Some(job))
+            .await;
         self.conclude(intent, written)
     }
 
     async fn save(&self, name: &str, value: u64) -> Result<()> {
         let content = vec![7_u8; usize::try_from(value * 900)?];
         let version = self.store.load(name).await?.map_or(0, |stored| stored.version);
-        let intent = self.journal.intend(&format!("value/{name}"), version + 1, &content)?;
+        let intent = self
+            .journal
+            .intend(&format!("value/{name}"), version + 1, &content)?;
         let written = self.store.save(name, Versioned::with(version, content)).await;
         self.conclude(intent, written.map(|_| ()))
     }
@@ -199,16 +223,21 @@ impl Life {
         let record = format!("order/{}", order.id());
         if order.delete_after() <= self.swept_at {
             self.journal.may_go(&record)?;
-            self.doomed.lock().unwrap_or_else(PoisonError::into_inner).push(order.id());
+            self.doomed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(order.id());
         }
         self.journal.intend(&record, version, order)
     }
 
-    fn conclude(&self, intent: Intent, written: Result<(), StoreError>) -> Result<()> {
-        match written {
-            Ok(()) => self.journal.acknowledged(intent),
-            Err(StoreError::Conflict | StoreError::LeaseLost) => self.journal.refused(intent),
-            Err(error) => Err(error.into()),
+    /// Says what came of a write that was announced.
+    fn conclude(&self, intent: impl Into<Option<Intent>>, written: Result<(), StoreError>) -> Result<()> {
+        match (intent.into(), written) {
+            (Some(intent), Ok(())) => self.journal.acknowledged(intent),
+            (Some(intent), Err(StoreError::Conflict | StoreError::LeaseLost)) => self.journal.refused(intent),
+            (None, Ok(()) | Err(StoreError::Conflict | StoreError::LeaseLost)) => Ok(()),
+            (_, Err(error)) => Err(error.into()),
         }
     }
 }
@@ -237,12 +266,20 @@ impl Life {
         let mut dice = Dice::new();
         loop {
             let work = lease.job.work;
-            let stored = self.store.order(work.order()).await?;
-            let Versioned { value: order, version } = stored.with_context(|| format!("{work} has no order"))?;
+            let Some(Versioned {
+                value: order,
+                version,
+            }) = self.store.order(work.order()).await?
+            else {
+                // Swept in the meantime, and the job with it.
+                return Ok(());
+            };
             let (next, order, issuers) = match work {
                 Work::Validate(challenge) => self.validate(order, challenge, &mut dice),
                 Work::Issue(_) => {
-                    let opened = order.validated(self.now).is_some_and(|order| order.upstream().is_some());
+                    let opened = order
+                        .validated(self.now)
+                        .is_some_and(|order| order.upstream().is_some());
                     if !opened && dice.roll(20) > 0 {
                         self.open_upstream(&lease, version, order).await?;
                         continue;
@@ -257,10 +294,17 @@ impl Life {
                         0 => Err(Problem::unauthorized("not today")),
                         _ => Ok(()),
                     };
-                    (Next::Done, Some(order.settle_revocation(answer, self.now)), Vec::new())
+                    (
+                        Next::Done,
+                        Some(order.settle_revocation(answer, self.now)),
+                        Vec::new(),
+                    )
                 }
             };
-            let intent = order.as_ref().map(|order| self.announce(version + 1, order)).transpose()?;
+            let intent = order
+                .as_ref()
+                .map(|order| self.announce(version + 1, order))
+                .transpose()?;
             let settlement = Settlement {
                 next,
                 order: order.map(|order| Versioned::with(version, order)),
@@ -268,10 +312,7 @@ impl Life {
             };
             let settled = self.store.settle(lease.clone(), settlement).await;
             let conflict = settled == Err(StoreError::Conflict);
-            match intent {
-                Some(intent) => self.conclude(intent, settled)?,
-                None => settled?,
-            }
+            self.conclude(intent, settled)?;
             if !conflict {
                 return Ok(());
             }
@@ -303,7 +344,10 @@ impl Life {
     async fn open_upstream(&self, lease: &Lease, version: u64, order: Order) -> Result<()> {
         let order = order.opened_upstream(format!("https://ca.example.com/order/{}", OrderId::random()));
         let intent = self.announce(version + 1, &order)?;
-        let written = self.store.checkpoint(lease, Versioned::with(version, order)).await;
+        let written = self
+            .store
+            .checkpoint(lease, Versioned::with(version, order))
+            .await;
         self.conclude(intent, written.map(|_| ()))
     }
 
@@ -327,10 +371,7 @@ impl Life {
             issuers: Vec::new(),
         };
         let settled = self.store.settle(lease, settlement).await;
-        match intent {
-            Some(intent) => self.conclude(intent, settled),
-            None => Ok(settled?),
-        }
+        self.conclude(intent, settled)
     }
 
     fn issue(&self, order: Order, dice: &mut Dice) -> Result<(Next, Option<Order>, Vec<Der>)> {
@@ -338,13 +379,19 @@ impl Life {
             let failed = order.failed(Problem::unauthorized("the CA refuses"), self.now);
             (Next::Done, Some(failed), Vec::new())
         };
-        let validated = order.validated(self.now).context("an order in processing is validated")?;
+        let validated = order
+            .validated(self.now)
+            .context("an order in processing is validated")?;
         if dice.roll(20) == 0 {
             return Ok(refused(order));
         }
         let pem = self.ca.sign(&validated, dice)?;
         Ok(match IssuedChain::verify(&pem, &validated, self.now) {
-            Ok(chain) => (Next::Done, Some(order.issued(chain.certificate, self.now)), chain.issuers),
+            Ok(chain) => (
+                Next::Done,
+                Some(order.issued(chain.certificate, self.now)),
+                chain.issuers,
+            ),
             // An order of an earlier process: the key of its CSR is gone.
             Err(_) => refused(order),
         })
@@ -358,7 +405,11 @@ async fn sweeper(life: Arc<Life>) -> Result<std::process::ExitCode> {
         let doomed = std::mem::take(&mut *life.doomed.lock().unwrap_or_else(PoisonError::into_inner));
         for id in doomed {
             match life.store.order(id).await? {
-                Some(_) => life.doomed.lock().unwrap_or_else(PoisonError::into_inner).push(id),
+                Some(_) => life
+                    .doomed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(id),
                 None => life.journal.gone(&format!("order/{id}"))?,
             }
         }
@@ -413,7 +464,9 @@ impl Ca {
     fn sign(&self, order: &ValidatedOrder, dice: &mut Dice) -> Result<String> {
         let mut params = Self::params(order.identifiers())?;
         params.not_after = date_time_ymd(if dice.roll(2) == 0 { 2026 } else { 2027 }, 2, 1);
-        params.custom_extensions.push(padded(if dice.roll(3) == 0 { 4000 } else { 200 }));
+        params
+            .custom_extensions
+            .push(padded(if dice.roll(3) == 0 { 4000 } else { 200 }));
         let leaf = params.signed_by(&self.subject, &self.intermediate)?;
         let leaf = Der::new(leaf.der().to_vec());
         Ok(to_pem(std::iter::once(&leaf).chain(&self.chain)))

@@ -202,7 +202,9 @@ impl Jwk {
                 let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
                 match named {
                     Some(curve) if curve == OID_EC_P256 => Self::from_ec_point(Curve::P256, point.data()),
-                    Some(curve) if curve == OID_NIST_EC_P384 => Self::from_ec_point(Curve::P384, point.data()),
+                    Some(curve) if curve == OID_NIST_EC_P384 => {
+                        Self::from_ec_point(Curve::P384, point.data())
+                    }
                     Some(_) | None => Err(bad("an EC key must be on the named curve P-256 or P-384")),
                 }
             }
