@@ -27,7 +27,7 @@ use rcgen::{
 use crate::journal::{Intent, Journal};
 
 const CLIENTS: usize = 8;
-const DAY: Duration = Duration::from_hours(24);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The day on which everything happens. Half of the certificates expire so early that the sweep deletes their orders.
 const TODAY: &str = "2026-01-01T00:00:00Z";

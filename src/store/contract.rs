@@ -76,7 +76,7 @@ macro_rules! contract {
 }
 pub(crate) use contract;
 
-const LIFETIME: Duration = Duration::from_hours(24);
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 fn at(seconds: u64) -> Timestamp {
     "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + Duration::from_secs(seconds)
