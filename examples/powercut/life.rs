@@ -26,7 +26,7 @@ use rcgen::{
 
 use crate::journal::{Intent, Journal};
 
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 48;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The day on which everything happens. Half of the certificates expire so early that the sweep deletes their orders.
@@ -245,7 +245,7 @@ impl Life {
 async fn worker(life: Arc<Life>, kind: WorkKind) -> Result<std::process::ExitCode> {
     loop {
         let until = life.now + DAY;
-        let leases = life.store.lease(kind, life.now, until, 16).await?;
+        let leases = life.store.lease(kind, life.now, until, 64).await?;
         if leases.is_empty() {
             life.store.job_added().await;
         }
