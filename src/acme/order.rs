@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::acme::authorization::{Authorization, AuthorizationStatus};
-use crate::acme::certificate::{Der, IssuedCertificate};
+use crate::acme::certificate::{Der, IssuedCertificate, Ordered};
 use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType};
 use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
@@ -150,6 +150,15 @@ impl ValidatedOrder {
     /// The client's own CSR, DER.
     pub fn csr(&self) -> &Der {
         &self.csr
+    }
+
+    /// What a certificate from the CA is held against.
+    pub fn ordered(&self) -> Ordered<'_> {
+        Ordered {
+            order: self.id,
+            csr: &self.csr,
+            identifiers: &self.identifiers,
+        }
     }
 
     /// The order's URL at the CA, if one has been opened there.

@@ -4,7 +4,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use std::time::Duration;
 
 use super::*;
-use crate::acme::order::Order;
+use crate::acme::order::{Order, ValidatedOrder};
 
 const NAMES: [&str; 2] = ["a.example.com", "*.example.com"];
 
@@ -68,7 +68,7 @@ impl Scene {
     }
 
     fn refusal(&self, pem: &str) -> &'static str {
-        IssuedChain::verify(pem, &self.order, now())
+        IssuedChain::verify(pem, self.order.ordered(), now())
             .expect_err("it was accepted")
             .0
     }
@@ -79,13 +79,13 @@ fn the_ordered_certificate_is_accepted_with_its_chain_leaf_first() {
     let scene = Scene::new();
     let leaf = scene.leaf(&params(&["A.example.com", "*.example.com"]));
     let sent = pem(&[&leaf, &scene.intermediate.pem(), &scene.root.pem()]);
-    let chain = IssuedChain::verify(&sent, &scene.order, now()).unwrap();
+    let chain = IssuedChain::verify(&sent, scene.order.ordered(), now()).unwrap();
     assert_eq!(chain.certificate.order(), scene.order.id());
     assert_eq!(chain.issuers.len(), 2);
     assert_eq!(chain.issuers[0].as_bytes(), &scene.intermediate.der()[..]);
     let whole = to_pem(std::iter::once(chain.certificate.leaf()).chain(&chain.issuers));
     assert_eq!(whole.matches("BEGIN CERTIFICATE").count(), 3);
-    assert!(IssuedChain::verify(&whole, &scene.order, now()).is_ok());
+    assert!(IssuedChain::verify(&whole, scene.order.ordered(), now()).is_ok());
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn f7_issuers_in_another_order_are_put_right() {
     let scene = Scene::new();
     let leaf = scene.leaf(&params(&NAMES));
     let sent = pem(&[&leaf, &scene.root.pem(), &scene.intermediate.pem()]);
-    let chain = IssuedChain::verify(&sent, &scene.order, now()).unwrap();
+    let chain = IssuedChain::verify(&sent, scene.order.ordered(), now()).unwrap();
     assert_eq!(chain.issuers[0].as_bytes(), &scene.intermediate.der()[..]);
 }
 
@@ -106,7 +106,10 @@ fn c1103_text_before_the_certificates_and_windows_line_ends_are_taken() {
         sent.replace('\n', "\r\n"),
         sent.trim_end().to_owned(),
     ] {
-        assert!(IssuedChain::verify(&odd, &scene.order, now()).is_ok(), "{odd}");
+        assert!(
+            IssuedChain::verify(&odd, scene.order.ordered(), now()).is_ok(),
+            "{odd}"
+        );
     }
 }
 

@@ -195,7 +195,7 @@ impl Pebble {
 }
 
 fn checked(chain: &str, order: &Order) {
-    IssuedChain::verify(chain, &validated(order), now()).unwrap();
+    IssuedChain::verify(chain, validated(order).ordered(), now()).unwrap();
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn foreign_csrs_of_both_kinds_are_issued_and_revoked_with_a_reason() {
         let order = opened(&ca, order_of(&["www.example.com", "*.example.com"], algorithm)).await;
         let chain = issued(&ca, &order).await.unwrap();
         checked(&chain, &order);
-        let leaf = IssuedChain::verify(&chain, &validated(&order), now()).unwrap();
+        let leaf = IssuedChain::verify(&chain, validated(&order).ordered(), now()).unwrap();
         let leaf = leaf.certificate.leaf().clone();
         ca.revoke(&leaf, Some(RevocationReason::Superseded))
             .await
