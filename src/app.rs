@@ -2,7 +2,7 @@
 //! served: a start either works or leaves nothing behind.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use crate::worker::Worker;
 
 /// How long requests and jobs that are under way may take to end after the signal to stop.
 const SHUTDOWN: Duration = Duration::from_secs(35);
+
+/// `EAFNOSUPPORT`: the host has no IPv6.
+const NO_IPV6: i32 = 97;
 
 /// The daemon, ready to serve.
 pub struct App {
@@ -152,7 +155,14 @@ impl App {
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<Listener> {
-    Listener::bind(address).await.map_err(|error| match error.kind() {
+    let bound = match Listener::bind(address).await {
+        // ":443" means every address; on a host without IPv6 these are the IPv4 ones.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(NO_IPV6) => {
+            Listener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{key}: {address} is in use by another process; stop it, or choose another port")
         }

@@ -92,10 +92,9 @@ impl ByAccountOrKey {
 pub(crate) struct Empty {}
 
 fn object<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Rejection> {
-    let parsed: Result<T, ()> = jws::object(payload);
     let wrong =
         || Problem::malformed("the payload must be a JSON object with members of the right types").into();
-    parsed.map_err(|()| wrong())
+    jws::object(payload).ok_or_else(wrong)
 }
 
 impl FromRequest<Arc<Shared>> for ByAccountOrKey {

@@ -145,7 +145,9 @@ impl SledStore {
         constants: Vec<(Key, Vec<u8>)>,
         jobs: Jobs,
     ) -> Result<(), StoreError> {
-        match self.submit(Change::Write { put, constants, jobs }).await? {
+        let put = put.map(Box::new);
+        let change = Change::Write { put, constants, jobs };
+        match self.submit(change).await? {
             Outcome::Written => Ok(()),
             Outcome::Taken => Err(StoreError::Conflict),
         }
@@ -259,7 +261,7 @@ impl Store for SledStore {
             return existing().await?.map(Registration::Exists).ok_or(full);
         }
         let change = Change::Write {
-            put: Some(account_put(account, 0)?),
+            put: Some(Box::new(account_put(account, 0)?)),
             constants: Vec::new(),
             jobs: Jobs::Untouched,
         };

@@ -17,9 +17,9 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::acme::id::random_fraction;
 use crate::acme::identifier::DnsName;
 use crate::acme::job::WorkKind;
+use crate::acme::random::random_fraction;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::{Lease, Next, Settlement, Store, StoreError};

@@ -10,7 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ pub(crate) enum Change {
     /// Writes.
     Write {
         /// The record that changes.
-        put: Option<Put>,
+        put: Option<Box<Put>>,
         /// Records that never change: written unless they are there.
         constants: Vec<(Key, Vec<u8>)>,
         /// The queue.
@@ -220,10 +220,7 @@ impl Committer {
             Ok(request) => Some(request),
             Err(TryRecvError::Empty) if gathered < self.crowd => {
                 let left = deadline.saturating_duration_since(Instant::now());
-                match self.requests.recv_timeout(left) {
-                    Ok(request) => Some(request),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-                }
+                self.requests.recv_timeout(left).ok()
             }
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
         }
@@ -302,7 +299,7 @@ impl Committer {
         match change {
             Change::Write { put, constants, jobs } => {
                 if let Some(put) = put
-                    && stage_put(put, overlay, &mut writes)? == Outcome::Taken
+                    && stage_put(*put, overlay, &mut writes)? == Outcome::Taken
                 {
                     return Ok(Outcome::Taken);
                 }
