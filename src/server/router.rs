@@ -8,7 +8,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, HOST, LINK};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, LINK};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::acme::id::OrderId;
@@ -110,7 +110,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
 /// panics, only this request ends.
 async fn run(shared: &Shared, request: Request, next: Next) -> Response {
     match tokio::time::timeout(DEADLINE, tokio::spawn(next.run(request))).await {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => as_problem(response),
         Ok(Err(panic)) => {
             shared.metrics.handler_panics.inc();
             tracing::error!(error = %panic, "a request handler panicked");
@@ -121,6 +121,26 @@ async fn run(shared: &Shared, request: Request, next: Next) -> Response {
             Rejection::from(problem).into_response()
         }
     }
+}
+
+/// axum's own refusals, of a path that is no UTF-8 for one, are plain text: they become problem documents, too
+/// (RFC 8555 §6.7).
+fn as_problem(response: Response) -> Response {
+    let (status, headers) = (response.status(), response.headers());
+    let is_problem = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+    if is_problem || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let problem = match status.is_server_error() {
+        true => Problem::internal(),
+        false => Problem::malformed("the request can not be understood"),
+    };
+    let mut replaced = Rejection::from(problem.with_status(status.as_u16())).into_response();
+    // What else the refusal said, `Allow` for one, still holds.
+    for (name, value) in headers.iter().filter(|(name, _)| ![CONTENT_TYPE, CONTENT_LENGTH].contains(*name)) {
+        replaced.headers_mut().append(name, value.clone());
+    }
+    replaced
 }
 
 fn add_acme_headers(shared: &Shared, method: &Method, endpoint: &str, links: Option<&Links>, response: &mut Response) {
