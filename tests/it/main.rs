@@ -1,3 +1,12 @@
 //! Integration tests, one binary: each file is a section of an RFC or a part of the daemon.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that can not go on panics"
+)]
 
 mod config;
+mod harness;
+mod layering;
+mod rfc8555;
