@@ -77,23 +77,26 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let endpoint = endpoint_of(&request);
     let request_id = request_id(&request, &shared);
     let is_acme = path.starts_with("/acme/");
-    let links = links_of(&request, &shared);
+    let provisioner = provisioner_in(&path, &shared);
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let links = provisioner.map(|provisioner| Links::for_host(&shared.settings, host, &provisioner));
     let mut response = match (is_acme, &links) {
+        (true, None) => not_found().await.into_response(),
         // The Host selects among the configured names; an unknown one is never reflected.
-        (true, None) if provisioner_in(&path, &shared).is_some() => {
+        (true, Some(None)) => {
             let names: Vec<&str> = shared.settings.names.iter().map(|name| name.as_str()).collect();
             let detail = format!("this server is {}; use that name", names.join(" or "));
             Rejection::from(Problem::malformed(detail).with_status(421)).into_response()
         }
         (true | false, links) => {
-            if let Some(links) = links {
+            if let Some(Some(links)) = links {
                 request.extensions_mut().insert(links.clone());
             }
             run(&shared, request, next).await
         }
     };
     if is_acme {
-        add_acme_headers(&shared, &method, endpoint, links.as_ref(), &mut response);
+        add_acme_headers(&shared, &method, endpoint, links.flatten().as_ref(), &mut response);
     }
     if let (Ok(name), Ok(value)) = (
         HeaderName::from_bytes(shared.settings.trace_header.as_bytes()),
@@ -162,12 +165,6 @@ fn add_acme_headers(shared: &Shared, method: &Method, endpoint: &str, links: Opt
     if !is_directory {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-}
-
-fn links_of(request: &Request, shared: &Shared) -> Option<Links> {
-    let host = request.headers().get(HOST)?.to_str().ok();
-    let provisioner = provisioner_in(request.uri().path(), shared)?;
-    Links::for_host(&shared.settings, host, &provisioner)
 }
 
 /// The endpoint's name in metrics: the route's last fixed segment, so that their number does not grow with paths.

@@ -141,7 +141,9 @@ impl Client {
     pub(crate) async fn post(&self, url: &str, payload: impl Payload) -> Answer {
         let nonce = self.nonce().await;
         let answer = self.post_body(url, &self.signed(url, &nonce, payload)).await;
-        answer.acme();
+        if !(url.ends_with("/directory") && answer.status == 200) {
+            answer.acme();
+        }
         answer
     }
 

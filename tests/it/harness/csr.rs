@@ -163,7 +163,10 @@ fn algorithm_of(key: &Key) -> Vec<u8> {
 
 /// An RSA public key of these numbers (RFC 8017 appendix A.1.1).
 pub(crate) fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
-    let positive = |number: &[u8]| tlv(0x02, [&[0], number].concat());
+    let positive = |number: &[u8]| match number[0] {
+        0x80.. => tlv(0x02, [&[0], number].concat()),
+        _ => tlv(0x02, number),
+    };
     let key = tlv(SEQUENCE, [positive(modulus), positive(exponent)].concat());
     let key = tlv(BITS, [&[0], key.as_slice()].concat());
     tlv(SEQUENCE, [algorithm(&[1, 2, 840, 113_549, 1, 1, 1], true), key].concat())

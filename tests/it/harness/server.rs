@@ -56,7 +56,12 @@ impl Daemon {
 
     pub(crate) async fn start_with(plan: Plan) -> Self {
         let ca = ca::start(plan.ca).await.unwrap();
-        let dns = dns::start((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let dns = loop {
+            // It needs the port twice, for UDP and for TCP.
+            if let Ok(dns) = dns::start((Ipv4Addr::LOCALHOST, some_port()).into()).await {
+                break dns;
+            }
+        };
         let web = Web::start().await;
         let directory = TempDir::new().unwrap();
         let write = |name: &str, text: &str| write(&directory.path().join(name), text);

@@ -126,8 +126,6 @@ async fn c107_c108_a1_a_host_that_is_not_ours_is_refused_and_no_header_gets_into
             if method != "HEAD" {
                 answer.problem(421, "malformed");
             }
-            let index = answer.link("index");
-            assert_eq!(index, Some(daemon.site.url("directory")), "A6");
         }
     }
     let url = format!("https://evil.example.net:{port}{NEW_ORDER}");

@@ -65,7 +65,7 @@ async fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_refused() 
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     let long_label = format!("{}.example.com", "a".repeat(64));
-    let long_name = format!("{}.example.com", "a.".repeat(121).trim_end_matches('.'));
+    let long_name = format!("{}.example.com", "a.".repeat(122).trim_end_matches('.'));
     let many_labels = format!("{}example.com", "a.".repeat(128));
     let malformed = [
         "", "example.com.", ".", "*", "*.", "*.com", "*.*.example.com", "a.*.example.com", "*a.example.com", "a*.example.com",
@@ -83,11 +83,13 @@ async fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_refused() 
         assert!(!detail.contains(char::is_control), "C411: {detail:?}");
     }
     client.ask_order(&["*.example.com"]).await.problem(400, "rejectedIdentifier");
-    for good in ["xn--mller-kva.example", "a-b.example.com", "1.example.com", "example.com"] {
+    let longest = format!("{}.example.com", "a.".repeat(121).trim_end_matches('.'));
+    assert_eq!(longest.len(), 253);
+    for good in [&longest, "xn--mller-kva.example", "a-b.example.com", "1.example.com", "example.com"] {
         client.ask_order(&[good]).await.expect(201);
     }
     let orders = format!("{}/orders", client.kid());
-    assert_eq!(client.look(&orders).await["orders"].as_array().unwrap().len(), 4);
+    assert_eq!(client.look(&orders).await["orders"].as_array().unwrap().len(), 5);
 }
 
 #[tokio::test]

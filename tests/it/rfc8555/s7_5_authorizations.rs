@@ -146,7 +146,7 @@ async fn c501_h12_j4_k11_the_five_kinds_of_objects_answer_others_as_if_they_were
     for (url, payload) in requests {
         let foreign = post(url, payload).await;
         foreign.problem(404, "malformed");
-        let id = url.split('/').find(|part| part.len() >= 32).unwrap();
+        let id = url.split('/').find(|part| part.bytes().take(32).filter(u8::is_ascii_hexdigit).count() == 32).unwrap();
         let (order, rest) = id.split_at(32);
         let missing = format!("{:032x}", u128::from_str_radix(order, 16).unwrap() ^ 1);
         let upper = order.to_uppercase().replace('0', "A");

@@ -164,7 +164,12 @@ pub(crate) const FLAWS: &[Flaw] = &[
     malformed("D1 C201 a string", |_| b"\"x\"".to_vec()),
     malformed("D1 C201 invalid UTF-8", |twin| [b"\xff".as_slice(), &twin.sent_with("a", json!(1))].concat()),
     malformed("C202 deep nesting", |_| vec![b'['; 65_536]),
-    malformed("C202 deep nesting in a member", |twin| twin.sent_with_text(&format!("\"a\":{}{}", "[".repeat(20_000), "]".repeat(20_000)))),
+    malformed("C202 deep nesting in a member", |twin| {
+        let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+        let envelope = twin.envelope();
+        let signature = envelope["signature"].to_string();
+        envelope.to_string().replace(&signature, &deep).into_bytes()
+    }),
     malformed("C203 a long list", |_| format!("[{}0]", "0,".repeat(32_000)).into_bytes()),
     malformed("C204 protected twice", |twin| twin.sent_with_text("\"protected\":\"\"")),
     malformed("C204 payload twice", |twin| twin.sent_with_text("\"payload\":\"\"")),
