@@ -97,7 +97,9 @@ fn a_module_names_only_modules_of_the_layers_below_it() {
         let allowed = may_name(&module);
         for other in named(&code).filter(|other| *other != module) {
             if other.is_empty() {
-                breaches.push(format!("{place}: one `use crate::module::...` a line, without braces"));
+                breaches.push(format!(
+                    "{place}: one `use crate::module::...` a line, without braces"
+                ));
             } else if !allowed.contains(&other) {
                 breaches.push(format!("{place}: {module} may not name {other}"));
             }
@@ -114,7 +116,10 @@ fn the_layers_are_a_strict_order_of_exactly_the_modules_that_there_are() {
     for (rank, (module, _)) in LAYERS.iter().enumerate() {
         for below in may_name(module) {
             let lower = LAYERS.iter().position(|(name, _)| *name == below);
-            assert!(lower.is_some_and(|lower| lower < rank), "{module} reaches up to {below}");
+            assert!(
+                lower.is_some_and(|lower| lower < rank),
+                "{module} reaches up to {below}"
+            );
         }
     }
     let map = fs::read_to_string(source().join("lib.rs")).unwrap();
@@ -132,8 +137,12 @@ fn the_layers_are_a_strict_order_of_exactly_the_modules_that_there_are() {
 fn the_rules_know_no_input_no_output_no_clock_and_no_log() {
     let impure = |line: &Line| IMPURE.iter().any(|word| line.code.contains(word));
     let pure_module = |line: &Line| PURE.contains(&line.module.as_str());
-    let breaches = lines().into_iter().filter(|line| pure_module(line) && impure(line));
-    let breaches: Vec<String> = breaches.map(|line| format!("{}: {}", line.place, line.code)).collect();
+    let breaches = lines()
+        .into_iter()
+        .filter(|line| pure_module(line) && impure(line));
+    let breaches: Vec<String> = breaches
+        .map(|line| format!("{}: {}", line.place, line.code))
+        .collect();
     assert!(breaches.is_empty(), "\n{}", breaches.join("\n"));
 }
 

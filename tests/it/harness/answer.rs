@@ -21,7 +21,10 @@ impl Answer {
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers = lines.map(|line| {
             let (name, value) = line.split_once(':').unwrap();
-            (HeaderName::from_str(name).unwrap(), HeaderValue::from_str(value.trim()).unwrap())
+            (
+                HeaderName::from_str(name).unwrap(),
+                HeaderValue::from_str(value.trim()).unwrap(),
+            )
         });
         Self {
             status,
@@ -45,13 +48,17 @@ impl Answer {
 
     #[track_caller]
     pub(crate) fn location(&self) -> String {
-        self.header("location").unwrap_or_else(|| panic!("no Location: {self:?}")).to_owned()
+        self.header("location")
+            .unwrap_or_else(|| panic!("no Location: {self:?}"))
+            .to_owned()
     }
 
     /// The fresh nonce, which must be long, and spelled as RFC 8555 §6.5.1 wants it.
     #[track_caller]
     pub(crate) fn nonce(&self) -> String {
-        let nonce = self.header("replay-nonce").unwrap_or_else(|| panic!("no nonce: {self:?}"));
+        let nonce = self
+            .header("replay-nonce")
+            .unwrap_or_else(|| panic!("no nonce: {self:?}"));
         let base64url = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         assert!(nonce.len() >= 22 && nonce.bytes().all(base64url), "C2: {nonce}");
         nonce.to_owned()
@@ -60,10 +67,17 @@ impl Answer {
     /// The target of the one link of this relation.
     pub(crate) fn link(&self, relation: &str) -> Option<String> {
         let end = format!(">;rel=\"{relation}\"");
-        let links = self.headers.get_all("link").iter().map(|link| link.to_str().unwrap());
+        let links = self
+            .headers
+            .get_all("link")
+            .iter()
+            .map(|link| link.to_str().unwrap());
         let mut targets = links.filter_map(|link| link.strip_prefix('<')?.strip_suffix(&end));
         let target = targets.next().map(str::to_owned);
-        assert!(targets.next().is_none(), "two links of relation {relation}: {self:?}");
+        assert!(
+            targets.next().is_none(),
+            "two links of relation {relation}: {self:?}"
+        );
         target
     }
 
@@ -78,13 +92,26 @@ impl Answer {
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, kind: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.shown());
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
         let problem = self.json();
-        assert_eq!(problem["type"], format!("urn:ietf:params:acme:error:{kind}"), "{problem}");
+        assert_eq!(
+            problem["type"],
+            format!("urn:ietf:params:acme:error:{kind}"),
+            "{problem}"
+        );
         let urn = problem["type"].as_str().unwrap();
         assert!(ProblemType::from_str(urn).is_ok(), "A7: {urn} is not registered");
         assert_eq!(problem["status"], status, "A7: {problem}");
-        assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "A7: {problem}");
+        assert!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty()),
+            "A7: {problem}"
+        );
         assert!(problem.get("identifier").is_none(), "A8: {problem}");
         problem
     }
@@ -93,7 +120,11 @@ impl Answer {
     #[track_caller]
     pub(crate) fn acme(&self) -> &Self {
         assert!(self.status < 500, "{}", self.shown());
-        assert!(self.link("index").is_some_and(|index| index.ends_with("/directory")), "A6: {self:?}");
+        assert!(
+            self.link("index")
+                .is_some_and(|index| index.ends_with("/directory")),
+            "A6: {self:?}"
+        );
         assert_eq!(self.header("cache-control"), Some("no-store"), "{self:?}");
         self.nonce();
         self

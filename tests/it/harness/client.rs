@@ -92,7 +92,10 @@ impl Client {
     /// A client with a new account for the key.
     pub(crate) async fn register(site: &Site, key: Key) -> Self {
         let newcomer = Self::new(site, Arc::new(key), None);
-        let answer = newcomer.post(&site.url("new-account"), json!({})).await.expect(201);
+        let answer = newcomer
+            .post(&site.url("new-account"), json!({}))
+            .await
+            .expect(201);
         Self {
             kid: Some(answer.location()),
             ..newcomer
@@ -160,16 +163,28 @@ impl Client {
     }
 
     /// Sends a request, on a new connection if the old one is gone.
-    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut kept = self.connection.lock().await;
-        let request = [self.site.head(method, path, headers, Some(body.len())).as_slice(), body].concat();
+        let request = [
+            self.site.head(method, path, headers, Some(body.len())).as_slice(),
+            body,
+        ]
+        .concat();
         for _ in 0..2 {
             let mut connection = match kept.take() {
                 Some(connection) => connection,
                 None => self.site.connect().await,
             };
             connection.write(&request).await;
-            let Some(answer) = connection.answer(method).await else { continue };
+            let Some(answer) = connection.answer(method).await else {
+                continue;
+            };
             if let Some(nonce) = answer.header("replay-nonce") {
                 *self.nonce.lock().unwrap() = Some(nonce.to_owned());
             }
@@ -183,7 +198,10 @@ impl Client {
 
     /// Asks for an order of these names.
     pub(crate) async fn ask_order(&self, names: &[&str]) -> Answer {
-        let identifiers: Vec<Value> = names.iter().map(|name| json!({ "type": "dns", "value": name })).collect();
+        let identifiers: Vec<Value> = names
+            .iter()
+            .map(|name| json!({ "type": "dns", "value": name }))
+            .collect();
         let url = self.site.url("new-order");
         self.post(&url, json!({ "identifiers": identifiers })).await
     }
@@ -226,7 +244,10 @@ impl Client {
     pub(crate) async fn challenge(&self, authorization: &str) -> (String, String) {
         let object = self.look(authorization).await;
         let challenges = object["challenges"].as_array().unwrap();
-        let http = challenges.iter().find(|challenge| challenge["type"] == "http-01").unwrap();
+        let http = challenges
+            .iter()
+            .find(|challenge| challenge["type"] == "http-01")
+            .unwrap();
         let text = |member: &str| http[member].as_str().unwrap().to_owned();
         (text("url"), text("token"))
     }
@@ -263,7 +284,10 @@ impl Client {
         let order = self.ready(daemon, names).await;
         let key = Key::new();
         self.finalize(&order, &csr::plain(&key, names)).await.expect(200);
-        let url = self.until(&order.url, "valid").await["certificate"].as_str().unwrap().to_owned();
+        let url = self.until(&order.url, "valid").await["certificate"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let pem = self.post(&url, GET).await.expect(200).text();
         let leaf = csr::first_of_pem(&pem);
         Issued {

@@ -122,7 +122,10 @@ impl Draft {
 
     /// DER, signed by the key.
     pub(crate) fn sign(&self, key: &Key) -> Vec<u8> {
-        let spki = self.spki.clone().unwrap_or_else(|| key.pair.subject_public_key_info());
+        let spki = self
+            .spki
+            .clone()
+            .unwrap_or_else(|| key.pair.subject_public_key_info());
         let info = [
             vec![0x02, 0x01, 0x00],
             tlv(SEQUENCE, self.subject.concat()),
@@ -169,7 +172,10 @@ pub(crate) fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
     };
     let key = tlv(SEQUENCE, [positive(modulus), positive(exponent)].concat());
     let key = tlv(BITS, [&[0], key.as_slice()].concat());
-    tlv(SEQUENCE, [algorithm(&[1, 2, 840, 113_549, 1, 1, 1], true), key].concat())
+    tlv(
+        SEQUENCE,
+        [algorithm(&[1, 2, 840, 113_549, 1, 1, 1], true), key].concat(),
+    )
 }
 
 /// DER of the first block.

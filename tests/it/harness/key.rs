@@ -75,7 +75,10 @@ impl Key {
         let pkcs8 = self.pair.serialize_der();
         let ecdsa = |algorithm: &'static EcdsaSigningAlgorithm| {
             let pair = EcdsaKeyPair::from_pkcs8(algorithm, &pkcs8).unwrap();
-            pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
+            pair.sign(&SystemRandom::new(), message)
+                .unwrap()
+                .as_ref()
+                .to_vec()
         };
         match self.alg {
             "ES256" => ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING),

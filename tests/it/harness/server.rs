@@ -98,7 +98,7 @@ impl Daemon {
                 "key": directory.path().join("own.key"),
             },
         });
-                let (address, running) = loop {
+        let (address, running) = loop {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, some_port()));
             file["address"] = address.to_string().into();
             write("ca.json", &file.to_string());

@@ -38,7 +38,8 @@ impl Site {
     #[track_caller]
     pub(crate) fn path_of<'a>(&self, url: &'a str) -> &'a str {
         let prefix = format!("https://{}", self.authority());
-        url.strip_prefix(&prefix).unwrap_or_else(|| panic!("A1: {url} does not start with {prefix}"))
+        url.strip_prefix(&prefix)
+            .unwrap_or_else(|| panic!("A1: {url} does not start with {prefix}"))
     }
 
     /// A TLS client that trusts the daemon's certificate only, and offers these protocols.
@@ -77,9 +78,17 @@ impl Site {
     }
 
     /// One request on a connection of its own. `Host` is the daemon's unless the headers have one.
-    pub(crate) async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut connection = self.connect().await;
-        connection.write(&self.head(method, path, headers, Some(body.len()))).await;
+        connection
+            .write(&self.head(method, path, headers, Some(body.len())))
+            .await;
         connection.write(body).await;
         connection.answer(method).await.unwrap()
     }
@@ -90,7 +99,13 @@ impl Site {
     }
 
     /// The bytes of a request's head.
-    pub(crate) fn head(&self, method: &str, path: &str, headers: &[(&str, &str)], length: Option<usize>) -> Vec<u8> {
+    pub(crate) fn head(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        length: Option<usize>,
+    ) -> Vec<u8> {
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head.push_str(&format!("Host: {}\r\n", self.authority()));
@@ -148,9 +163,14 @@ impl Answers {
         };
         let mut answer = Answer::head(std::str::from_utf8(&self.buffer[..end]).unwrap());
         self.buffer.drain(..end + 4);
-        assert!(answer.header("transfer-encoding").is_none(), "answers are sent in one piece: {answer:?}");
+        assert!(
+            answer.header("transfer-encoding").is_none(),
+            "answers are sent in one piece: {answer:?}"
+        );
         let bodiless = to_method == "HEAD" || matches!(answer.status, 100 | 204);
-        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let length = answer
+            .header("content-length")
+            .map_or(0, |length| length.parse().unwrap());
         let length = if bodiless { 0 } else { length };
         while self.buffer.len() < length {
             assert!(self.more().await, "an answer broke off: {answer:?}");

@@ -68,7 +68,10 @@ async fn d1_to_d22_c201_to_c227_every_flaw_is_refused_at_every_route_and_its_hon
     let routes = routes(&daemon).await;
     let before = (daemon.web.looks(), daemon.ca.stats().orders_opened);
     let mut nonces = HashSet::new();
-    for Route { url, payload, client, .. } in &routes {
+    for Route {
+        url, payload, client, ..
+    } in &routes
+    {
         for flaw in FLAWS {
             let nonce = client.nonce().await;
             let twin = Twin {
@@ -80,7 +83,9 @@ async fn d1_to_d22_c201_to_c227_every_flaw_is_refused_at_every_route_and_its_hon
             let told = std::panic::AssertUnwindSafe(|| {
                 let problem = answer.acme().problem(flaw.status, flaw.kind);
                 assert!(nonces.insert(answer.nonce()), "C3: a nonce came twice");
-                let algorithms = problem.get("algorithms").map(|names| names.as_array().unwrap().len());
+                let algorithms = problem
+                    .get("algorithms")
+                    .map(|names| names.as_array().unwrap().len());
                 let expected = (flaw.kind == "badSignatureAlgorithm").then_some(5);
                 assert_eq!(algorithms, expected, "D9: {problem}");
             });
@@ -89,8 +94,18 @@ async fn d1_to_d22_c201_to_c227_every_flaw_is_refused_at_every_route_and_its_hon
             }
         }
     }
-    assert_eq!((daemon.web.looks(), daemon.ca.stats().orders_opened), before, "nothing went out");
-    for Route { url, payload, client, status } in &routes {
+    assert_eq!(
+        (daemon.web.looks(), daemon.ca.stats().orders_opened),
+        before,
+        "nothing went out"
+    );
+    for Route {
+        url,
+        payload,
+        client,
+        status,
+    } in &routes
+    {
         let answer = client.post(url, payload.as_str()).await;
         assert_eq!(answer.status, *status, "{url}: {}", answer.shown());
     }
@@ -99,12 +114,23 @@ async fn d1_to_d22_c201_to_c227_every_flaw_is_refused_at_every_route_and_its_hon
 #[tokio::test]
 async fn d15_d16_c216_to_c220_jwk_and_kid_are_each_taken_only_where_they_belong() {
     let daemon = Daemon::start().await;
-    for Route { url, payload, client, .. } in routes(&daemon).await {
+    for Route {
+        url, payload, client, ..
+    } in routes(&daemon).await
+    {
         let newcomer = url.ends_with("/new-account");
-        let account = if newcomer { daemon.account().await } else { client.clone() };
+        let account = if newcomer {
+            daemon.account().await
+        } else {
+            client.clone()
+        };
         let keyed = Client::new(&daemon.site, Arc::clone(&client.key), None);
         let stranger = Client::stranger(&daemon.site);
-        let wrong = if newcomer { vec![account] } else { vec![keyed, stranger] };
+        let wrong = if newcomer {
+            vec![account]
+        } else {
+            vec![keyed, stranger]
+        };
         for wrong in wrong {
             let answer = wrong.post(&url, payload.as_str()).await;
             match url.ends_with("/revoke-cert") {
@@ -120,7 +146,9 @@ async fn d15_d16_c216_to_c220_jwk_and_kid_are_each_taken_only_where_they_belong(
         neither.remove("jwk");
         neither.remove("kid");
         for header in [both, neither] {
-            let body = client.key.envelope(Value::Object(header).to_string().as_bytes(), payload.as_bytes());
+            let body = client
+                .key
+                .envelope(Value::Object(header).to_string().as_bytes(), payload.as_bytes());
             let answer = client.post_body(&url, body.to_string().as_bytes()).await;
             answer.acme().problem(400, "malformed");
         }
@@ -137,7 +165,10 @@ async fn d17_d18_c221_c222_a_kid_is_the_whole_url_of_the_signers_account() {
         kid.replace("https:", "http:"),
         kid.replace("acmeproxy.test", "evil"),
         kid.replace("acmeproxy", "ACMEPROXY"),
-        kid.replace(&daemon.site.authority(), &format!("{}@{}", "user", daemon.site.authority())),
+        kid.replace(
+            &daemon.site.authority(),
+            &format!("{}@{}", "user", daemon.site.authority()),
+        ),
         kid.replace("/acme/acme/", "/acme/other/"),
         kid.replace("/acme/acme/", "/acme/acme/../acme/"),
         kid.replace("/account/", "/order/"),
@@ -192,11 +223,19 @@ async fn d20_c223_a_request_is_good_only_for_the_url_that_it_is_signed_for() {
     ];
     for url in &signed_for {
         let body = client.signed(url, &client.nonce().await, GET);
-        client.post_body(&orders, &body).await.acme().problem(403, "unauthorized");
+        client
+            .post_body(&orders, &body)
+            .await
+            .acme()
+            .problem(403, "unauthorized");
     }
     let next = format!("{orders}?cursor=00000000000000000000000000000000");
     let body = client.signed(&orders, &client.nonce().await, GET);
-    client.post_body(&next, &body).await.acme().problem(403, "unauthorized");
+    client
+        .post_body(&next, &body)
+        .await
+        .acme()
+        .problem(403, "unauthorized");
     client.post(&next, GET).await.expect(200);
     client.post(&orders, GET).await.expect(200);
 }
@@ -204,20 +243,38 @@ async fn d20_c223_a_request_is_good_only_for_the_url_that_it_is_signed_for() {
 #[tokio::test]
 async fn d22_c233_c234_a_payload_is_an_object_or_nothing_as_the_resource_wants_it() {
     let daemon = Daemon::start().await;
-    for Route { url, payload, client, .. } in routes(&daemon).await {
+    for Route {
+        url, payload, client, ..
+    } in routes(&daemon).await
+    {
         let wrong: &[&str] = match payload.is_empty() {
             true => &["{}", "[]", "null", " ", "{\"status\":\"valid\"}", "x"],
-            false => &["[]", "null", "\"x\"", "1", "true", "{", "{}{}", "{\"a\":1", "\u{feff}{}", "[{}]"],
+            false => &[
+                "[]",
+                "null",
+                "\"x\"",
+                "1",
+                "true",
+                "{",
+                "{}{}",
+                "{\"a\":1",
+                "\u{feff}{}",
+                "[{}]",
+            ],
         };
         for wrong in wrong {
             client.post(&url, *wrong).await.problem(400, "malformed");
         }
-        let may_look = ["/challenge/", "/account/"].iter().any(|part| url.contains(part)) || payload.is_empty();
+        let may_look =
+            ["/challenge/", "/account/"].iter().any(|part| url.contains(part)) || payload.is_empty();
         let looked = client.post(&url, GET).await;
         match may_look {
             true => assert_eq!(looked.status, 200, "{url}"),
             false => drop(looked.problem(400, "malformed")),
         }
-        client.post(&url, vec![0xff, 0xfe]).await.problem(400, "malformed");
+        client
+            .post(&url, vec![0xff, 0xfe])
+            .await
+            .problem(400, "malformed");
     }
 }

@@ -41,7 +41,10 @@ async fn c5_of_100_parallel_requests_with_one_nonce_one_is_accepted() {
     assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 1);
     let mut nonces = HashSet::new();
     for answer in &answers {
-        assert!(nonces.insert(answer.nonce()), "C3: each answer has a nonce of its own");
+        assert!(
+            nonces.insert(answer.nonce()),
+            "C3: each answer has a nonce of its own"
+        );
         if answer.status != 200 {
             answer.problem(400, "badNonce");
         }
@@ -57,7 +60,15 @@ async fn c4_c224_nonces_that_this_server_did_not_make_are_refused_and_the_new_on
     let mut altered = unb64(&good);
     altered[0] ^= 1;
     let altered = b64(altered);
-    let nonces = ["", &foreign, &good[..good.len() - 4], &good[4..], &altered, &format!("{good}AAAA"), "AAAA"];
+    let nonces = [
+        "",
+        &foreign,
+        &good[..good.len() - 4],
+        &good[4..],
+        &altered,
+        &format!("{good}AAAA"),
+        "AAAA",
+    ];
     for wrong in nonces {
         let refused = with_nonce(&client, wrong).await;
         refused.problem(400, "badNonce");
@@ -65,7 +76,9 @@ async fn c4_c224_nonces_that_this_server_did_not_make_are_refused_and_the_new_on
     }
     let mut header = client.protected(client.kid(), "");
     header.remove("nonce");
-    let body = client.key.envelope(serde_json::Value::Object(header).to_string().as_bytes(), b"");
+    let body = client
+        .key
+        .envelope(serde_json::Value::Object(header).to_string().as_bytes(), b"");
     let refused = client.post_body(client.kid(), body.to_string().as_bytes()).await;
     refused.acme().problem(400, "badNonce");
     with_nonce(&client, &good).await.expect(200);
@@ -88,12 +101,18 @@ async fn c7_a_nonce_is_used_up_by_a_signed_request_that_is_refused_and_not_by_a_
     let client = daemon.account().await;
     let url = daemon.site.url("new-order");
     let nonce = client.nonce().await;
-    let refused = client.post_body(&url, &client.signed(&url, &nonce, json!({ "identifiers": [] }))).await;
+    let refused = client
+        .post_body(&url, &client.signed(&url, &nonce, json!({ "identifiers": [] })))
+        .await;
     refused.problem(400, "malformed");
     with_nonce(&client, &nonce).await.problem(400, "badNonce");
 
     let nonce = refused.nonce();
-    let forger = Client::new(&daemon.site, Client::stranger(&daemon.site).key, client.kid.clone());
+    let forger = Client::new(
+        &daemon.site,
+        Client::stranger(&daemon.site).key,
+        client.kid.clone(),
+    );
     with_nonce(&forger, &nonce).await.problem(400, "malformed");
     with_nonce(&client, &nonce).await.expect(200);
 }

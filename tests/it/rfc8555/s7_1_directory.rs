@@ -10,7 +10,11 @@ async fn b1_b2_b4_the_directory_has_absolute_urls_of_what_there_is_and_nothing_e
     let daemon = Daemon::start().await;
     let answer = daemon.site.get("/acme/acme/directory").await.expect(200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    assert_eq!(answer.link("index"), None, "A6: the directory itself has no such link");
+    assert_eq!(
+        answer.link("index"),
+        None,
+        "A6: the directory itself has no such link"
+    );
     let url = |path: &str| daemon.site.url(path);
     let expected = json!({
         "newNonce": url("new-nonce"),
@@ -26,8 +30,13 @@ async fn b1_the_directory_takes_post_as_get_and_nothing_else_that_is_signed() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     let url = daemon.site.url("directory");
-    let answer = client.post_body(&url, &client.signed(&url, &client.nonce().await, GET)).await;
-    assert_eq!(answer.expect(200).json(), daemon.site.get("/acme/acme/directory").await.json());
+    let answer = client
+        .post_body(&url, &client.signed(&url, &client.nonce().await, GET))
+        .await;
+    assert_eq!(
+        answer.expect(200).json(),
+        daemon.site.get("/acme/acme/directory").await.json()
+    );
     client.post(&url, json!({})).await.problem(400, "malformed");
 }
 

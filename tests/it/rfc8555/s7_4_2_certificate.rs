@@ -10,15 +10,31 @@ use crate::harness::server::Daemon;
 async fn l1_the_chain_is_pem_with_the_leaf_first_and_each_certified_by_the_next() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
-    let issued = client.issue(&daemon, &["www.example.com", "mail.example.com"]).await;
+    let issued = client
+        .issue(&daemon, &["www.example.com", "mail.example.com"])
+        .await;
     let answer = client.post(&issued.url, GET).await.expect(200);
-    assert_eq!(answer.header("content-type"), Some("application/pem-certificate-chain"));
-    assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/pem-certificate-chain")
+    );
+    assert_eq!(
+        answer.header("content-length"),
+        Some(answer.body.len().to_string().as_str())
+    );
     let text = answer.text();
-    assert!(!text.contains('\r') && text.ends_with("-----END CERTIFICATE-----\n"), "{text}");
+    assert!(
+        !text.contains('\r') && text.ends_with("-----END CERTIFICATE-----\n"),
+        "{text}"
+    );
     let begins = text.lines().filter(|line| line.starts_with("-----BEGIN "));
-    assert!(begins.clone().all(|line| line == "-----BEGIN CERTIFICATE-----"), "{text}");
-    let chain: Vec<Vec<u8>> = Pem::iter_from_buffer(text.as_bytes()).map(|pem| pem.unwrap().contents).collect();
+    assert!(
+        begins.clone().all(|line| line == "-----BEGIN CERTIFICATE-----"),
+        "{text}"
+    );
+    let chain: Vec<Vec<u8>> = Pem::iter_from_buffer(text.as_bytes())
+        .map(|pem| pem.unwrap().contents)
+        .collect();
     assert_eq!((chain.len(), begins.count()), (2, 2));
     let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
     let (_, issuer) = X509Certificate::from_der(&chain[1]).unwrap();
@@ -27,8 +43,14 @@ async fn l1_the_chain_is_pem_with_the_leaf_first_and_each_certified_by_the_next(
     assert_eq!(leaf.public_key().raw, spki, "the leaf is for the CSR's key");
     let order = client.look(&issued.order.url).await;
     let time = |text: &str| text.parse::<jiff::Timestamp>().unwrap().as_second();
-    assert_eq!(time(order["notBefore"].as_str().unwrap()), leaf.validity().not_before.timestamp());
-    assert_eq!(time(order["notAfter"].as_str().unwrap()), leaf.validity().not_after.timestamp());
+    assert_eq!(
+        time(order["notBefore"].as_str().unwrap()),
+        leaf.validity().not_before.timestamp()
+    );
+    assert_eq!(
+        time(order["notAfter"].as_str().unwrap()),
+        leaf.validity().not_after.timestamp()
+    );
 }
 
 #[tokio::test]
@@ -37,7 +59,13 @@ async fn l4_the_bytes_stay_the_same_over_restarts_and_revocation() {
     let client = daemon.account().await;
     let issued = client.issue(&daemon, &["www.example.com"]).await;
     let certificate = crate::harness::key::b64(&issued.leaf);
-    client.post(&daemon.site.url("revoke-cert"), json!({ "certificate": certificate })).await.expect(200);
+    client
+        .post(
+            &daemon.site.url("revoke-cert"),
+            json!({ "certificate": certificate }),
+        )
+        .await
+        .expect(200);
     let daemon = daemon.restart().await;
     let client = client.clone();
     for _ in 0..2 {
@@ -53,9 +81,15 @@ async fn l2_l3_c508_a_certificate_takes_only_its_owners_post_as_get() {
     let issued = client.issue(&daemon, &["www.example.com"]).await;
     let path = daemon.site.path_of(&issued.url);
     daemon.site.get(path).await.problem(405, "malformed");
-    client.post(&issued.url, json!({})).await.problem(400, "malformed");
+    client
+        .post(&issued.url, json!({}))
+        .await
+        .problem(400, "malformed");
     for beside in ["/alternate/0", "/0", "/"] {
-        client.post(&format!("{}{beside}", issued.url), GET).await.problem(404, "malformed");
+        client
+            .post(&format!("{}{beside}", issued.url), GET)
+            .await
+            .problem(404, "malformed");
     }
     let other = daemon.account().await;
     other.post(&issued.url, GET).await.problem(404, "malformed");

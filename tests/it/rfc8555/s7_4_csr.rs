@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::harness::client::{Client, Order};
 use crate::harness::csr::{
-    BMP, COMMON_NAME, DNS_NAME, Draft, EXTENSION_REQUEST, IA5, MICROSOFT_EXTENSIONS, OCTETS, PRINTABLE, SEQUENCE, UTF8,
-    algorithm, attribute, extension, extension_attribute, oid, rsa_spki, san, san_of, tlv,
+    BMP, COMMON_NAME, DNS_NAME, Draft, EXTENSION_REQUEST, IA5, MICROSOFT_EXTENSIONS, OCTETS, PRINTABLE,
+    SEQUENCE, UTF8, algorithm, attribute, extension, extension_attribute, oid, rsa_spki, san, san_of, tlv,
 };
 use crate::harness::key::{Key, b64};
 use crate::harness::server::Daemon;
@@ -24,7 +24,11 @@ impl Desk {
         let daemon = Daemon::start().await;
         let client = daemon.account().await;
         let order = client.ready(&daemon, names).await;
-        Self { daemon, client, order }
+        Self {
+            daemon,
+            client,
+            order,
+        }
     }
 
     /// Hands in a request that must be refused for the reason that these words tell, and must leave no trace.
@@ -34,12 +38,20 @@ impl Desk {
         let problem = answer.problem(400, "badCSR");
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains(words), "{case}: {detail}");
-        assert_eq!(self.client.look(&self.order.url).await["status"], "ready", "{case}");
+        assert_eq!(
+            self.client.look(&self.order.url).await["status"],
+            "ready",
+            "{case}"
+        );
     }
 
     /// In the end the CA has heard nothing, and the good request is taken.
     async fn closes(self, good: &[u8]) {
-        assert_eq!(self.daemon.ca.stats().orders_opened, 0, "a refused request reached the CA");
+        assert_eq!(
+            self.daemon.ca.stats().orders_opened,
+            0,
+            "a refused request reached the CA"
+        );
         self.client.finalize(&self.order, good).await.expect(200);
         self.client.until(&self.order.url, "valid").await;
     }
@@ -59,9 +71,12 @@ async fn c901_k4_a_csr_that_is_not_one_der_request_is_refused() {
     desk.refuses("PEM", pem.as_bytes(), "PEM").await;
     desk.refuses("empty", b"", "not the DER").await;
     desk.refuses("zeros", &[0; 20_000], "not the DER").await;
-    desk.refuses("cut off", &good[..good.len() - 1], "not the DER").await;
-    desk.refuses("trailing bytes", &[good.as_slice(), &[0]].concat(), "bytes after").await;
-    desk.refuses("two requests", &[good.as_slice(), &good].concat(), "bytes after").await;
+    desk.refuses("cut off", &good[..good.len() - 1], "not the DER")
+        .await;
+    desk.refuses("trailing bytes", &[good.as_slice(), &[0]].concat(), "bytes after")
+        .await;
+    desk.refuses("two requests", &[good.as_slice(), &good].concat(), "bytes after")
+        .await;
     let nested = (0..5000).fold(Vec::new(), |inner, _| tlv(SEQUENCE, inner));
     desk.refuses("nested", &nested, "not the DER").await;
     desk.closes(&good).await;
@@ -75,19 +90,35 @@ async fn c902_k6_a_csr_must_name_exactly_the_orders_hosts() {
     let cases: [(&str, &[&str], &str); 6] = [
         ("one missing", &[HOST], "does not name mail.example.com"),
         ("one missing, the other twice", &[HOST, HOST], "does not name"),
-        ("one more", &[HOST, "mail.example.com", "evil.example.com"], "evil.example.com"),
+        (
+            "one more",
+            &[HOST, "mail.example.com", "evil.example.com"],
+            "evil.example.com",
+        ),
         ("one exchanged", &[HOST, "evil.example.com"], "evil.example.com"),
         ("a wildcard", &["*.example.com"], "*.example.com"),
-        ("all other", &["a.example.org", "b.example.org"], "not in the order"),
+        (
+            "all other",
+            &["a.example.org", "b.example.org"],
+            "not in the order",
+        ),
     ];
     for (case, hosts, words) in cases {
         desk.refuses(case, &Draft::of(hosts).sign(&key), words).await;
     }
-    desk.refuses("none", &Draft::with_extensions(&[]).sign(&key), "no host").await;
-    desk.refuses("an empty list", &Draft::of(&[]).sign(&key), "").await;
-    desk.refuses("common name only", &Draft::with_extensions(&[]).named(UTF8, HOST).sign(&key), "does not name").await;
+    desk.refuses("none", &Draft::with_extensions(&[]).sign(&key), "no host")
+        .await;
+    desk.refuses("an empty list", &Draft::of(&[]).sign(&key), "")
+        .await;
+    desk.refuses(
+        "common name only",
+        &Draft::with_extensions(&[]).named(UTF8, HOST).sign(&key),
+        "does not name",
+    )
+    .await;
     let good = Draft::of(&["MAIL.example.com", "Www.Example.Com", names[0]]);
-    desk.closes(&good.named(PRINTABLE, "WWW.example.com").sign(&key)).await;
+    desk.closes(&good.named(PRINTABLE, "WWW.example.com").sign(&key))
+        .await;
 }
 
 #[tokio::test]
@@ -95,16 +126,43 @@ async fn c903_k8_common_names_count_as_names_in_whatever_form() {
     let desk = Desk::open(&[HOST]).await;
     let key = Key::new();
     let good = || Draft::of(&[HOST]);
-    let bmp: Vec<u8> = "evil.example.com".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let bmp: Vec<u8> = "evil.example.com"
+        .encode_utf16()
+        .flat_map(u16::to_be_bytes)
+        .collect();
     let cases: [(&str, Vec<u8>, &str); 8] = [
-        ("not in the order", good().named(UTF8, "evil.example.com").sign(&key), "evil.example.com"),
+        (
+            "not in the order",
+            good().named(UTF8, "evil.example.com").sign(&key),
+            "evil.example.com",
+        ),
         ("BMPString", good().named(BMP, bmp).sign(&key), "common name"),
         ("address", good().named(UTF8, "10.0.0.1").sign(&key), "IP address"),
-        ("65 characters", good().named(UTF8, "a".repeat(65)).sign(&key), "common name"),
-        ("comma", good().named(UTF8, "www.example.com,evil.example.com").sign(&key), "no host name"),
-        ("newline", good().named(UTF8, "www.example.com\nevil.example.com").sign(&key), "no host name"),
-        ("NUL", good().named(IA5, "www.example.com\0.evil.example.com").sign(&key), "no host name"),
-        ("words", good().named(UTF8, "Example Ltd").sign(&key), "no host name"),
+        (
+            "65 characters",
+            good().named(UTF8, "a".repeat(65)).sign(&key),
+            "common name",
+        ),
+        (
+            "comma",
+            good().named(UTF8, "www.example.com,evil.example.com").sign(&key),
+            "no host name",
+        ),
+        (
+            "newline",
+            good().named(UTF8, "www.example.com\nevil.example.com").sign(&key),
+            "no host name",
+        ),
+        (
+            "NUL",
+            good().named(IA5, "www.example.com\0.evil.example.com").sign(&key),
+            "no host name",
+        ),
+        (
+            "words",
+            good().named(UTF8, "Example Ltd").sign(&key),
+            "no host name",
+        ),
     ];
     for (case, csr, words) in cases {
         desk.refuses(case, &csr, words).await;
@@ -114,12 +172,18 @@ async fn c903_k8_common_names_count_as_names_in_whatever_form() {
         subject: vec![name(HOST), name("evil.example.com")],
         ..good()
     };
-    desk.refuses("two", &two.sign(&key), "more than one common name").await;
+    desk.refuses("two", &two.sign(&key), "more than one common name")
+        .await;
     let same = Draft {
         subject: vec![name(HOST), name(HOST)],
         ..good()
     };
-    desk.refuses("the same one twice", &same.sign(&key), "more than one common name").await;
+    desk.refuses(
+        "the same one twice",
+        &same.sign(&key),
+        "more than one common name",
+    )
+    .await;
     let mail = Draft {
         subject: vec![attribute(&[1, 2, 840, 113_549, 1, 9, 1], IA5, "a@example.com")],
         ..good()
@@ -133,7 +197,11 @@ async fn c904_k7_names_that_are_no_dns_names_are_refused() {
     let desk = Desk::open(&[HOST]).await;
     let key = Key::new();
     let host = tlv(DNS_NAME, HOST);
-    let upn = [oid(&[1, 3, 6, 1, 4, 1, 311, 20, 2, 3]), tlv(0xa0, tlv(UTF8, "admin@example.com"))].concat();
+    let upn = [
+        oid(&[1, 3, 6, 1, 4, 1, 311, 20, 2, 3]),
+        tlv(0xa0, tlv(UTF8, "admin@example.com")),
+    ]
+    .concat();
     let directory_name = tlv(SEQUENCE, attribute(COMMON_NAME, UTF8, "evil.example.com"));
     let others: [(&str, Vec<u8>); 7] = [
         ("e-mail", tlv(0x81, "a@example.com")),
@@ -169,10 +237,25 @@ async fn c905_c907_k10_extensions_that_stand_twice_or_widen_the_certificate_are_
     let two_values = tlv(SEQUENCE, [oid(EXTENSION_REQUEST), two_values].concat());
     let twice: [(&str, Vec<u8>); 5] = [
         ("two name lists", with(vec![standard(&[host(), evil()])])),
-        ("two attributes", with(vec![standard(&[host()]), standard(&[evil()])])),
+        (
+            "two attributes",
+            with(vec![standard(&[host()]), standard(&[evil()])]),
+        ),
         ("two values", with(vec![two_values])),
-        ("Microsoft's attribute, too", with(vec![standard(&[host()]), extension_attribute(MICROSOFT_EXTENSIONS, &[evil()])])),
-        ("Microsoft's attribute first", with(vec![extension_attribute(MICROSOFT_EXTENSIONS, &[evil()]), standard(&[host()])])),
+        (
+            "Microsoft's attribute, too",
+            with(vec![
+                standard(&[host()]),
+                extension_attribute(MICROSOFT_EXTENSIONS, &[evil()]),
+            ]),
+        ),
+        (
+            "Microsoft's attribute first",
+            with(vec![
+                extension_attribute(MICROSOFT_EXTENSIONS, &[evil()]),
+                standard(&[host()]),
+            ]),
+        ),
     ];
     for (case, csr) in twice {
         desk.refuses(case, &csr, "").await;
@@ -191,7 +274,12 @@ async fn c905_c907_k10_extensions_that_stand_twice_or_widen_the_certificate_are_
         ("unknown", extension(&[1, 2, 3, 4], [5, 0])),
     ];
     for (case, more) in wider {
-        desk.refuses(case, &Draft::with_extensions(&[host(), more]).sign(&key), "asks for").await;
+        desk.refuses(
+            case,
+            &Draft::with_extensions(&[host(), more]).sign(&key),
+            "asks for",
+        )
+        .await;
     }
     let harmless = [
         host(),
@@ -208,8 +296,15 @@ async fn c906_dns_names_that_are_none_are_refused() {
     let desk = Desk::open(&[HOST]).await;
     let key = Key::new();
     let names: [&[u8]; 9] = [
-        b"www.example.com\0.evil.com", b"www.example.com.", b"www.example.com ", b" www.example.com", b"\xff\xfe", b"", b"10.0.0.1",
-        b"www.example.com:443", "wwẉ.example.com".as_bytes(),
+        b"www.example.com\0.evil.com",
+        b"www.example.com.",
+        b"www.example.com ",
+        b" www.example.com",
+        b"\xff\xfe",
+        b"",
+        b"10.0.0.1",
+        b"www.example.com:443",
+        "wwẉ.example.com".as_bytes(),
     ];
     for name in names {
         let csr = Draft::with_extensions(&[san(&[tlv(DNS_NAME, HOST), tlv(DNS_NAME, name)])]).sign(&key);
@@ -231,12 +326,18 @@ async fn c908_k5_signatures_that_prove_nothing_are_refused() {
         tampered: true,
         ..good.clone()
     };
-    desk.refuses("one bit off", &tampered.sign(&key), "signature").await;
+    desk.refuses("one bit off", &tampered.sign(&key), "signature")
+        .await;
     let foreign = Draft {
         spki: Some(rcgen::PublicKeyData::subject_public_key_info(&other.pair)),
         ..good.clone()
     };
-    desk.refuses("signed by another key", &foreign.sign(&key), "signature does not verify").await;
+    desk.refuses(
+        "signed by another key",
+        &foreign.sign(&key),
+        "signature does not verify",
+    )
+    .await;
     let weak: [(&str, &[u64], bool); 6] = [
         ("ECDSA with SHA-1", &[1, 2, 840, 10_045, 4, 1], false),
         ("ECDSA with SHA-224", &[1, 2, 840, 10_045, 4, 3, 1], false),
@@ -246,11 +347,22 @@ async fn c908_k5_signatures_that_prove_nothing_are_refused() {
         ("none", &[1, 2, 3], false),
     ];
     for (case, id, null) in weak {
-        desk.refuses(case, &with(id, null).sign(&key), "must be signed with").await;
+        desk.refuses(case, &with(id, null).sign(&key), "must be signed with")
+            .await;
     }
-    desk.refuses("Ed25519", &good.sign(&Key::generate("EdDSA")), "must be signed with").await;
+    desk.refuses(
+        "Ed25519",
+        &good.sign(&Key::generate("EdDSA")),
+        "must be signed with",
+    )
+    .await;
     let rsa = Key::generate("RS256");
-    desk.refuses("RSA's name on an EC signature", &with(&[1, 2, 840, 113_549, 1, 1, 11], true).sign(&key), "signature").await;
+    desk.refuses(
+        "RSA's name on an EC signature",
+        &with(&[1, 2, 840, 113_549, 1, 1, 11], true).sign(&key),
+        "signature",
+    )
+    .await;
     desk.closes(&good.sign(&rsa)).await;
 }
 
@@ -271,19 +383,27 @@ async fn c909_k5_k9_keys_that_no_certificate_should_have_are_refused() {
     let sized = |bytes: usize| [&[0xff], vec![0; bytes - 2].as_slice(), &[1]].concat();
     for bytes in [64, 128, 255, 257, 1024, 2048] {
         let csr = keyed(rsa_spki(&sized(bytes), &[1, 0, 1]));
-        desk.refuses(&format!("RSA of {bytes} bytes"), &csr, "2048, 3072 or 4096 bits").await;
+        desk.refuses(&format!("RSA of {bytes} bytes"), &csr, "2048, 3072 or 4096 bits")
+            .await;
     }
     for exponent in [&[3_u8][..], &[1], &[17], &[1, 0, 2], &[1, 0xff, 0xff, 0xff, 0xff]] {
-        desk.refuses("exponent", &keyed(rsa_spki(&modulus, exponent)), "65537").await;
+        desk.refuses("exponent", &keyed(rsa_spki(&modulus, exponent)), "65537")
+            .await;
     }
     let mut even = modulus.clone();
     *even.last_mut().unwrap() &= 0xfe;
-    desk.refuses("even modulus", &keyed(rsa_spki(&even, &[1, 0, 1])), "small factor").await;
+    desk.refuses(
+        "even modulus",
+        &keyed(rsa_spki(&even, &[1, 0, 1])),
+        "small factor",
+    )
+    .await;
     let p521 = Draft {
         algorithm: Some(algorithm(&[1, 2, 840, 10_045, 4, 3, 2], false)),
         ..good.clone()
     };
-    desk.refuses("P-521", &p521.sign(&Key::generate("ES512")), "P-256 or P-384").await;
+    desk.refuses("P-521", &p521.sign(&Key::generate("ES512")), "P-256 or P-384")
+        .await;
     let ec_key = |parameters: &[u8], point: &[u8]| {
         let kind = [oid(&[1, 2, 840, 10_045, 2, 1]).as_slice(), parameters].concat();
         let bits = tlv(0x03, [&[0], point].concat());
@@ -304,9 +424,15 @@ async fn c909_k5_k9_keys_that_no_certificate_should_have_are_refused() {
     for (case, spki) in ec {
         desk.refuses(case, &keyed(spki), "").await;
     }
-    desk.refuses("the account's key", &good.sign(&desk.client.key), "account's key").await;
+    desk.refuses("the account's key", &good.sign(&desk.client.key), "account's key")
+        .await;
     let neighbour = desk.daemon.account().await;
-    desk.refuses("another account's key", &good.sign(&neighbour.key), "account's key").await;
+    desk.refuses(
+        "another account's key",
+        &good.sign(&neighbour.key),
+        "account's key",
+    )
+    .await;
     desk.closes(&good.sign(&Key::generate("ES384"))).await;
 }
 
@@ -315,7 +441,10 @@ async fn c901_a_padded_csr_is_taken_as_synologys_client_sends_it() {
     let desk = Desk::open(&[HOST]).await;
     let csr = Draft::of(&[HOST]).sign(&Key::new());
     let padded = format!("{}{}", b64(&csr), "=".repeat((3 - csr.len() % 3) % 3));
-    let answer = desk.client.post(&desk.order.finalize, json!({ "csr": padded })).await;
+    let answer = desk
+        .client
+        .post(&desk.order.finalize, json!({ "csr": padded }))
+        .await;
     answer.expect(200);
     desk.client.until(&desk.order.url, "valid").await;
 }

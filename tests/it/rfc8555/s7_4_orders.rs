@@ -25,10 +25,16 @@ fn dns(name: &str) -> Value {
 async fn h1_a_new_order_is_201_pending_with_an_authorization_for_each_name() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
-    let answer = client.ask_order(&["b.example.com", "a.example.com"]).await.expect(201);
+    let answer = client
+        .ask_order(&["b.example.com", "a.example.com"])
+        .await
+        .expect(201);
     let order = answer.json();
     assert_eq!(order["status"], "pending");
-    assert_eq!(order["identifiers"], json!([dns("b.example.com"), dns("a.example.com")]));
+    assert_eq!(
+        order["identifiers"],
+        json!([dns("b.example.com"), dns("a.example.com")])
+    );
     assert_eq!(order["authorizations"].as_array().unwrap().len(), 2);
     assert_eq!(order["finalize"], format!("{}/finalize", answer.location()));
     assert!(order["expires"].as_str().unwrap().ends_with('Z'), "A12");
@@ -47,14 +53,20 @@ async fn h18_the_same_names_again_are_another_order() {
     let first = client.order(&["www.example.com"]).await;
     let second = client.ready(&daemon, &["www.example.com"]).await;
     assert_ne!(first.url, second.url);
-    assert_eq!(client.look(&first.url).await["status"], "pending", "authorizations are not shared, either");
+    assert_eq!(
+        client.look(&first.url).await["status"],
+        "pending",
+        "authorizations are not shared, either"
+    );
 }
 
 #[tokio::test]
 async fn c403_h3_a_name_that_is_asked_for_twice_is_authorized_once() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
-    let answer = client.ask_order(&["www.example.com", "WWW.Example.COM", "www.example.com"]).await;
+    let answer = client
+        .ask_order(&["www.example.com", "WWW.Example.COM", "www.example.com"])
+        .await;
     let order = answer.expect(201).json();
     assert_eq!(order["identifiers"], json!([dns("www.example.com")]));
     assert_eq!(order["authorizations"].as_array().unwrap().len(), 1);
@@ -68,24 +80,79 @@ async fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_refused() 
     let long_name = format!("{}.example.com", "a.".repeat(122).trim_end_matches('.'));
     let many_labels = format!("{}example.com", "a.".repeat(128));
     let malformed = [
-        "", "example.com.", ".", "*", "*.", "*.com", "*.*.example.com", "a.*.example.com", "*a.example.com", "a*.example.com",
-        "localhost", "com", ".example.com", "a..b", &long_label, &long_name, &many_labels, "10.0.0.1", "2130706433", "0x7f.1",
-        "0177.0.0.1", "127.1", "a.0x7f", "example.123", "[::1]", "::1", "::ffff:127.0.0.1", "müller.example", "xn--a.example",
-        "xn--example-.org", "xn--zz--zz.example", "ab--cd.example.com", "_acme-challenge.example.com", "a_b.example.com",
-        "a\0.example.com", "a\nb.example.com", "a\tb.example.com", "a/b.example.com", "a@example.com", "a.example.com:80",
-        "%61.example.com", "\"a\".example.com", "$(id).example.com", "a;b.example.com", "a b.example.com", " a.example.com",
-        "-a.example.com", "a-.example.com", "ı.example.com", "\u{212a}.example.com", "ａ.example.com", "а.example.com",
-        "https://a.example.com", "*.10.0.0.1",
+        "",
+        "example.com.",
+        ".",
+        "*",
+        "*.",
+        "*.com",
+        "*.*.example.com",
+        "a.*.example.com",
+        "*a.example.com",
+        "a*.example.com",
+        "localhost",
+        "com",
+        ".example.com",
+        "a..b",
+        &long_label,
+        &long_name,
+        &many_labels,
+        "10.0.0.1",
+        "2130706433",
+        "0x7f.1",
+        "0177.0.0.1",
+        "127.1",
+        "a.0x7f",
+        "example.123",
+        "[::1]",
+        "::1",
+        "::ffff:127.0.0.1",
+        "müller.example",
+        "xn--a.example",
+        "xn--example-.org",
+        "xn--zz--zz.example",
+        "ab--cd.example.com",
+        "_acme-challenge.example.com",
+        "a_b.example.com",
+        "a\0.example.com",
+        "a\nb.example.com",
+        "a\tb.example.com",
+        "a/b.example.com",
+        "a@example.com",
+        "a.example.com:80",
+        "%61.example.com",
+        "\"a\".example.com",
+        "$(id).example.com",
+        "a;b.example.com",
+        "a b.example.com",
+        " a.example.com",
+        "-a.example.com",
+        "a-.example.com",
+        "ı.example.com",
+        "\u{212a}.example.com",
+        "ａ.example.com",
+        "а.example.com",
+        "https://a.example.com",
+        "*.10.0.0.1",
     ];
     for name in malformed {
         let problem = client.ask_order(&[name]).await.problem(400, "malformed");
         let detail = problem["detail"].as_str().unwrap();
         assert!(!detail.contains(char::is_control), "C411: {detail:?}");
     }
-    client.ask_order(&["*.example.com"]).await.problem(400, "rejectedIdentifier");
+    client
+        .ask_order(&["*.example.com"])
+        .await
+        .problem(400, "rejectedIdentifier");
     let longest = format!("{}.example.com", "a.".repeat(121).trim_end_matches('.'));
     assert_eq!(longest.len(), 253);
-    for good in [&longest, "xn--mller-kva.example", "a-b.example.com", "1.example.com", "example.com"] {
+    for good in [
+        &longest,
+        "xn--mller-kva.example",
+        "a-b.example.com",
+        "1.example.com",
+        "example.com",
+    ] {
         client.ask_order(&[good]).await.expect(201);
     }
     let orders = format!("{}/orders", client.kid());
@@ -96,24 +163,55 @@ async fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_refused() 
 async fn c401_c402_h2_h9_lists_of_identifiers_that_are_none_are_refused() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
-    let names = |count: usize| (0..count).map(|n| dns(&format!("n{n}.example.com"))).collect::<Vec<_>>();
+    let names = |count: usize| {
+        (0..count)
+            .map(|n| dns(&format!("n{n}.example.com")))
+            .collect::<Vec<_>>()
+    };
     let malformed = [
-        json!({}), json!({ "identifiers": null }), json!({ "identifiers": [] }), json!({ "identifiers": {} }),
-        json!({ "identifiers": "www.example.com" }), json!({ "identifiers": ["www.example.com"] }),
-        json!({ "identifiers": [{}] }), json!({ "identifiers": [{ "type": "dns" }] }),
-        json!({ "identifiers": [{ "value": "www.example.com" }] }), json!({ "identifiers": [{ "type": "dns", "value": 1 }] }),
+        json!({}),
+        json!({ "identifiers": null }),
+        json!({ "identifiers": [] }),
+        json!({ "identifiers": {} }),
+        json!({ "identifiers": "www.example.com" }),
+        json!({ "identifiers": ["www.example.com"] }),
+        json!({ "identifiers": [{}] }),
+        json!({ "identifiers": [{ "type": "dns" }] }),
+        json!({ "identifiers": [{ "value": "www.example.com" }] }),
+        json!({ "identifiers": [{ "type": "dns", "value": 1 }] }),
         json!({ "identifiers": [{ "type": "dns", "value": ["www.example.com"] }] }),
-        json!({ "identifiers": names(101) }), json!({ "identifiers": names(1000) }),
+        json!({ "identifiers": names(101) }),
+        json!({ "identifiers": names(1000) }),
     ];
     for payload in malformed {
         ask(&client, payload).await.problem(400, "malformed");
     }
-    ask(&client, json!({ "identifiers": names(10_000) })).await.problem(413, "malformed");
-    for kind in ["ip", "email", "DNS", "", "Dns", "permanent-identifier", "TNAuthList"] {
-        let answer = ask(&client, json!({ "identifiers": [{ "type": kind, "value": "10.0.0.1" }] })).await;
+    ask(&client, json!({ "identifiers": names(10_000) }))
+        .await
+        .problem(413, "malformed");
+    for kind in [
+        "ip",
+        "email",
+        "DNS",
+        "",
+        "Dns",
+        "permanent-identifier",
+        "TNAuthList",
+    ] {
+        let answer = ask(
+            &client,
+            json!({ "identifiers": [{ "type": kind, "value": "10.0.0.1" }] }),
+        )
+        .await;
         answer.problem(400, "unsupportedIdentifier");
     }
-    assert_eq!(ask(&client, json!({ "identifiers": names(100) })).await.expect(201).json()["identifiers"], json!(names(100)));
+    assert_eq!(
+        ask(&client, json!({ "identifiers": names(100) }))
+            .await
+            .expect(201)
+            .json()["identifiers"],
+        json!(names(100))
+    );
 }
 
 #[tokio::test]
@@ -125,9 +223,21 @@ async fn c413_h8_names_outside_the_policy_are_named_each_in_its_subproblem() {
     };
     let daemon = Daemon::start_with(plan).await;
     let client = daemon.account().await;
-    client.ask_order(&["www.example.com", "example.com"]).await.expect(201);
-    for outside in ["evilexample.com", "example.com.evil.net", "www.example.org", "secret.example.com", "SECRET.example.com"] {
-        let problem = client.ask_order(&["www.example.com", outside]).await.problem(400, "rejectedIdentifier");
+    client
+        .ask_order(&["www.example.com", "example.com"])
+        .await
+        .expect(201);
+    for outside in [
+        "evilexample.com",
+        "example.com.evil.net",
+        "www.example.org",
+        "secret.example.com",
+        "SECRET.example.com",
+    ] {
+        let problem = client
+            .ask_order(&["www.example.com", outside])
+            .await
+            .problem(400, "rejectedIdentifier");
         assert!(problem["detail"].as_str().unwrap().contains(outside), "{problem}");
     }
     let mixed = ["www.example.com", "evilexample.com", "a b", "secret.example.com"];
@@ -135,14 +245,30 @@ async fn c413_h8_names_outside_the_policy_are_named_each_in_its_subproblem() {
     let subproblems = problem["subproblems"].as_array().unwrap();
     let told: Vec<(&str, &str)> = subproblems
         .iter()
-        .map(|sub| (sub["identifier"]["value"].as_str().unwrap(), sub["type"].as_str().unwrap().rsplit(':').next().unwrap()))
+        .map(|sub| {
+            (
+                sub["identifier"]["value"].as_str().unwrap(),
+                sub["type"].as_str().unwrap().rsplit(':').next().unwrap(),
+            )
+        })
         .collect();
-    let expected = [("evilexample.com", "rejectedIdentifier"), ("a b", "malformed"), ("secret.example.com", "rejectedIdentifier")];
+    let expected = [
+        ("evilexample.com", "rejectedIdentifier"),
+        ("a b", "malformed"),
+        ("secret.example.com", "rejectedIdentifier"),
+    ];
     assert_eq!(told, expected);
-    let alike = client.ask_order(&["a.example.org", "b.example.org"]).await.problem(400, "rejectedIdentifier");
+    let alike = client
+        .ask_order(&["a.example.org", "b.example.org"])
+        .await
+        .problem(400, "rejectedIdentifier");
     assert_eq!(alike["subproblems"].as_array().unwrap().len(), 2);
     let orders = client.look(&format!("{}/orders", client.kid())).await;
-    assert_eq!(orders["orders"].as_array().unwrap().len(), 1, "a refused order leaves nothing");
+    assert_eq!(
+        orders["orders"].as_array().unwrap().len(),
+        1,
+        "a refused order leaves nothing"
+    );
 }
 
 #[tokio::test]
@@ -150,19 +276,33 @@ async fn c414_c416_h10_h11_a_validity_or_a_profile_is_refused_and_never_dropped(
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     let www = || json!([dns("www.example.com")]);
-    for time in [json!("2000-01-01T00:00:00Z"), json!("9999-12-31T23:59:59Z"), json!("tomorrow"), json!(1_000_000_000), json!({})] {
+    for time in [
+        json!("2000-01-01T00:00:00Z"),
+        json!("9999-12-31T23:59:59Z"),
+        json!("tomorrow"),
+        json!(1_000_000_000),
+        json!({}),
+    ] {
         for member in ["notBefore", "notAfter"] {
-            ask(&client, json!({ "identifiers": www(), member: time })).await.problem(400, "malformed");
+            ask(&client, json!({ "identifiers": www(), member: time }))
+                .await
+                .problem(400, "malformed");
         }
     }
     for profile in ["shortlived", "", "\u{1b}[31m"] {
         let answer = ask(&client, json!({ "identifiers": www(), "profile": profile })).await;
         answer.problem(400, "invalidProfile");
     }
-    ask(&client, json!({ "identifiers": www(), "profile": 1 })).await.problem(400, "malformed");
-    let unknown = json!({ "identifiers": www(), "replaces": "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE", "status": "valid" });
+    ask(&client, json!({ "identifiers": www(), "profile": 1 }))
+        .await
+        .problem(400, "malformed");
+    let unknown =
+        json!({ "identifiers": www(), "replaces": "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE", "status": "valid" });
     let order = ask(&client, unknown).await.expect(201).json();
-    assert!(order.get("replaces").is_none() && order["status"] == "pending", "C415: {order}");
+    assert!(
+        order.get("replaces").is_none() && order["status"] == "pending",
+        "C415: {order}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,7 +325,11 @@ async fn c417_h17_the_301st_pending_order_is_429_until_one_is_finalized() {
         refused.problem(429, "rateLimited");
         assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
     }
-    daemon.account().await.order(&["another.account.example.com"]).await;
+    daemon
+        .account()
+        .await
+        .order(&["another.account.example.com"])
+        .await;
     let csr = csr::plain(&Key::new(), &["ready.example.com"]);
     client.finalize(&ready, &csr).await.expect(200);
     client.ask_order(&["one.more.example.com"]).await.expect(201);
@@ -197,12 +341,22 @@ async fn k1_h16_a_finalized_order_is_200_with_its_url_and_becomes_valid() {
         processing: Duration::from_secs(2),
         ..ca::Options::default()
     };
-    let daemon = Daemon::start_with(Plan { ca, ..Plan::default() }).await;
+    let daemon = Daemon::start_with(Plan {
+        ca,
+        ..Plan::default()
+    })
+    .await;
     let client = daemon.account().await;
-    let order = client.ready(&daemon, &["www.example.com", "mail.example.com"]).await;
+    let order = client
+        .ready(&daemon, &["www.example.com", "mail.example.com"])
+        .await;
     let csr = csr::plain(&Key::new(), &["mail.example.com", "www.example.com"]);
     let answer = client.finalize(&order, &csr).await.expect(200);
-    assert_eq!(answer.location(), order.url, "K1: golang.org/x/crypto/acme polls what Location says");
+    assert_eq!(
+        answer.location(),
+        order.url,
+        "K1: golang.org/x/crypto/acme polls what Location says"
+    );
     assert_eq!(answer.json()["status"], "processing");
     assert!(answer.header("retry-after").is_some(), "H16");
     let looked = client.post(&order.url, GET).await.expect(200);
@@ -210,7 +364,10 @@ async fn k1_h16_a_finalized_order_is_200_with_its_url_and_becomes_valid() {
     assert!(looked.header("retry-after").is_some(), "H16");
     assert!(looked.json().get("certificate").is_none(), "H15");
     let valid = client.until(&order.url, "valid").await;
-    assert!(valid["certificate"].is_string() && valid.get("error").is_none(), "H15: {valid}");
+    assert!(
+        valid["certificate"].is_string() && valid.get("error").is_none(),
+        "H15: {valid}"
+    );
     assert_eq!(valid["authorizations"], json!(order.authorizations), "H13");
     assert_eq!(client.post(&order.url, GET).await.header("retry-after"), None);
 }
@@ -244,7 +401,11 @@ async fn c911_k2_an_order_that_is_not_ready_can_not_be_finalized() {
         processing: Duration::from_secs(3),
         ..ca::Options::default()
     };
-    let daemon = Daemon::start_with(Plan { ca, ..Plan::default() }).await;
+    let daemon = Daemon::start_with(Plan {
+        ca,
+        ..Plan::default()
+    })
+    .await;
     let client = daemon.account().await;
     let names = ["www.example.com", "mail.example.com"];
     let csr = csr::plain(&Key::new(), &names);
@@ -287,7 +448,11 @@ async fn c911_c912_h14_an_order_whose_time_is_over_is_invalid_and_nothing_of_it_
     clock.advance(Duration::from_hours(24));
     for order in [&ready, &pending] {
         let object = client.look(&order.url).await;
-        assert_eq!((&object["status"], &object["error"]["status"]), (&json!("invalid"), &json!(400)), "{object}");
+        assert_eq!(
+            (&object["status"], &object["error"]["status"]),
+            (&json!("invalid"), &json!(400)),
+            "{object}"
+        );
         assert_eq!(client.look(&order.authorizations[0]).await["status"], "expired");
     }
     let csr = csr::plain(&Key::new(), &["ready.example.com"]);
@@ -303,9 +468,17 @@ async fn h8_a_policy_that_has_become_stricter_refuses_at_finalization() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     let order = client.ready(&daemon, &["www.example.com"]).await;
-    let daemon = daemon.restart_with(|file| file["authority"]["policy"] = json!({ "x509": { "deny": { "dns": ["www.example.com"] } } })).await;
+    let daemon = daemon
+        .restart_with(|file| {
+            file["authority"]["policy"] = json!({ "x509": { "deny": { "dns": ["www.example.com"] } } })
+        })
+        .await;
     let csr = csr::plain(&Key::new(), &["www.example.com"]);
-    client.clone().finalize(&order, &csr).await.problem(400, "rejectedIdentifier");
+    client
+        .clone()
+        .finalize(&order, &csr)
+        .await
+        .problem(400, "rejectedIdentifier");
     assert_eq!(daemon.ca.stats().orders_opened, 0);
 }
 
@@ -316,11 +489,24 @@ async fn k4_finalize_without_a_csr_is_malformed_and_the_order_stays_ready() {
     let order = client.ready(&daemon, &["www.example.com"]).await;
     let csr = b64(csr::plain(&Key::new(), &["www.example.com"]));
     let mut statuses = HashSet::new();
-    for payload in [json!({}), json!({ "csr": null }), json!({ "csr": 1 }), json!({ "csr": [csr] }), json!({ "csr": format!("{csr} ") }), json!({ "csr": "++//" })] {
-        client.post(&order.finalize, payload).await.problem(400, "malformed");
+    for payload in [
+        json!({}),
+        json!({ "csr": null }),
+        json!({ "csr": 1 }),
+        json!({ "csr": [csr] }),
+        json!({ "csr": format!("{csr} ") }),
+        json!({ "csr": "++//" }),
+    ] {
+        client
+            .post(&order.finalize, payload)
+            .await
+            .problem(400, "malformed");
         statuses.insert(client.look(&order.url).await["status"].to_string());
     }
     client.post(&order.finalize, GET).await.problem(400, "malformed");
     assert_eq!(statuses.into_iter().collect::<Vec<_>>(), ["\"ready\""]);
-    client.post(&order.finalize, json!({ "csr": format!("{csr}==") })).await.expect(200);
+    client
+        .post(&order.finalize, json!({ "csr": format!("{csr}==") }))
+        .await
+        .expect(200);
 }

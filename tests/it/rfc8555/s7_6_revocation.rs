@@ -31,7 +31,10 @@ async fn m1_m3_the_owner_revokes_once_and_the_ca_hears_the_reason() {
     let payload = json!({ "certificate": b64(&issued.leaf), "reason": 4 });
     let answer = revoke_with(&client, payload.clone()).await.expect(200);
     assert!(answer.acme().body.is_empty());
-    revoke_with(&client, payload).await.acme().problem(400, "alreadyRevoked");
+    revoke_with(&client, payload)
+        .await
+        .acme()
+        .problem(400, "alreadyRevoked");
     let revocations = daemon.ca.stats().revocations;
     assert_eq!((revocations.len(), revocations[0].reason), (1, Some(4)));
     assert_eq!(client.look(&issued.order.url).await["status"], "valid");
@@ -43,7 +46,10 @@ async fn m2_the_certificates_key_may_revoke_without_an_account_and_no_other_key_
     let client = daemon.account().await;
     let issued = client.issue(&daemon, &["www.example.com"]).await;
     let leaf = issued.leaf.clone();
-    revoke(&Client::stranger(&daemon.site), &leaf).await.acme().problem(403, "unauthorized");
+    revoke(&Client::stranger(&daemon.site), &leaf)
+        .await
+        .acme()
+        .problem(403, "unauthorized");
     // The account's own key is not the certificate's, if it is sent as jwk.
     let keyed = Client::new(&daemon.site, Arc::clone(&client.key), None);
     revoke(&keyed, &leaf).await.acme().problem(403, "unauthorized");
@@ -58,11 +64,20 @@ async fn m1_c1002_another_account_needs_authorizations_for_all_names() {
     let daemon = Daemon::start().await;
     let (owner, other) = tokio::join!(daemon.account(), daemon.account());
     let issued = owner.issue(&daemon, &["a.example.com", "b.example.com"]).await;
-    revoke(&other, &issued.leaf).await.acme().problem(403, "unauthorized");
+    revoke(&other, &issued.leaf)
+        .await
+        .acme()
+        .problem(403, "unauthorized");
     other.ready(&daemon, &["a.example.com"]).await;
     other.order(&["b.example.com"]).await;
-    let problem = revoke(&other, &issued.leaf).await.acme().problem(403, "unauthorized");
-    assert!(problem["detail"].as_str().unwrap().contains("b.example.com"), "{problem}");
+    let problem = revoke(&other, &issued.leaf)
+        .await
+        .acme()
+        .problem(403, "unauthorized");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("b.example.com"),
+        "{problem}"
+    );
     assert!(daemon.ca.stats().revocations.is_empty());
     other.ready(&daemon, &["b.example.com"]).await;
     revoke(&other, &issued.leaf).await.expect(200);
@@ -96,7 +111,10 @@ async fn m4_c1001_reasons_that_a_subscriber_can_not_give_are_refused() {
     for reason in [2_i64, 6, 7, 8, 9, 10, 11, -1, 1 << 31, i64::MAX, i64::MIN] {
         let answer = revoke_with(&client, json!({ "certificate": certificate, "reason": reason })).await;
         let problem = answer.acme().problem(400, "badRevocationReason");
-        assert!(problem["detail"].as_str().unwrap().contains("allowed"), "RFC 8555 §7.6: {problem}");
+        assert!(
+            problem["detail"].as_str().unwrap().contains("allowed"),
+            "RFC 8555 §7.6: {problem}"
+        );
     }
     for reason in [json!("1"), json!(1.5), json!([1]), json!(1e300), json!(true)] {
         let answer = revoke_with(&client, json!({ "certificate": certificate, "reason": reason })).await;
@@ -114,7 +132,11 @@ async fn m5_c1001_what_is_no_certificate_of_ours_is_refused_and_the_ca_hears_not
     let (daemon, elsewhere) = tokio::join!(Daemon::start(), Daemon::start());
     let client = daemon.account().await;
     let issued = client.issue(&daemon, &["www.example.com"]).await;
-    let foreign = elsewhere.account().await.issue(&elsewhere, &["www.example.com"]).await;
+    let foreign = elsewhere
+        .account()
+        .await
+        .issue(&elsewhere, &["www.example.com"])
+        .await;
     let mut altered = issued.leaf.clone();
     *altered.last_mut().unwrap() ^= 1;
     let trailing = [issued.leaf.as_slice(), &[0]].concat();
@@ -122,13 +144,30 @@ async fn m5_c1001_what_is_no_certificate_of_ours_is_refused_and_the_ca_hears_not
         let (_, rest) = issued.pem.split_once("-----END CERTIFICATE-----\n").unwrap();
         crate::harness::csr::first_of_pem(rest)
     };
-    for wrong in [b"".as_slice(), b"garbage", &[0x30; 20_000], &foreign.leaf, &altered, &trailing, &intermediate] {
+    for wrong in [
+        b"".as_slice(),
+        b"garbage",
+        &[0x30; 20_000],
+        &foreign.leaf,
+        &altered,
+        &trailing,
+        &intermediate,
+    ] {
         revoke(&client, wrong).await.acme().problem(404, "malformed");
     }
-    for wrong in [json!({}), json!({ "certificate": null }), json!({ "certificate": 1 }), json!({ "certificate": "++" }), json!({ "certificate": issued.pem })] {
+    for wrong in [
+        json!({}),
+        json!({ "certificate": null }),
+        json!({ "certificate": 1 }),
+        json!({ "certificate": "++" }),
+        json!({ "certificate": issued.pem }),
+    ] {
         revoke_with(&client, wrong).await.acme().problem(400, "malformed");
     }
-    client.post(&daemon.site.url("revoke-cert"), GET).await.problem(400, "malformed");
+    client
+        .post(&daemon.site.url("revoke-cert"), GET)
+        .await
+        .problem(400, "malformed");
     let big = json!({ "certificate": b64(vec![0x30; 64 * 1024]) });
     revoke_with(&client, big).await.acme().problem(413, "malformed");
     assert!(daemon.ca.stats().revocations.is_empty() && elsewhere.ca.stats().revocations.is_empty());
@@ -140,7 +179,11 @@ async fn m6_f49_a_revocation_that_the_ca_refuses_is_a_5xx_and_is_not_recorded() 
         revocations_refused: true,
         ..ca::Options::default()
     };
-    let daemon = Daemon::start_with(Plan { ca, ..Plan::default() }).await;
+    let daemon = Daemon::start_with(Plan {
+        ca,
+        ..Plan::default()
+    })
+    .await;
     let client = daemon.account().await;
     let issued = client.issue(&daemon, &["www.example.com"]).await;
     for _ in 0..2 {
@@ -169,7 +212,10 @@ async fn a_deactivated_accounts_certificate_can_still_be_revoked_with_its_key() 
     let client = daemon.account().await;
     let issued = client.issue(&daemon, &["www.example.com"]).await;
     let leaf = issued.leaf.clone();
-    client.post(client.kid(), json!({ "status": "deactivated" })).await.expect(200);
+    client
+        .post(client.kid(), json!({ "status": "deactivated" }))
+        .await
+        .expect(200);
     revoke(&client, &leaf).await.acme().problem(401, "unauthorized");
     revoke(&holder(&daemon, issued), &leaf).await.expect(200);
 }
