@@ -2,7 +2,7 @@
 //! served: a start either works or leaves nothing behind.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use crate::worker::Worker;
 
 /// How long requests and jobs that are under way may take to end after the signal to stop.
 const SHUTDOWN: Duration = Duration::from_secs(35);
+
+/// `EAFNOSUPPORT`: the host has no IPv6.
+const NO_IPV6: i32 = 97;
 
 /// The daemon, ready to serve.
 pub struct App {
@@ -66,7 +69,9 @@ impl App {
         let metrics = Arc::new(Metrics::new()?);
         let slot = Arc::new(CertificateSlot::with_stand_in()?);
         if let OwnCertificate::Files { certificate, key } = &config.server.own_certificate {
-            let read = |path: &std::path::Path| std::fs::read(path).with_context(|| format!("{} can not be read", path.display()));
+            let read = |path: &std::path::Path| {
+                std::fs::read(path).with_context(|| format!("{} can not be read", path.display()))
+            };
             slot.install_pem(&read(certificate)?, &read(key)?)?;
         }
         let vault = Arc::new(StoredAccount {
@@ -131,12 +136,16 @@ impl App {
         };
         match &failure {
             None => tracing::info!("shutting down"),
-            Some(error) => tracing::error!(%error, "the store has failed; only a restart can tell what is on the disk"),
+            Some(error) => {
+                tracing::error!(%error, "the store has failed; only a restart can tell what is on the disk")
+            }
         }
         stopper.send_replace(true);
         let drained = async { while parts.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN, drained).await.is_err() {
-            tracing::warn!("work was still under way at the end of the shutdown's time; it goes on after the next start");
+            tracing::warn!(
+                "work was still under way at the end of the shutdown's time; it goes on after the next start"
+            );
         }
         match failure {
             None => Ok(()),
@@ -146,7 +155,14 @@ impl App {
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<Listener> {
-    Listener::bind(address).await.map_err(|error| match error.kind() {
+    let bound = match Listener::bind(address).await {
+        // ":443" means every address; on a host without IPv6 these are the IPv4 ones.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(NO_IPV6) => {
+            Listener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{key}: {address} is in use by another process; stop it, or choose another port")
         }
@@ -166,12 +182,20 @@ struct StoredAccount {
 #[async_trait]
 impl Vault for StoredAccount {
     async fn load(&self) -> Result<Option<Vec<u8>>, String> {
-        let stored = self.store.load(&self.name).await.map_err(|error| error.to_string())?;
+        let stored = self
+            .store
+            .load(&self.name)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(stored.map(|stored| stored.value))
     }
 
     async fn save(&self, bytes: Vec<u8>) -> Result<(), String> {
-        let stored = self.store.load(&self.name).await.map_err(|error| error.to_string())?;
+        let stored = self
+            .store
+            .load(&self.name)
+            .await
+            .map_err(|error| error.to_string())?;
         let version = stored.map_or(0, |stored| stored.version);
         let saved = self.store.save(&self.name, Versioned::with(version, bytes)).await;
         saved.map(drop).map_err(|error| error.to_string())

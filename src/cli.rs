@@ -114,7 +114,11 @@ impl Dead {
             ("--context", self.context.is_some()),
             ("--acme-strict-fqdn (always so here)", self.acme_strict_fqdn),
         ];
-        flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
+        flags
+            .into_iter()
+            .filter(|(_, given)| *given)
+            .map(|(flag, _)| flag)
+            .collect()
     }
 }
 
@@ -157,7 +161,10 @@ fn run_check(check: &Check) -> ExitCode {
 
 fn serve(flags: &Serve) -> ExitCode {
     let Some(path) = flags.config.clone().or_else(default_config) else {
-        return fail(&"no configuration given; run acme-proxy /path/to/ca.json", EXIT_USAGE);
+        return fail(
+            &"no configuration given; run acme-proxy /path/to/ca.json",
+            EXIT_USAGE,
+        );
     };
     let config = match Config::load(&path, &flags.network.overrides()) {
         Ok(config) => config,
@@ -221,7 +228,10 @@ fn start_logging(logger: &Logger, quiet: bool) {
     // sled says at `warn` and above what we report as errors of our own.
     let default = format!("{level}{requests}");
     let filter = EnvFilter::try_from_env("ACME_PROXY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     match logger.format {
         LogFormat::Json => subscriber.json().init(),
         LogFormat::Text | LogFormat::Common | LogFormat::Off => subscriber.init(),

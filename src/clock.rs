@@ -26,7 +26,10 @@ impl Clock {
     }
 
     /// The time, to the millisecond.
-    #[expect(clippy::disallowed_methods, reason = "this is the place where the clock is read")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the place where the clock is read"
+    )]
     pub fn now(&self) -> Timestamp {
         let milliseconds = match &self.by_hand {
             Some(hand) => hand.load(Ordering::SeqCst),
@@ -38,12 +41,18 @@ impl Clock {
     /// Moves a clock made with [`Self::by_hand`]; the system's clock stays as it is.
     pub fn advance(&self, span: std::time::Duration) {
         if let Some(hand) = &self.by_hand {
-            hand.fetch_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+            hand.fetch_add(
+                i64::try_from(span.as_millis()).unwrap_or(i64::MAX),
+                Ordering::SeqCst,
+            );
         }
     }
 
     /// A point on the monotonic clock, for durations.
-    #[expect(clippy::disallowed_methods, reason = "this is the place where the clock is read")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the place where the clock is read"
+    )]
     pub fn instant(&self) -> Instant {
         Instant::now()
     }

@@ -13,14 +13,14 @@ pub mod tls;
 /// The protocol's objects and every transition between their states; pure.
 pub mod acme;
 
+/// Which names are admitted; pure.
+pub mod policy;
 /// Persistence.
 pub mod store;
 /// The public CA.
 pub mod upstream;
 /// The three ways to ask the network who controls a name.
 pub mod validate;
-/// Which names are admitted; pure.
-pub mod policy;
 
 /// The registration authority's use cases.
 pub mod ra;

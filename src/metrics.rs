@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 const DAY: f64 = 86_400.0;
@@ -74,27 +75,131 @@ impl Metrics {
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let metrics = Self {
             health: Health::default(),
-            certificates_issued: IntCounterVec::new(Opts::new("externalcas_certificates_issued_total", "Certificates obtained from the CA."), &["status"])?,
-            certificates_revoked: IntCounterVec::new(Opts::new("externalcas_certificates_revoked_total", "Revocations at the CA."), &["status"])?,
-            certificate_request_duration: HistogramVec::new(HistogramOpts::new("externalcas_certificate_request_duration_seconds", "From the request to the CA's answer.").buckets(vec![1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]), &["operation"])?,
-            acme_roundtrip_duration: HistogramVec::new(HistogramOpts::new("externalcas_acme_roundtrip_duration_seconds", "One step at the CA.").buckets(vec![0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]), &["acme_operation"])?,
-            certificate_expiration: HistogramVec::new(HistogramOpts::new("externalcas_certificate_expiration_seconds", "Lifetimes of the issued certificates.").buckets(vec![DAY, 7.0 * DAY, 30.0 * DAY, 60.0 * DAY, 90.0 * DAY, 365.0 * DAY]), &["status"])?,
-            external_ca_up: IntGaugeVec::new(Opts::new("externalcas_external_ca_up", "Whether the CA's directory answered at the latest look."), &["ca_url"])?,
-            last_successful_certificate: Gauge::with_opts(Opts::new("externalcas_last_successful_certificate_timestamp_seconds", "When the latest certificate was issued, Unix time."))?,
-            certificate_mismatch: IntCounter::with_opts(Opts::new("acme_proxy_certificate_mismatch_total", "Certificates from the CA that did not match their order, and were not handed out. Should stay 0: alert on it."))?,
-            requests: IntCounterVec::new(Opts::new("acme_proxy_http_requests_total", "Requests, by endpoint and HTTP status."), &["endpoint", "status"])?,
-            request_duration: HistogramVec::new(HistogramOpts::new("acme_proxy_http_request_duration_seconds", "How long requests took.").buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]), &["endpoint"])?,
-            problems: IntCounterVec::new(Opts::new("acme_proxy_problems_total", "Problem documents sent, by type."), &["type"])?,
-            nonces_rejected: IntCounter::with_opts(Opts::new("acme_proxy_nonces_rejected_total", "Requests refused because of their anti-replay nonce."))?,
-            handler_panics: IntCounter::with_opts(Opts::new("acme_proxy_handler_panics_total", "Requests that ended in a panic. Should stay 0: alert on it."))?,
-            connections: IntGauge::with_opts(Opts::new("acme_proxy_connections", "Open connections of the ACME listener."))?,
-            validations: IntCounterVec::new(Opts::new("acme_proxy_validations_total", "Validation attempts, by challenge type and outcome (valid, invalid, retry)."), &["type", "outcome"])?,
-            validation_duration: HistogramVec::new(HistogramOpts::new("acme_proxy_validation_duration_seconds", "How long validation attempts took.").buckets(vec![0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]), &["type"])?,
-            jobs_waiting: IntGaugeVec::new(Opts::new("acme_proxy_jobs_waiting", "Jobs in the queue, by kind."), &["kind"])?,
-            store_commits: IntCounter::with_opts(Opts::new("acme_proxy_store_commits_total", "Commits to the store."))?,
-            store_syncs: IntCounter::with_opts(Opts::new("acme_proxy_store_syncs_total", "Times that the store waited for the disk; one sync serves all commits that wait."))?,
-            store_bytes: IntGauge::with_opts(Opts::new("acme_proxy_store_bytes", "Bytes of the store on disk."))?,
-            own_certificate_expiry: IntGauge::with_opts(Opts::new("acme_proxy_own_certificate_expiry_timestamp_seconds", "When the daemon's own certificate expires, Unix time; 0 while there is none."))?,
+            certificates_issued: IntCounterVec::new(
+                Opts::new(
+                    "externalcas_certificates_issued_total",
+                    "Certificates obtained from the CA.",
+                ),
+                &["status"],
+            )?,
+            certificates_revoked: IntCounterVec::new(
+                Opts::new("externalcas_certificates_revoked_total", "Revocations at the CA."),
+                &["status"],
+            )?,
+            certificate_request_duration: HistogramVec::new(
+                HistogramOpts::new(
+                    "externalcas_certificate_request_duration_seconds",
+                    "From the request to the CA's answer.",
+                )
+                .buckets(vec![1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]),
+                &["operation"],
+            )?,
+            acme_roundtrip_duration: HistogramVec::new(
+                HistogramOpts::new(
+                    "externalcas_acme_roundtrip_duration_seconds",
+                    "One step at the CA.",
+                )
+                .buckets(vec![0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
+                &["acme_operation"],
+            )?,
+            certificate_expiration: HistogramVec::new(
+                HistogramOpts::new(
+                    "externalcas_certificate_expiration_seconds",
+                    "Lifetimes of the issued certificates.",
+                )
+                .buckets(vec![
+                    DAY,
+                    7.0 * DAY,
+                    30.0 * DAY,
+                    60.0 * DAY,
+                    90.0 * DAY,
+                    365.0 * DAY,
+                ]),
+                &["status"],
+            )?,
+            external_ca_up: IntGaugeVec::new(
+                Opts::new(
+                    "externalcas_external_ca_up",
+                    "Whether the CA's directory answered at the latest look.",
+                ),
+                &["ca_url"],
+            )?,
+            last_successful_certificate: Gauge::with_opts(Opts::new(
+                "externalcas_last_successful_certificate_timestamp_seconds",
+                "When the latest certificate was issued, Unix time.",
+            ))?,
+            certificate_mismatch: IntCounter::with_opts(Opts::new(
+                "acme_proxy_certificate_mismatch_total",
+                "Certificates from the CA that did not match their order, and were not handed out. Should stay 0: alert on it.",
+            ))?,
+            requests: IntCounterVec::new(
+                Opts::new(
+                    "acme_proxy_http_requests_total",
+                    "Requests, by endpoint and HTTP status.",
+                ),
+                &["endpoint", "status"],
+            )?,
+            request_duration: HistogramVec::new(
+                HistogramOpts::new(
+                    "acme_proxy_http_request_duration_seconds",
+                    "How long requests took.",
+                )
+                .buckets(vec![
+                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+                ]),
+                &["endpoint"],
+            )?,
+            problems: IntCounterVec::new(
+                Opts::new("acme_proxy_problems_total", "Problem documents sent, by type."),
+                &["type"],
+            )?,
+            nonces_rejected: IntCounter::with_opts(Opts::new(
+                "acme_proxy_nonces_rejected_total",
+                "Requests refused because of their anti-replay nonce.",
+            ))?,
+            handler_panics: IntCounter::with_opts(Opts::new(
+                "acme_proxy_handler_panics_total",
+                "Requests that ended in a panic. Should stay 0: alert on it.",
+            ))?,
+            connections: IntGauge::with_opts(Opts::new(
+                "acme_proxy_connections",
+                "Open connections of the ACME listener.",
+            ))?,
+            validations: IntCounterVec::new(
+                Opts::new(
+                    "acme_proxy_validations_total",
+                    "Validation attempts, by challenge type and outcome (valid, invalid, retry).",
+                ),
+                &["type", "outcome"],
+            )?,
+            validation_duration: HistogramVec::new(
+                HistogramOpts::new(
+                    "acme_proxy_validation_duration_seconds",
+                    "How long validation attempts took.",
+                )
+                .buckets(vec![0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
+                &["type"],
+            )?,
+            jobs_waiting: IntGaugeVec::new(
+                Opts::new("acme_proxy_jobs_waiting", "Jobs in the queue, by kind."),
+                &["kind"],
+            )?,
+            store_commits: IntCounter::with_opts(Opts::new(
+                "acme_proxy_store_commits_total",
+                "Commits to the store.",
+            ))?,
+            store_syncs: IntCounter::with_opts(Opts::new(
+                "acme_proxy_store_syncs_total",
+                "Times that the store waited for the disk; one sync serves all commits that wait.",
+            ))?,
+            store_bytes: IntGauge::with_opts(Opts::new(
+                "acme_proxy_store_bytes",
+                "Bytes of the store on disk.",
+            ))?,
+            own_certificate_expiry: IntGauge::with_opts(Opts::new(
+                "acme_proxy_own_certificate_expiry_timestamp_seconds",
+                "When the daemon's own certificate expires, Unix time; 0 while there is none.",
+            ))?,
             registry,
         };
         metrics.register()?;
@@ -125,7 +230,9 @@ impl Metrics {
             Box::new(self.store_bytes.clone()),
             Box::new(self.own_certificate_expiry.clone()),
         ];
-        collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
+        collectors
+            .into_iter()
+            .try_for_each(|collector| self.registry.register(collector))
     }
 
     /// The page that Prometheus scrapes, in its text format.
@@ -161,6 +268,9 @@ impl Health {
 
     /// What is missing, by part. Empty if all is well.
     pub fn missing(&self) -> BTreeMap<&'static str, String> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.missing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

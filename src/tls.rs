@@ -38,7 +38,12 @@ impl fmt::Debug for CertificateSlot {
 
 impl ResolvesServerCert for CertificateSlot {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Some(
+            self.current
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        )
     }
 }
 
@@ -101,7 +106,10 @@ impl CertificateSlot {
     }
 }
 
-fn certified_key(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<CertifiedKey, TlsError> {
+fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, TlsError> {
     if chain.is_empty() {
         return Err(TlsError("the certificate chain is empty".to_owned()));
     }
@@ -128,7 +136,11 @@ pub fn server_config(slot: Arc<CertificateSlot>, versions: Versions) -> Result<S
     }
     let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&offered)
-        .map_err(|error| TlsError(format!("tls.minVersion and tls.maxVersion leave nothing to offer: {error}")))?;
+        .map_err(|error| {
+            TlsError(format!(
+                "tls.minVersion and tls.maxVersion leave nothing to offer: {error}"
+            ))
+        })?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(slot);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)

@@ -34,8 +34,16 @@ impl RegistrationAuthority {
     ///
     /// `accountDoesNotExist` if only an existing one was wanted, `userActionRequired` if the terms of service were not
     /// agreed to, `unauthorized` if the account is deactivated, and what is wrong with the contacts.
-    pub async fn register(&self, provisioner: &str, key: Jwk, request: NewAccount) -> Result<(Account, bool), Refusal> {
-        let rules = self.policy.provisioner(provisioner).ok_or_else(Problem::not_found)?;
+    pub async fn register(
+        &self,
+        provisioner: &str,
+        key: Jwk,
+        request: NewAccount,
+    ) -> Result<(Account, bool), Refusal> {
+        let rules = self
+            .policy
+            .provisioner(provisioner)
+            .ok_or_else(Problem::not_found)?;
         let thumbprint = key.thumbprint();
         // RFC 8555 §7.3.1: for a known key the other fields of the request are ignored.
         if let Some(existing) = self.store.account_by_key(provisioner, &thumbprint).await? {
@@ -65,7 +73,12 @@ impl RegistrationAuthority {
     ///
     /// `accountDoesNotExist`, or `unauthorized` (401, RFC 8555 §7.3.6) if it is deactivated.
     pub async fn signing_account(&self, provisioner: &str, id: AccountId) -> Result<Account, Refusal> {
-        let unknown = || Problem::new(ProblemType::AccountDoesNotExist, "the account in kid does not exist; register first");
+        let unknown = || {
+            Problem::new(
+                ProblemType::AccountDoesNotExist,
+                "the account in kid does not exist; register first",
+            )
+        };
         match self.store.account(id).await? {
             Some(account) if account.value.provisioner() == provisioner => usable(account),
             Some(_) | None => Err(unknown().into()),
@@ -95,7 +108,11 @@ impl RegistrationAuthority {
             if next == current {
                 return Ok(current);
             }
-            match self.store.update_account(Versioned::with(version, next.clone())).await {
+            match self
+                .store
+                .update_account(Versioned::with(version, next.clone()))
+                .await
+            {
                 Ok(()) => return Ok(next),
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
@@ -110,7 +127,9 @@ impl RegistrationAuthority {
 fn usable(account: Versioned<Account>) -> Result<Account, Refusal> {
     match account.value.status() {
         AccountStatus::Valid => Ok(account.value),
-        AccountStatus::Deactivated => Err(Problem::unauthorized("the account is deactivated").with_status(401).into()),
+        AccountStatus::Deactivated => Err(Problem::unauthorized("the account is deactivated")
+            .with_status(401)
+            .into()),
     }
 }
 

@@ -42,7 +42,10 @@ impl RegistrationAuthority {
     /// Not found; `malformed` if the authorization has ended.
     pub async fn accept_challenge(&self, account: &Account, id: ChallengeId) -> Result<Order, Refusal> {
         for _ in 0..MAX_CONFLICTS {
-            let Versioned { value: order, version } = self.own_order(account, id.authorization.order).await?;
+            let Versioned {
+                value: order,
+                version,
+            } = self.own_order(account, id.authorization.order).await?;
             let now = self.clock.now();
             let (order, work) = match order.accept_challenge(id, now)? {
                 Accepted::Unchanged(order) => return Ok(order),

@@ -44,7 +44,9 @@ impl RegistrationAuthority {
         let order = self.own_order(account, id).await?.value;
         let issued = order.certificate().ok_or_else(Problem::not_found)?;
         let issuers = self.store.issuers(issued.issuers()).await?;
-        Ok(certificate::to_pem(std::iter::once(issued.leaf()).chain(&issuers)))
+        Ok(certificate::to_pem(
+            std::iter::once(issued.leaf()).chain(&issuers),
+        ))
     }
 
     /// Has the CA revoke a certificate, and waits a while for its answer.
@@ -53,20 +55,36 @@ impl RegistrationAuthority {
     ///
     /// `unauthorized` if the asker may not do so, `alreadyRevoked`, not found; `serverInternal` if the CA refuses or
     /// has not answered yet. In the last case the revocation stays queued.
-    pub async fn revoke(&self, revoker: &Revoker, leaf: Vec<u8>, reason: Option<RevocationReason>) -> Result<(), Refusal> {
+    pub async fn revoke(
+        &self,
+        revoker: &Revoker,
+        leaf: Vec<u8>,
+        reason: Option<RevocationReason>,
+    ) -> Result<(), Refusal> {
         let leaf = Der::new(leaf);
         let unknown = || Problem::malformed("no such certificate was issued here").with_status(404);
-        let id = self.store.order_of_certificate(leaf.fingerprint()).await?.ok_or_else(unknown)?;
+        let id = self
+            .store
+            .order_of_certificate(leaf.fingerprint())
+            .await?
+            .ok_or_else(unknown)?;
         let mut permitted = false;
         for _ in 0..MAX_CONFLICTS {
-            let Versioned { value: order, version } = self.store.order(id).await?.ok_or_else(unknown)?;
+            let Versioned {
+                value: order,
+                version,
+            } = self.store.order(id).await?.ok_or_else(unknown)?;
             if !permitted {
                 self.check_revoker(revoker, &order, &leaf).await?;
                 permitted = true;
             }
             let now = self.clock.now();
             let (order, work) = order.request_revocation(reason, now)?;
-            match self.store.commit(Versioned::with(version, order), Some(Job::now(work, now))).await {
+            match self
+                .store
+                .commit(Versioned::with(version, order), Some(Job::now(work, now)))
+                .await
+            {
                 Ok(()) => return self.revocation_answer(id).await,
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
@@ -80,7 +98,9 @@ impl RegistrationAuthority {
             Revoker::Account(account) if account.id() == order.account() => Ok(()),
             Revoker::Account(account) => self.check_authorized_for_all(account, order).await,
             Revoker::Key(key) if certificate::key_of(leaf).is_some_and(|of_leaf| of_leaf == *key) => Ok(()),
-            Revoker::Key(_) => Err(Problem::unauthorized("the request is not signed with the certificate's key").into()),
+            Revoker::Key(_) => {
+                Err(Problem::unauthorized("the request is not signed with the certificate's key").into())
+            }
         }
     }
 
@@ -89,7 +109,9 @@ impl RegistrationAuthority {
         let now = self.clock.now();
         let mut missing: BTreeSet<Identifier> = order.identifiers().cloned().collect();
         for id in self.store.orders_of(account.id(), None, SEARCHED_ORDERS).await? {
-            let Some(held) = self.store.order(id).await? else { continue };
+            let Some(held) = self.store.order(id).await? else {
+                continue;
+            };
             for authorization in held.value.authorizations() {
                 if authorization.status(held.value.expires(), now) == AuthorizationStatus::Valid {
                     missing.remove(authorization.identifier());
@@ -99,7 +121,9 @@ impl RegistrationAuthority {
         match missing.first() {
             None => Ok(()),
             Some(name) => {
-                let detail = format!("the account neither ordered the certificate nor holds an authorization for {name}");
+                let detail = format!(
+                    "the account neither ordered the certificate nor holds an authorization for {name}"
+                );
                 Err(Problem::unauthorized(detail).into())
             }
         }

@@ -49,8 +49,13 @@ impl From<Problem> for Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         let (detail, seconds) = match &error {
-            StoreError::Full { .. } => ("the server has no room for new accounts and orders; try again later", 300),
-            StoreError::Conflict | StoreError::LeaseLost => ("the object changed while it was worked on; try again", 1),
+            StoreError::Full { .. } => (
+                "the server has no room for new accounts and orders; try again later",
+                300,
+            ),
+            StoreError::Conflict | StoreError::LeaseLost => {
+                ("the object changed while it was worked on; try again", 1)
+            }
             StoreError::InUse { .. } | StoreError::Corrupt(_) | StoreError::Failed(_) => {
                 ("the server met an internal error; try again later", 60)
             }

@@ -43,17 +43,28 @@ impl RegistrationAuthority {
         // RFC 8555 §7.4: the server "MUST NOT issue a certificate" with another validity than the one asked for. The
         // CA decides on it, so none can be promised.
         if request.asks_for_validity {
-            return Err(Problem::malformed("notBefore and notAfter can not be chosen here; leave them out").into());
+            return Err(
+                Problem::malformed("notBefore and notAfter can not be chosen here; leave them out").into(),
+            );
         }
         if let Some(profile) = request.profile {
-            let detail = format!("there is no profile {:?} here; leave the field out", crate::acme::problem::cleaned(&profile, 64));
+            let detail = format!(
+                "there is no profile {:?} here; leave the field out",
+                crate::acme::problem::cleaned(&profile, 64)
+            );
             return Err(Problem::new(ProblemType::InvalidProfile, detail).into());
         }
         let provisioner = self.provisioner_of(account)?;
         let admitted = self.policy.admit(provisioner, &request.identifiers)?;
         self.check_limit(account).await?;
         let now = self.clock.now();
-        let order = Order::new(account.id(), account.provisioner().to_owned(), admitted, now, self.policy.order_lifetime());
+        let order = Order::new(
+            account.id(),
+            account.provisioner().to_owned(),
+            admitted,
+            now,
+            self.policy.order_lifetime(),
+        );
         self.store.create_order(&order, None).await?;
         self.pending.opened(account.id(), order.id(), order.expires());
         Ok(order)
@@ -95,15 +106,25 @@ impl RegistrationAuthority {
     /// `orderNotReady`, `badCSR`, and `rejectedIdentifier` if the policy does not admit a name any more.
     pub async fn finalize(&self, account: &Account, id: OrderId, csr: Vec<u8>) -> Result<Order, Refusal> {
         // An order that is not ready says so before the CSR is looked at.
-        self.own_order(account, id).await?.value.require_ready(self.clock.now())?;
+        self.own_order(account, id)
+            .await?
+            .value
+            .require_ready(self.clock.now())?;
         let csr = Csr::parse(csr)?;
-        let holder = self.store.account_by_key(account.provisioner(), &csr.key().thumbprint()).await?;
+        let holder = self
+            .store
+            .account_by_key(account.provisioner(), &csr.key().thumbprint())
+            .await?;
         let holder = holder.map(|holder| holder.value.id());
         for _ in 0..MAX_CONFLICTS {
-            let Versioned { value: order, version } = self.own_order(account, id).await?;
+            let Versioned {
+                value: order,
+                version,
+            } = self.own_order(account, id).await?;
             order.require_ready(self.clock.now())?;
             let matched = csr.matching(&order, holder)?;
-            self.policy.still_admits(self.provisioner_of(account)?, order.identifiers())?;
+            self.policy
+                .still_admits(self.provisioner_of(account)?, order.identifiers())?;
             let now = self.clock.now();
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());
@@ -138,7 +159,8 @@ impl RegistrationAuthority {
         if still_pending < MAX_PENDING {
             return Ok(());
         }
-        let detail = format!("the account has {MAX_PENDING} unfinished orders; finalize them or let them expire");
+        let detail =
+            format!("the account has {MAX_PENDING} unfinished orders; finalize them or let them expire");
         Err(Refusal::Later {
             problem: Problem::new(ProblemType::RateLimited, detail),
             retry_after: std::time::Duration::from_secs(3600),

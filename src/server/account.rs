@@ -68,8 +68,15 @@ pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByKey) -> Res
         terms_of_service_agreed: request.terms_of_service_agreed,
         only_return_existing: request.only_return_existing,
     };
-    let (account, is_new) = shared.ra.register(&signed.provisioner, signed.key, request).await?;
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let (account, is_new) = shared
+        .ra
+        .register(&signed.provisioner, signed.key, request)
+        .await?;
+    let status = if is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     object(status, &account, &signed.links)
 }
 
@@ -87,7 +94,9 @@ pub(crate) async fn post(
     let deactivate = match request.status.as_deref() {
         Some("deactivated") => true,
         Some("valid") | None => false,
-        Some(_) => return Err(Problem::malformed("the only status that a client can set is deactivated").into()),
+        Some(_) => {
+            return Err(Problem::malformed("the only status that a client can set is deactivated").into());
+        }
     };
     let update = AccountUpdate {
         contact: request.contact,
@@ -114,7 +123,10 @@ pub(crate) async fn orders(
     match page.next {
         None => respond::json(StatusCode::OK, [], &object),
         Some(next) => {
-            let next = format!("<{}?cursor={next}>;rel=\"next\"", links.orders(signed.account.id()));
+            let next = format!(
+                "<{}?cursor={next}>;rel=\"next\"",
+                links.orders(signed.account.id())
+            );
             respond::json(StatusCode::OK, [(LINK, next)], &object)
         }
     }

@@ -29,7 +29,9 @@ struct Version {
 
 /// The routes of the metrics listener.
 pub(crate) fn metrics_routes(metrics: Arc<Metrics>) -> Router {
-    let routes = Router::new().route("/metrics", get(page)).route("/health", get(health_of));
+    let routes = Router::new()
+        .route("/metrics", get(page))
+        .route("/health", get(health_of));
     routes.with_state(metrics)
 }
 
@@ -57,8 +59,9 @@ async fn page(State(metrics): State<Arc<Metrics>>) -> Response {
     };
     let mut response = Response::new(Body::from(page));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4"),
+    );
     response
 }

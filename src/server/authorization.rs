@@ -45,7 +45,12 @@ struct ChallengeObject {
     error: Option<Problem>,
 }
 
-fn challenge_object(id: AuthorizationId, of: &Authorization, challenge: &Challenge, links: &Links) -> ChallengeObject {
+fn challenge_object(
+    id: AuthorizationId,
+    of: &Authorization,
+    challenge: &Challenge,
+    links: &Links,
+) -> ChallengeObject {
     let (validated, error) = match challenge.state() {
         ChallengeState::Pending => (None, None),
         ChallengeState::Processing { problem, .. } => (None, problem.clone()),
@@ -54,7 +59,10 @@ fn challenge_object(id: AuthorizationId, of: &Authorization, challenge: &Challen
     };
     ChallengeObject {
         kind: challenge.kind().name(),
-        url: links.challenge(ChallengeId { authorization: id, kind: challenge.kind() }),
+        url: links.challenge(ChallengeId {
+            authorization: id,
+            kind: challenge.kind(),
+        }),
         status: challenge.status(),
         token: of.token().as_str().to_owned(),
         validated,
@@ -88,9 +96,13 @@ pub(crate) async fn get(
     };
     let location = [(LOCATION, signed.links.authorization(id))];
     let mut response = respond::json(StatusCode::OK, location, &object)?;
-    let validating = authorization.challenges().any(|c| matches!(c.state(), ChallengeState::Processing { .. }));
+    let validating = authorization
+        .challenges()
+        .any(|c| matches!(c.state(), ChallengeState::Processing { .. }));
     if validating && status == AuthorizationStatus::Pending {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     }
     Ok(response)
 }
@@ -111,14 +123,18 @@ pub(crate) async fn challenge(
         let Empty {} = signed.object()?;
         shared.ra.accept_challenge(&signed.account, id).await?
     };
-    let authorization = order.authorization(id.authorization).ok_or_else(Problem::not_found)?;
+    let authorization = order
+        .authorization(id.authorization)
+        .ok_or_else(Problem::not_found)?;
     let challenge = authorization.challenge(id.kind).ok_or_else(Problem::not_found)?;
     let object = challenge_object(id.authorization, authorization, challenge, &signed.links);
     let up = format!("<{}>;rel=\"up\"", signed.links.authorization(id.authorization));
     let headers = [(LINK, up), (LOCATION, signed.links.challenge(id))];
     let mut response = respond::json(StatusCode::OK, headers, &object)?;
     if matches!(challenge.state(), ChallengeState::Processing { .. }) {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     }
     Ok(response)
 }

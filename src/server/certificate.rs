@@ -33,14 +33,18 @@ pub(crate) async fn get(
 ) -> Result<Response, Rejection> {
     let pem = shared.ra.certificate(&signed.account, parsed(&id)?).await?;
     let mut response = Response::new(Body::from(pem));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/pem-certificate-chain"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/pem-certificate-chain"),
+    );
     Ok(response)
 }
 
 /// POST revoke-cert.
-pub(crate) async fn revoke(State(shared): State<Arc<Shared>>, signed: ByAccountOrKey) -> Result<Response, Rejection> {
+pub(crate) async fn revoke(
+    State(shared): State<Arc<Shared>>,
+    signed: ByAccountOrKey,
+) -> Result<Response, Rejection> {
     let request: RevocationRequest = signed.object()?;
     let reason = request.reason.map(RevocationReason::from_code).transpose()?;
     let leaf = URL_SAFE_NO_PAD

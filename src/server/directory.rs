@@ -42,7 +42,11 @@ pub(crate) async fn get(
     Extension(links): Extension<Links>,
     Path(provisioner): Path<String>,
 ) -> Result<Response, Rejection> {
-    let meta = shared.settings.provisioners.iter().find(|known| known.name == provisioner);
+    let meta = shared
+        .settings
+        .provisioners
+        .iter()
+        .find(|known| known.name == provisioner);
     let meta = meta.ok_or_else(Problem::not_found)?;
     let meta = DirectoryMeta {
         terms_of_service: meta.terms_of_service.as_deref(),

@@ -17,7 +17,10 @@ impl Links {
     pub(crate) fn for_host(settings: &Settings, host: Option<&str>, provisioner: &str) -> Option<Self> {
         let host = host?;
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        let known = settings.names.iter().find(|known| known.as_str().eq_ignore_ascii_case(name))?;
+        let known = settings
+            .names
+            .iter()
+            .find(|known| known.as_str().eq_ignore_ascii_case(name))?;
         Some(Self::new(settings, known, provisioner))
     }
 

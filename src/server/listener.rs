@@ -93,11 +93,17 @@ impl Listener {
 /// Serves `/metrics` and `/health` over plain HTTP until told to stop.
 pub async fn serve_metrics(listener: Listener, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
     let routes = admin::metrics_routes(metrics);
-    accept(listener.listener, stop, move |stream, stop| serve_connection(stream, routes.clone(), stop)).await;
+    accept(listener.listener, stop, move |stream, stop| {
+        serve_connection(stream, routes.clone(), stop)
+    })
+    .await;
 }
 
-async fn accept<F>(listener: TcpListener, mut stop: watch::Receiver<bool>, serve: impl Fn(TcpStream, watch::Receiver<bool>) -> F)
-where
+async fn accept<F>(
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+    serve: impl Fn(TcpStream, watch::Receiver<bool>) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));

@@ -32,7 +32,10 @@ pub(crate) struct Nonces {
 pub(crate) struct Authentic(u64);
 
 impl Default for Nonces {
-    #[expect(clippy::expect_used, reason = "without entropy there is no safe way on; the process must stop")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without entropy there is no safe way on; the process must stop"
+    )]
     fn default() -> Self {
         let random = rand::SystemRandom::new();
         Self {
@@ -52,7 +55,9 @@ impl Nonces {
         let (head, tail) = bytes.split_at_mut(COUNTER_BYTES);
         head.copy_from_slice(&counter.to_be_bytes());
         let tag = hmac::sign(&self.key, &counter.to_be_bytes());
-        tail.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+        tail.iter_mut()
+            .zip(tag.as_ref())
+            .for_each(|(to, from)| *to = *from);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
@@ -91,7 +96,9 @@ mod tests {
     use super::*;
 
     fn redeemed(nonces: &Nonces, nonce: &str) -> bool {
-        nonces.authenticate(nonce).is_some_and(|authentic| nonces.redeem(authentic))
+        nonces
+            .authenticate(nonce)
+            .is_some_and(|authentic| nonces.redeem(authentic))
     }
 
     #[test]
@@ -107,7 +114,12 @@ mod tests {
         let nonces = Nonces::default();
         let (first, second) = (nonces.mint(), nonces.mint());
         assert_ne!(first, second);
-        assert!(first.len() >= 22 && first.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+        assert!(
+            first.len() >= 22
+                && first
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        );
     }
 
     #[test]
@@ -115,7 +127,14 @@ mod tests {
         let nonces = Nonces::default();
         let nonce = nonces.mint();
         let altered = nonce.replacen(['A', 'B'], "C", 1);
-        for wrong in ["", "AAAA", &nonce[..nonce.len() - 4], &Nonces::default().mint(), &altered, &format!("{nonce}AAAA")] {
+        for wrong in [
+            "",
+            "AAAA",
+            &nonce[..nonce.len() - 4],
+            &Nonces::default().mint(),
+            &altered,
+            &format!("{nonce}AAAA"),
+        ] {
             assert!(nonces.authenticate(wrong).is_none(), "{wrong}");
         }
         assert!(redeemed(&nonces, &nonce));

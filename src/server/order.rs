@@ -66,21 +66,30 @@ fn object(status: StatusCode, order: &Order, links: &Links, now: Timestamp) -> R
         not_after: certificate.map(|certificate| wire_time(certificate.not_after())),
         error: order.problem(now),
         authorizations: authorizations
-            .map(|(index, _)| links.authorization(AuthorizationId { order: order.id(), index }))
+            .map(|(index, _)| {
+                links.authorization(AuthorizationId {
+                    order: order.id(),
+                    index,
+                })
+            })
             .collect(),
         finalize: links.finalize(order.id()),
         certificate: certificate.map(|_| links.certificate(order.id())),
     };
     let mut response = respond::json(status, [(LOCATION, links.order(order.id()))], &object)?;
     if order.status(now) == OrderStatus::Processing {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     }
     Ok(response)
 }
 
 /// A time as RFC 3339 with whole seconds, which every client can read.
 pub(crate) fn wire_time(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+    Timestamp::from_second(time.as_second())
+        .unwrap_or(time)
+        .to_string()
 }
 
 /// POST new-order.
@@ -92,7 +101,12 @@ pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByAccount) ->
         profile: request.profile,
     };
     let order = shared.ra.new_order(&signed.account, request).await?;
-    object(StatusCode::CREATED, &order, &signed.links, shared.ra.clock().now())
+    object(
+        StatusCode::CREATED,
+        &order,
+        &signed.links,
+        shared.ra.clock().now(),
+    )
 }
 
 /// POST-as-GET order.

@@ -9,7 +9,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::acme::problem::{Problem, ProblemType};
-use crate::jose::jws::{Algorithm, JwsError};
+use crate::jose::jwk::Algorithm;
+use crate::jose::jws::JwsError;
 use crate::ra::Refusal;
 
 /// An answer that is a problem document.
@@ -43,7 +44,11 @@ impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Problem(problem) => problem.into(),
-            Refusal::Later { problem, retry_after, cause } => Self {
+            Refusal::Later {
+                problem,
+                retry_after,
+                cause,
+            } => Self {
                 problem,
                 retry_after: Some(retry_after),
                 cause: Some(cause),
@@ -104,7 +109,9 @@ pub(crate) fn json<const N: usize>(
     })?;
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     for (name, value) in headers {
         if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().append(name, value);

@@ -32,10 +32,15 @@ impl Server {
     pub(crate) fn routes(&self) -> Router {
         let shared = Arc::clone(&self.shared);
         Router::new()
-            .route("/acme/{provisioner}/directory", get(directory::get).post(directory::post))
+            .route(
+                "/acme/{provisioner}/directory",
+                get(directory::get).post(directory::post),
+            )
             .route(
                 "/acme/{provisioner}/new-nonce",
-                get(directory::nonce_get).head(directory::nonce_head).post(directory::nonce_post),
+                get(directory::nonce_get)
+                    .head(directory::nonce_head)
+                    .post(directory::nonce_post),
             )
             .route("/acme/{provisioner}/new-account", post(account::new))
             .route("/acme/{provisioner}/account/{id}", post(account::post))
@@ -44,7 +49,10 @@ impl Server {
             .route("/acme/{provisioner}/order/{id}", post(order::get))
             .route("/acme/{provisioner}/order/{id}/finalize", post(order::finalize))
             .route("/acme/{provisioner}/authz/{id}", post(authorization::get))
-            .route("/acme/{provisioner}/challenge/{authz}/{type}", post(authorization::challenge))
+            .route(
+                "/acme/{provisioner}/challenge/{authz}/{type}",
+                post(authorization::challenge),
+            )
             .route("/acme/{provisioner}/certificate/{id}", post(certificate::get))
             .route("/acme/{provisioner}/revoke-cert", post(certificate::revoke))
             .route("/health", get(health))
@@ -61,11 +69,15 @@ async fn health(State(shared): State<Arc<Shared>>) -> Result<Response, Rejection
 }
 
 async fn not_found() -> Rejection {
-    Problem::malformed("there is no such resource").with_status(404).into()
+    Problem::malformed("there is no such resource")
+        .with_status(404)
+        .into()
 }
 
 async fn method_not_allowed() -> Rejection {
-    Problem::malformed("the resource does not take this method").with_status(405).into()
+    Problem::malformed("the resource does not take this method")
+        .with_status(405)
+        .into()
 }
 
 /// Runs a request: finds the URLs for its host, shields the process from panics and endless work, adds the headers
@@ -96,7 +108,13 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
         }
     };
     if is_acme {
-        add_acme_headers(&shared, &method, endpoint, links.flatten().as_ref(), &mut response);
+        add_acme_headers(
+            &shared,
+            &method,
+            endpoint,
+            links.flatten().as_ref(),
+            &mut response,
+        );
     }
     if let (Ok(name), Ok(value)) = (
         HeaderName::from_bytes(shared.settings.trace_header.as_bytes()),
@@ -130,7 +148,9 @@ async fn run(shared: &Shared, request: Request, next: Next) -> Response {
 /// (RFC 8555 §6.7).
 fn as_problem(response: Response) -> Response {
     let (status, headers) = (response.status(), response.headers());
-    let is_problem = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+    let is_problem = headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/problem+json");
     if is_problem || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
@@ -140,13 +160,22 @@ fn as_problem(response: Response) -> Response {
     };
     let mut replaced = Rejection::from(problem.with_status(status.as_u16())).into_response();
     // What else the refusal said, `Allow` for one, still holds.
-    for (name, value) in headers.iter().filter(|(name, _)| ![CONTENT_TYPE, CONTENT_LENGTH].contains(*name)) {
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, _)| ![CONTENT_TYPE, CONTENT_LENGTH].contains(*name))
+    {
         replaced.headers_mut().append(name, value.clone());
     }
     replaced
 }
 
-fn add_acme_headers(shared: &Shared, method: &Method, endpoint: &str, links: Option<&Links>, response: &mut Response) {
+fn add_acme_headers(
+    shared: &Shared,
+    method: &Method,
+    endpoint: &str,
+    links: Option<&Links>,
+    response: &mut Response,
+) {
     let is_directory = endpoint == "directory" && response.status().is_success();
     let headers = response.headers_mut();
     // RFC 8555 §7.1: "The "index" link relation is present on all resources other than the directory".
@@ -169,7 +198,10 @@ fn add_acme_headers(shared: &Shared, method: &Method, endpoint: &str, links: Opt
 
 /// The endpoint's name in metrics: the route's last fixed segment, so that their number does not grow with paths.
 fn endpoint_of(request: &Request) -> &'static str {
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("", MatchedPath::as_str);
     const NAMES: [(&str, &str); 12] = [
         ("/directory", "directory"),
         ("/new-nonce", "new-nonce"),
@@ -206,11 +238,25 @@ fn request_id(request: &Request, shared: &Shared) -> String {
     }
 }
 
-fn record(shared: &Shared, method: &Method, path: &str, endpoint: &str, request_id: &str, took: Duration, response: &Response) {
+fn record(
+    shared: &Shared,
+    method: &Method,
+    path: &str,
+    endpoint: &str,
+    request_id: &str,
+    took: Duration,
+    response: &Response,
+) {
     let status = response.status();
     let metrics = &shared.metrics;
-    metrics.requests.with_label_values(&[endpoint, status.as_str()]).inc();
-    metrics.request_duration.with_label_values(&[endpoint]).observe(took.as_secs_f64());
+    metrics
+        .requests
+        .with_label_values(&[endpoint, status.as_str()])
+        .inc();
+    metrics
+        .request_duration
+        .with_label_values(&[endpoint])
+        .observe(took.as_secs_f64());
     let rejected = response.extensions().get::<Rejected>();
     if let Some(rejected) = rejected {
         metrics.problems.with_label_values(&[rejected.kind.name()]).inc();
@@ -218,12 +264,19 @@ fn record(shared: &Shared, method: &Method, path: &str, endpoint: &str, request_
     let detail = rejected.map(|rejected| rejected.detail.as_str());
     let cause = rejected.and_then(|rejected| rejected.cause.as_deref());
     let path = crate::acme::problem::cleaned(path, 200);
-    let (status, micros) = (status.as_u16(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    let (status, micros) = (
+        status.as_u16(),
+        u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    );
     match StatusCode::from_u16(status).map(|status| status.is_server_error()) {
-        Ok(true) => tracing::error!(request.id = request_id, %method, path, status, duration_us = micros, detail, cause, "request failed"),
+        Ok(true) => {
+            tracing::error!(request.id = request_id, %method, path, status, duration_us = micros, detail, cause, "request failed")
+        }
         Ok(false) | Err(_) if status >= 400 => {
             tracing::warn!(request.id = request_id, %method, path, status, duration_us = micros, detail, cause, "request refused");
         }
-        Ok(false) | Err(_) => tracing::info!(request.id = request_id, %method, path, status, duration_us = micros, "request"),
+        Ok(false) | Err(_) => {
+            tracing::info!(request.id = request_id, %method, path, status, duration_us = micros, "request")
+        }
     }
 }

@@ -92,9 +92,9 @@ impl ByAccountOrKey {
 pub(crate) struct Empty {}
 
 fn object<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Rejection> {
-    let parsed: Result<T, ()> = jws::object(payload);
-    let wrong = || Problem::malformed("the payload must be a JSON object with members of the right types").into();
-    parsed.map_err(|()| wrong())
+    let wrong =
+        || Problem::malformed("the payload must be a JSON object with members of the right types").into();
+    jws::object(payload).ok_or_else(wrong)
 }
 
 impl FromRequest<Arc<Shared>> for ByAccountOrKey {
@@ -112,7 +112,9 @@ impl FromRequest<Arc<Shared>> for ByAccount {
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Rejection> {
         let received = Received::read(request, shared).await?;
         if let Signer::Key(_) = received.body.signer() {
-            return Err(Problem::malformed("this request must be signed by an account: send kid, not jwk").into());
+            return Err(
+                Problem::malformed("this request must be signed by an account: send kid, not jwk").into(),
+            );
         }
         match received.verify(shared).await? {
             ByAccountOrKey::Account(signed) => Ok(signed),
@@ -127,7 +129,10 @@ impl FromRequest<Arc<Shared>> for ByKey {
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Rejection> {
         let received = Received::read(request, shared).await?;
         if let Signer::Account(_) = received.body.signer() {
-            return Err(Problem::malformed("this request must be signed by the key itself: send jwk, not kid").into());
+            return Err(Problem::malformed(
+                "this request must be signed by the key itself: send jwk, not kid",
+            )
+            .into());
         }
         match received.verify(shared).await? {
             ByAccountOrKey::Key(signed) => Ok(signed),
@@ -146,7 +151,10 @@ impl FromRequest<Arc<Shared>> for PostAsGet {
                 account: signed.account,
                 links: signed.links,
             }),
-            false => Err(Problem::malformed("this resource takes only POST-as-GET: the payload must be empty").into()),
+            false => Err(Problem::malformed(
+                "this resource takes only POST-as-GET: the payload must be empty",
+            )
+            .into()),
         }
     }
 }
@@ -163,12 +171,20 @@ impl Received {
     async fn read(request: Request, shared: &Shared) -> Result<Self, Rejection> {
         let links = request.extensions().get::<Links>().cloned();
         let links = links.ok_or_else(Problem::not_found)?;
-        let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let path_and_query = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .to_owned();
         let provisioner = provisioner_in(request.uri().path(), shared).ok_or_else(Problem::not_found)?;
         // RFC 8555 §6.2: "servers MUST reject such requests [without this media type] with 415".
-        let media_type = request.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+        let media_type = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .map(http::HeaderValue::as_bytes);
         if media_type != Some(b"application/jose+json") {
-            let problem = Problem::malformed("the Content-Type must be application/jose+json").with_status(415);
+            let problem =
+                Problem::malformed("the Content-Type must be application/jose+json").with_status(415);
             return Err(problem.into());
         }
         let bytes = read_body(request.into_body()).await?;
@@ -190,7 +206,8 @@ impl Received {
             }
             Some(text) => shared.nonces.authenticate(text),
         };
-        let nonce = nonce.ok_or_else(|| bad_nonce(shared, "the nonce is not one of this server's; use the new one"))?;
+        let nonce = nonce
+            .ok_or_else(|| bad_nonce(shared, "the nonce is not one of this server's; use the new one"))?;
         // RFC 8555 §6.4: "the server MUST check that the value of the "url" header parameter ... If they do not match,
         // then the server MUST reject the request as unauthorized."
         if self.body.url() != Some(&self.url) {
@@ -209,18 +226,31 @@ impl Received {
             }
         };
         if !shared.nonces.redeem(nonce) {
-            return Err(bad_nonce(shared, "the nonce has been used before or is too old; use the new one"));
+            return Err(bad_nonce(
+                shared,
+                "the nonce has been used before or is too old; use the new one",
+            ));
         }
         let (provisioner, links) = (self.provisioner, self.links);
         Ok(match signer {
-            Ok(key) => ByAccountOrKey::Key(ByKey { key, provisioner, links, payload }),
-            Err(account) => ByAccountOrKey::Account(ByAccount { account, links, payload }),
+            Ok(key) => ByAccountOrKey::Key(ByKey {
+                key,
+                provisioner,
+                links,
+                payload,
+            }),
+            Err(account) => ByAccountOrKey::Account(ByAccount {
+                account,
+                links,
+                payload,
+            }),
         })
     }
 
     async fn signing_account(&self, shared: &Shared, kid: &str) -> Result<Account, Rejection> {
         let Some(id) = account_of_kid(&shared.settings, &self.provisioner, kid) else {
-            let detail = "the kid is not the URL of an account here; use the Location of the new-account answer";
+            let detail =
+                "the kid is not the URL of an account here; use the Location of the new-account answer";
             return Err(Problem::new(ProblemType::AccountDoesNotExist, detail).into());
         };
         Ok(shared.ra.signing_account(&self.provisioner, id).await?)
@@ -230,7 +260,11 @@ impl Received {
 /// The provisioner that a path leads to, if there is one.
 pub(crate) fn provisioner_in(path: &str, shared: &Shared) -> Option<String> {
     let name = path.strip_prefix("/acme/")?.split('/').next()?;
-    let known = shared.settings.provisioners.iter().find(|known| known.name == name)?;
+    let known = shared
+        .settings
+        .provisioners
+        .iter()
+        .find(|known| known.name == name)?;
     Some(known.name.clone())
 }
 
@@ -244,7 +278,8 @@ fn bad_nonce(shared: &Shared, detail: &str) -> Rejection {
 }
 
 async fn read_body(body: Body) -> Result<Bytes, Rejection> {
-    let too_long = || Problem::malformed(format!("the body is longer than {MAX_BODY} bytes")).with_status(413);
+    let too_long =
+        || Problem::malformed(format!("the body is longer than {MAX_BODY} bytes")).with_status(413);
     let declared = http_body::Body::size_hint(&body).lower();
     if declared > MAX_BODY as u64 {
         return Err(too_long().into());
@@ -253,7 +288,9 @@ async fn read_body(body: Body) -> Result<Bytes, Rejection> {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long().into()),
         Ok(Err(_)) => Err(Problem::malformed("the body broke off").into()),
-        Err(_) => Err(Problem::malformed("the body did not arrive in time").with_status(408).into()),
+        Err(_) => Err(Problem::malformed("the body did not arrive in time")
+            .with_status(408)
+            .into()),
     }
 }
 
@@ -268,7 +305,10 @@ impl VerifierCache {
     fn of(&self, account: &Account) -> Result<Verifier, Rejection> {
         let cached = {
             let verifiers = self.verifiers.lock().unwrap_or_else(PoisonError::into_inner);
-            verifiers.get(&account.id()).filter(|(key, _)| key == account.key()).map(|(_, verifier)| verifier.clone())
+            verifiers
+                .get(&account.id())
+                .filter(|(key, _)| key == account.key())
+                .map(|(_, verifier)| verifier.clone())
         };
         if let Some(verifier) = cached {
             return Ok(verifier);

@@ -139,8 +139,15 @@ impl SledStore {
         answer.unwrap_or_else(|_| Err(self.cause_of_failure()))
     }
 
-    async fn write(&self, put: Option<Put>, constants: Vec<(Key, Vec<u8>)>, jobs: Jobs) -> Result<(), StoreError> {
-        match self.submit(Change::Write { put, constants, jobs }).await? {
+    async fn write(
+        &self,
+        put: Option<Put>,
+        constants: Vec<(Key, Vec<u8>)>,
+        jobs: Jobs,
+    ) -> Result<(), StoreError> {
+        let put = put.map(Box::new);
+        let change = Change::Write { put, constants, jobs };
+        match self.submit(change).await? {
             Outcome::Written => Ok(()),
             Outcome::Taken => Err(StoreError::Conflict),
         }
@@ -189,7 +196,10 @@ fn stored_jobs(tree: &sled::Tree) -> Result<Queue, StoreError> {
         }
     }
     if unknown > 0 {
-        warn!(store.jobs = unknown, "jobs of a kind that this version does not know are left alone");
+        warn!(
+            store.jobs = unknown,
+            "jobs of a kind that this version does not know are left alone"
+        );
     }
     Ok(queue)
 }
@@ -251,13 +261,16 @@ impl Store for SledStore {
             return existing().await?.map(Registration::Exists).ok_or(full);
         }
         let change = Change::Write {
-            put: Some(account_put(account, 0)?),
+            put: Some(Box::new(account_put(account, 0)?)),
             constants: Vec::new(),
             jobs: Jobs::Untouched,
         };
         match self.submit(change).await? {
             Outcome::Written => Ok(Registration::Created),
-            Outcome::Taken => existing().await?.map(Registration::Exists).ok_or(StoreError::Conflict),
+            Outcome::Taken => existing()
+                .await?
+                .map(Registration::Exists)
+                .ok_or(StoreError::Conflict),
         }
     }
 
@@ -276,7 +289,8 @@ impl Store for SledStore {
             return Ok(None);
         };
         let id = id.first_chunk::<16>().copied();
-        let id = id.ok_or_else(|| StoreError::Corrupt(format!("{} can not be read", keys::describe(&index))))?;
+        let id =
+            id.ok_or_else(|| StoreError::Corrupt(format!("{} can not be read", keys::describe(&index))))?;
         let key = keys::account(AccountId::from_bytes(id));
         let stored = record::read(&view, &key)?;
         stored.map(|stored| decoded(&key, &stored)).transpose()
@@ -322,7 +336,9 @@ impl Store for SledStore {
         let issuer = |fingerprint: &Fingerprint| {
             let found: Option<Versioned<Der>> = self.read(&keys::issuer(*fingerprint))?;
             let found = found.map(|issuer| issuer.value);
-            found.ok_or_else(|| StoreError::Corrupt(format!("the issuer's certificate {fingerprint} is missing")))
+            found.ok_or_else(|| {
+                StoreError::Corrupt(format!("the issuer's certificate {fingerprint} is missing"))
+            })
         };
         fingerprints.iter().map(issuer).collect()
     }
@@ -352,7 +368,8 @@ impl Store for SledStore {
         order: Versioned<Order>,
     ) -> Result<Versioned<Order>, StoreError> {
         let put = order_put(&order.value, order.version)?;
-        self.write(Some(put), Vec::new(), Jobs::Held(lease.clone())).await?;
+        self.write(Some(put), Vec::new(), Jobs::Held(lease.clone()))
+            .await?;
         Ok(Versioned {
             value: order.value,
             version: order.version.saturating_add(1),
@@ -372,7 +389,9 @@ impl Store for SledStore {
             self.shared.wake();
             return Ok(());
         }
-        let put = order.map(|order| order_put(&order.value, order.version)).transpose()?;
+        let put = order
+            .map(|order| order_put(&order.value, order.version))
+            .transpose()?;
         let constant = |issuer: &Der| Ok((keys::issuer(issuer.fingerprint()), codec::encode(issuer)?));
         let constants = issuers.iter().map(constant).collect::<Result<_, StoreError>>()?;
         self.write(put, constants, Jobs::Settle(lease, next)).await

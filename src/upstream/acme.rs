@@ -55,7 +55,10 @@ use crate::upstream::http::Client;
 const POLL: Duration = Duration::from_secs(2);
 
 /// How long the CA's directory is used without another look (F16).
-const DIRECTORY_LIFETIME: Duration = Duration::from_hours(24);
+const DIRECTORY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// How long it is used on if the CA does not answer then.
+const DIRECTORY_GRACE: Duration = Duration::from_secs(300);
 
 /// Makes a request, and makes it again at once while its nonce is refused (RFC 8555 §6.5): nothing else is known to
 /// have had no effect. A macro, because the future of an `AsyncFnMut` can not be told to be `Send`.
@@ -89,6 +92,7 @@ pub struct Ca {
 #[derive(Default)]
 struct Preparation {
     session: Option<Arc<Session>>,
+    good_until: Option<Instant>,
     failure: Option<Error>,
 }
 
@@ -96,7 +100,6 @@ struct Preparation {
 struct Session {
     registered: Registered,
     account: Account,
-    since: Instant,
 }
 
 impl Ca {
@@ -125,7 +128,7 @@ impl Ca {
         let disowned = self.disowned.load(Ordering::Acquire);
         let kept = preparation.session.clone().filter(|_| !disowned);
         if let Some(session) = &kept
-            && session.since.elapsed() < DIRECTORY_LIFETIME
+            && preparation.good_until.is_some_and(|end| Instant::now() < end)
         {
             return Ok(session.clone());
         }
@@ -136,21 +139,18 @@ impl Ca {
         }
         let attempt = self.begin().await.map(Arc::new);
         self.attempts.fetch_add(1, Ordering::AcqRel);
-        match (attempt, kept) {
-            (Ok(session), _) => {
-                *preparation = Preparation {
-                    session: Some(session.clone()),
-                    failure: None,
-                };
-                Ok(session)
-            }
+        let (outcome, good_for) = match (attempt, kept) {
+            (Ok(session), _) => (Ok(session), DIRECTORY_LIFETIME),
             // An old directory is better than none.
-            (Err(_), Some(kept)) => Ok(kept),
-            (Err(error), None) => {
-                preparation.failure = Some(error.clone());
-                Err(error)
-            }
-        }
+            (Err(_), Some(kept)) => (Ok(kept), DIRECTORY_GRACE),
+            (Err(error), None) => (Err(error), Duration::ZERO),
+        };
+        *preparation = Preparation {
+            session: outcome.as_ref().ok().cloned(),
+            good_until: Instant::now().checked_add(good_for),
+            failure: outcome.as_ref().err().cloned(),
+        };
+        outcome
     }
 
     async fn begin(&self) -> Result<Session, Error> {
@@ -165,11 +165,7 @@ impl Ca {
         let key = PrivatePkcs8KeyDer::from(registered.key.pkcs8());
         let account = builder.from_parts(registered.url.clone(), key, self.settings.directory.clone());
         let account = account.await.map_err(Fault::from)?;
-        Ok(Session {
-            registered,
-            account,
-            since: Instant::now(),
-        })
+        Ok(Session { registered, account })
     }
 
     /// F9: another account would cost another EAB, and could not revoke what this one has bought. Only the operator can
@@ -212,11 +208,11 @@ impl Ca {
         let session = self.session().await?;
         let mut order = match insist!(session.account.order(url.to_owned())) {
             Ok(order) => order,
-            Err(fault) if fault.is_not_found() => {
+            Err(Fault::Refused(refusal)) if refusal.is_not_found() => {
                 self.forget(url).await;
-                return Err(Error::OrderGone(fault.to_string()));
+                return Err(Error::OrderGone(refusal.to_string()));
             }
-            Err(fault) => return Err(self.judged(&session, fault).await),
+            Err(fault) => return Err(not_the_end(self.judged(&session, fault).await)),
         };
         if order.state().status == OrderStatus::Pending {
             return self.solve(&session, validated, &mut order).await;
@@ -225,18 +221,22 @@ impl Ca {
         if order.state().status == OrderStatus::Ready
             && let Err(fault) = insist!(order.finalize_csr(validated.csr().as_bytes()))
         {
-            return match fault.kind() {
-                // An earlier finalize, whose answer was lost, counts after all: the next look tells.
-                Some(ProblemType::OrderNotReady) => Ok(waiting()),
-                _ => Err(self.judged(&session, fault).await),
-            };
+            let error = self.judged(&session, fault).await;
+            if !matches!(error, Error::Permanent(_)) {
+                return Err(error);
+            }
+            // Perhaps the CA only refuses to be asked twice: an earlier finalize, whose answer was lost, counts.
+            insist!(async { order.refresh().await.map(|_| ()) })?;
+            if !matches!(order.state().status, OrderStatus::Processing | OrderStatus::Valid) {
+                return Err(error);
+            }
         }
         match order.state().status {
             OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => Ok(waiting()),
             OrderStatus::Valid => match insist!(order.certificate()) {
                 Ok(Some(chain)) => Ok(Progress::Issued(chain)),
                 Ok(None) => Ok(waiting()),
-                Err(fault) => Err(unfetched(fault)),
+                Err(fault) => Err(not_the_end(self.judged(&session, fault).await)),
             },
             OrderStatus::Invalid => Err(invalid(&mut order).await),
         }
@@ -261,8 +261,10 @@ impl Ca {
             };
             let name = state.identifier().identifier.clone();
             // The name becomes an argument of a program: it has to be one that we know.
-            let known =
-                |i: &&Identifier| matches!(&name, instant_acme::Identifier::Dns(n) if n == i.base().as_str());
+            let known = |identifier: &&Identifier| {
+                let base = identifier.base().as_str();
+                matches!(&name, instant_acme::Identifier::Dns(name) if name.eq_ignore_ascii_case(base))
+            };
             let Some(identifier) = validated.identifiers().iter().find(known) else {
                 return Err(Fault::Nonsense(
                     "an authorization for a name that is not the order's".to_owned(),
@@ -347,6 +349,10 @@ impl Issuer for Ca {
         match insist!(session.account.revoke(&revocation)) {
             Ok(()) => Ok(()),
             Err(fault) if fault.kind() == Some(ProblemType::AlreadyRevoked) => Ok(()),
+            // Waiting does not make a certificate of this CA out of it.
+            Err(Fault::Refused(refusal)) if refusal.is_not_found() => {
+                Err(Error::Permanent(refusal.problem()))
+            }
             Err(fault) => Err(self.judged(&session, fault).await),
         }
     }
@@ -424,20 +430,11 @@ fn type_name(kind: &ChallengeType) -> &str {
     }
 }
 
-/// The certificate has been issued: no refusal of its download may end the order.
-fn unfetched(fault: Fault) -> Error {
-    let detail = format!("the certificate is issued and can not be fetched: {fault}");
-    match Error::from(fault) {
-        Error::Transient {
-            retry_after,
-            rate_limited,
-            ..
-        } => Error::Transient {
-            detail,
-            retry_after,
-            rate_limited,
-        },
-        Error::Permanent(_) | Error::OrderGone(_) => Error::transient(detail),
+/// The certificate may have been issued already: a refusal to show the order or the certificate does not end the order.
+fn not_the_end(error: Error) -> Error {
+    match error {
+        Error::Permanent(problem) => Error::transient(problem.to_string()),
+        Error::Transient { .. } | Error::OrderGone(_) => error,
     }
 }
 

@@ -34,6 +34,9 @@ use crate::upstream::Dns01;
 use crate::upstream::Error;
 use crate::upstream::SetupError;
 
+/// How long one call may go on starting programs: an order with many names goes on at the next call.
+const PUBLISHING_BUDGET: Duration = Duration::from_secs(60);
+
 /// One run of the program.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -82,10 +85,16 @@ pub struct Solver {
     published: Mutex<HashMap<String, Published>>,
 }
 
-/// What the program has been told for one order. The names are the program's: aliases have been followed.
+/// What the program has been told for one order.
 struct Published {
-    records: Vec<Record>,
+    records: Vec<PublishedRecord>,
     since: Instant,
+}
+
+struct PublishedRecord {
+    wanted: Record,
+    /// Where the record was put: aliases have been followed.
+    at: Record,
 }
 
 impl fmt::Debug for Solver {
@@ -132,60 +141,57 @@ impl Solver {
     /// back, and the next call begins anew.
     pub async fn publish(&self, order: &str, records: &[Record]) -> Result<Publication, Error> {
         let known = self.published().remove(order);
-        let (mut done, since) = match known {
-            Some(published) => (published.records, published.since),
-            None => (Vec::new(), Instant::now()),
-        };
-        let mut since = since;
-        let mut outcome = Ok(());
-        for record in records {
-            let record = Record {
-                name: self.canonical(&record.name).await,
-                value: record.value.clone(),
-            };
-            if done.contains(&record) {
+        let mut published = known.unwrap_or_else(|| Published {
+            records: Vec::new(),
+            since: Instant::now(),
+        });
+        let begun = Instant::now();
+        for wanted in records {
+            if published.records.iter().any(|known| known.wanted == *wanted) {
                 continue;
             }
-            outcome = self.run("present", &record).await;
-            since = Instant::now();
+            if begun.elapsed() > PUBLISHING_BUDGET {
+                self.published().insert(order.to_owned(), published);
+                return Ok(Publication::Spreading(Duration::from_secs(1)));
+            }
+            let at = Record {
+                name: self.canonical(&wanted.name).await,
+                value: wanted.value.clone(),
+            };
+            let outcome = self.run("present", &at).await;
             // A program that has failed may have published all the same.
-            done.push(record);
-            if outcome.is_err() {
-                break;
+            published.records.push(PublishedRecord {
+                wanted: wanted.clone(),
+                at,
+            });
+            published.since = Instant::now();
+            if let Err(detail) = outcome {
+                self.take_back(&published).await;
+                return Err(Error::transient(detail));
             }
         }
-        if let Err(detail) = outcome {
-            self.take_back(&done).await;
-            return Err(Error::transient(detail));
-        }
-        let mut missing = None;
-        for record in &done {
-            if missing.is_none() && !self.is_visible(record).await {
-                missing = Some(record.name.clone());
-            }
-        }
-        if let Some(name) = &missing
-            && since.elapsed() > self.settings.propagation_timeout
-        {
+        let Some(missing) = self.missing(&published).await else {
+            self.published().insert(order.to_owned(), published);
+            return Ok(Publication::Visible);
+        };
+        if published.since.elapsed() > self.settings.propagation_timeout {
             let seconds = self.settings.propagation_timeout.as_secs();
-            self.take_back(&done).await;
+            self.take_back(&published).await;
             return Err(Error::transient(format!(
-                "the TXT record of {name} is not visible after {seconds} s"
+                "the TXT record of {missing} is not visible after {seconds} s"
             )));
         }
-        let published = Published { records: done, since };
         self.published().insert(order.to_owned(), published);
-        Ok(match missing {
-            None => Publication::Visible,
-            Some(_) => Publication::Spreading(self.settings.polling_interval.max(Duration::from_secs(1))),
-        })
+        Ok(Publication::Spreading(
+            self.settings.polling_interval.max(Duration::from_secs(1)),
+        ))
     }
 
     /// Takes back what was published for the order, as far as this process knows. Failures are logged.
     pub async fn clean_up(&self, order: &str) {
         let published = self.published().remove(order);
         if let Some(published) = published {
-            self.take_back(&published.records).await;
+            self.take_back(&published).await;
         }
     }
 
@@ -193,8 +199,8 @@ impl Solver {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn take_back(&self, records: &[Record]) {
-        for record in records {
+    async fn take_back(&self, published: &Published) {
+        for PublishedRecord { at: record, .. } in &published.records {
             if let Err(detail) = self.run("cleanup", record).await {
                 tracing::warn!(
                     name = record.name,
@@ -223,6 +229,16 @@ impl Solver {
             }
         }
         name
+    }
+
+    /// The first name whose record can not be seen.
+    async fn missing(&self, published: &Published) -> Option<String> {
+        for PublishedRecord { at: record, .. } in &published.records {
+            if !self.is_visible(record).await {
+                return Some(record.name.clone());
+            }
+        }
+        None
     }
 
     async fn is_visible(&self, record: &Record) -> bool {

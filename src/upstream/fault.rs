@@ -77,6 +77,12 @@ impl Refusal {
         registered(self.document.as_ref()?.r#type.as_deref())
     }
 
+    /// Whether the CA itself says that there is nothing under the URL. A page of somebody else's with status 404 does
+    /// not count.
+    pub fn is_not_found(&self) -> bool {
+        self.status == 404 && self.document.is_some()
+    }
+
     /// The CA's words, as they came.
     fn detail(&self) -> String {
         let Some(document) = &self.document else {
@@ -167,19 +173,6 @@ impl Fault {
             Self::Refused(refusal) => refusal.kind(),
             Self::Foreign(_) | Self::Unreachable(_) | Self::Nonsense(_) => None,
         }
-    }
-
-    /// Whether the CA itself says that there is nothing under the URL. A page of somebody else's with status 404 does
-    /// not count.
-    pub fn is_not_found(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused(Refusal {
-                status: 404,
-                document: Some(_),
-                ..
-            })
-        )
     }
 
     /// Whether the answer has status 404, whoever it is from.

@@ -63,7 +63,12 @@ async fn may_issue(context: &Context, account: AccountId) -> Result<bool, StoreE
 }
 
 /// Opens an order at the CA and stores its URL before anything else.
-async fn open(context: &Context, lease: &Lease, order: Versioned<Order>, validated: ValidatedOrder) -> Result<Settlement, StoreError> {
+async fn open(
+    context: &Context,
+    lease: &Lease,
+    order: Versioned<Order>,
+    validated: ValidatedOrder,
+) -> Result<Settlement, StoreError> {
     let url = match timed(context, "obtain", context.issuer.open(&validated)).await {
         Ok(url) => url,
         Err(error) => return Ok(refused(context, lease, order, &error)),
@@ -79,7 +84,12 @@ async fn open(context: &Context, lease: &Lease, order: Versioned<Order>, validat
     }
 }
 
-async fn advance(context: &Context, lease: &Lease, order: Versioned<Order>, validated: ValidatedOrder) -> Result<Settlement, StoreError> {
+async fn advance(
+    context: &Context,
+    lease: &Lease,
+    order: Versioned<Order>,
+    validated: ValidatedOrder,
+) -> Result<Settlement, StoreError> {
     match timed(context, "obtain", context.issuer.advance(&validated)).await {
         Ok(Progress::Waiting { retry_after }) => {
             context.ca.worked();
@@ -94,27 +104,50 @@ async fn advance(context: &Context, lease: &Lease, order: Versioned<Order>, vali
 }
 
 /// The CA has sent a chain: it is handed out only if it is the one that was ordered (CONFORMANCE K13).
-fn collected(context: &Context, order: Versioned<Order>, validated: &ValidatedOrder, pem: &str) -> Settlement {
+fn collected(
+    context: &Context,
+    order: Versioned<Order>,
+    validated: &ValidatedOrder,
+    pem: &str,
+) -> Settlement {
     let now = context.clock.now();
-    let chain = match IssuedChain::verify(pem, validated, now) {
+    let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
         Ok(chain) => chain,
         Err(mismatch) => {
             context.metrics.certificate_mismatch.inc();
             let evidence = crate::acme::problem::cleaned(&pem.replace('\n', " "), 16_384);
             tracing::error!(audit = true, order.id = %order.value.id(), %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
-            let problem = Problem::new(ProblemType::ServerInternal, "the CA sent a certificate that does not match the order; it is withheld");
+            let problem = Problem::new(
+                ProblemType::ServerInternal,
+                "the CA sent a certificate that does not match the order; it is withheld",
+            );
             return failed(context, order, problem);
         }
     };
     let certificate = &chain.certificate;
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
-    let waited = order.value.in_line_since().map_or(0.0, |since| now.duration_since(since).as_secs_f64());
+    let waited = order
+        .value
+        .in_line_since()
+        .map_or(0.0, |since| now.duration_since(since).as_secs_f64());
     let metrics = &context.metrics;
     metrics.certificates_issued.with_label_values(&["success"]).inc();
-    metrics.certificate_request_duration.with_label_values(&["issue"]).observe(waited);
-    #[expect(clippy::cast_precision_loss, reason = "a lifetime in seconds is far below 2^52")]
-    metrics.certificate_expiration.with_label_values(&["issued"]).observe(lifetime as f64);
-    #[expect(clippy::cast_precision_loss, reason = "a Unix time in seconds is far below 2^52")]
+    metrics
+        .certificate_request_duration
+        .with_label_values(&["issue"])
+        .observe(waited);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a lifetime in seconds is far below 2^52"
+    )]
+    metrics
+        .certificate_expiration
+        .with_label_values(&["issued"])
+        .observe(lifetime as f64);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a Unix time in seconds is far below 2^52"
+    )]
     metrics.last_successful_certificate.set(now.as_second() as f64);
     tracing::info!(
         audit = true, account.id = %order.value.account(), order.id = %order.value.id(),
@@ -140,7 +173,9 @@ fn refused(context: &Context, lease: &Lease, order: Versioned<Order>, error: &up
         upstream::Error::OrderGone(detail) => {
             tracing::warn!(order.id = %order.value.id(), detail, "the CA's order is gone; another one will be opened");
             let Versioned { value, version } = order;
-            let url = value.validated(context.clock.now()).and_then(|v| v.upstream().map(str::to_owned));
+            let url = value
+                .validated(context.clock.now())
+                .and_then(|v| v.upstream().map(str::to_owned));
             let reopened = value.upstream_is_gone(&url.unwrap_or_default());
             Settlement {
                 order: Some(Versioned::with(version, reopened)),
@@ -151,7 +186,11 @@ fn refused(context: &Context, lease: &Lease, order: Versioned<Order>, error: &up
 }
 
 fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
-    context.metrics.certificates_issued.with_label_values(&["failure"]).inc();
+    context
+        .metrics
+        .certificates_issued
+        .with_label_values(&["failure"])
+        .inc();
     tracing::warn!(
         audit = true, account.id = %order.value.account(), order.id = %order.value.id(),
         problem = problem.kind.name(), detail = problem.detail, identifiers = names(&order.value), "issuance failed"
@@ -159,7 +198,10 @@ fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settl
     let Versioned { value, version } = order;
     Settlement {
         next: Next::Done,
-        order: Some(Versioned::with(version, value.failed(problem, context.clock.now()))),
+        order: Some(Versioned::with(
+            version,
+            value.failed(problem, context.clock.now()),
+        )),
         issuers: Vec::new(),
     }
 }
@@ -173,7 +215,15 @@ fn names(order: &Order) -> String {
 pub(crate) async fn timed<T>(context: &Context, operation: &str, step: impl Future<Output = T>) -> T {
     let started = context.clock.instant();
     let result = step.await;
-    let took = context.clock.instant().saturating_duration_since(started).as_secs_f64();
-    context.metrics.acme_roundtrip_duration.with_label_values(&[operation]).observe(took);
+    let took = context
+        .clock
+        .instant()
+        .saturating_duration_since(started)
+        .as_secs_f64();
+    context
+        .metrics
+        .acme_roundtrip_duration
+        .with_label_values(&[operation])
+        .observe(took);
     result
 }

@@ -17,9 +17,9 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::acme::id::random_fraction;
 use crate::acme::identifier::DnsName;
 use crate::acme::job::WorkKind;
+use crate::acme::random::random_fraction;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::{Lease, Next, Settlement, Store, StoreError};
@@ -127,7 +127,9 @@ impl Worker {
             for lease in leased {
                 let (context, place) = (Arc::clone(&self.context), Arc::clone(&free));
                 // Only this loop takes places, and it leased no more jobs than there were.
-                let Ok(place) = place.try_acquire_owned() else { continue };
+                let Ok(place) = place.try_acquire_owned() else {
+                    continue;
+                };
                 tasks.spawn(async move {
                     step(&context, lease).await;
                     drop(place);
@@ -231,7 +233,9 @@ pub(crate) fn again(context: &Context, wait: Duration, faults: u32) -> Settlemen
 /// The job goes on after a back-off that grows with its faults, or after the time that the other side asks for.
 pub(crate) fn again_after_fault(context: &Context, lease: &Lease, asked: Option<Duration>) -> Settlement {
     let faults = lease.job.faults.saturating_add(1);
-    let wait = asked.unwrap_or(Duration::ZERO).max(backoff(faults, BACKOFF_CEILING));
+    let wait = asked
+        .unwrap_or(Duration::ZERO)
+        .max(backoff(faults, BACKOFF_CEILING));
     again(context, wait, faults)
 }
 
@@ -276,7 +280,10 @@ impl CaHealth {
 
     /// The CA has not answered, or asked us to slow down.
     pub(crate) fn failed(&self, now: Timestamp, retry_after: Option<Duration>, rate_limited: bool) {
-        let faults = self.faults_in_a_row.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        let faults = self
+            .faults_in_a_row
+            .fetch_add(1, Ordering::SeqCst)
+            .saturating_add(1);
         let pause = match (rate_limited, faults >= BREAKER_THRESHOLD) {
             (true, _) => retry_after.unwrap_or(Duration::from_secs(60)),
             (false, true) => backoff(faults - BREAKER_THRESHOLD + 1, Duration::from_secs(60)),
@@ -291,7 +298,11 @@ impl CaHealth {
 /// Logs and counts a fault of the CA, and tells how long to wait.
 pub(crate) fn ca_fault(context: &Context, lease: &Lease, error: &upstream::Error) -> Settlement {
     let (retry_after, rate_limited) = match error {
-        upstream::Error::Transient { retry_after, rate_limited, .. } => (*retry_after, *rate_limited),
+        upstream::Error::Transient {
+            retry_after,
+            rate_limited,
+            ..
+        } => (*retry_after, *rate_limited),
         upstream::Error::Permanent(_) | upstream::Error::OrderGone(_) => (None, false),
     };
     context.ca.failed(context.clock.now(), retry_after, rate_limited);
@@ -338,7 +349,13 @@ mod tests {
         let now = Clock::system().now();
         ca.set_ready();
         ca.failed(now, Some(Duration::from_secs(30)), true);
-        assert_eq!(ca.places(64, 64, crate::acme::order::after(now, Duration::from_secs(29))), 0);
-        assert_eq!(ca.places(64, 64, crate::acme::order::after(now, Duration::from_secs(31))), 64);
+        assert_eq!(
+            ca.places(64, 64, crate::acme::order::after(now, Duration::from_secs(29))),
+            0
+        );
+        assert_eq!(
+            ca.places(64, 64, crate::acme::order::after(now, Duration::from_secs(31))),
+            64
+        );
     }
 }

@@ -84,7 +84,8 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
     let stored = context.store.load(RECORD).await?;
     let version = stored.as_ref().map_or(0, |stored| stored.version);
     let mut record: Record = match &stored {
-        Some(stored) => serde_json::from_slice(&stored.value).map_err(|error| OwnCertificateError::Record(error.to_string()))?,
+        Some(stored) => serde_json::from_slice(&stored.value)
+            .map_err(|error| OwnCertificateError::Record(error.to_string()))?,
         None => Record::default(),
     };
     let now = context.clock.now();
@@ -96,7 +97,10 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
             }
             Some(order) => match order.value.status(now) {
                 OrderStatus::Valid => {
-                    record = Record { current: Some(next), ..Record::default() };
+                    record = Record {
+                        current: Some(next),
+                        ..Record::default()
+                    };
                     save(context, version, &record).await?;
                 }
                 OrderStatus::Invalid => {
@@ -106,7 +110,9 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
                     tracing::error!(order.id = %next.order, wait_s = wait.as_secs(), "the own certificate was not issued; will ask again");
                     save(context, version, &record).await?;
                 }
-                OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => record.next = Some(next),
+                OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => {
+                    record.next = Some(next)
+                }
             },
         }
     }
@@ -130,7 +136,12 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
 }
 
 /// Writes down what is asked for, then asks.
-async fn ask(context: &Context, mut record: Record, names: &[DnsName], now: Timestamp) -> Result<(), OwnCertificateError> {
+async fn ask(
+    context: &Context,
+    mut record: Record,
+    names: &[DnsName],
+    now: Timestamp,
+) -> Result<(), OwnCertificateError> {
     let key = KeyPair::generate()?;
     let asked = Asked {
         order: OrderId::random(),
@@ -138,14 +149,20 @@ async fn ask(context: &Context, mut record: Record, names: &[DnsName], now: Time
         key: STANDARD.encode(key.serialize_der()),
     };
     record.next = Some(asked.clone());
-    let version = context.store.load(RECORD).await?.map_or(0, |stored| stored.version);
+    let version = context
+        .store
+        .load(RECORD)
+        .await?
+        .map_or(0, |stored| stored.version);
     save(context, version, &record).await?;
     tracing::info!(order.id = %asked.order, "asking the CA for the own certificate");
     place_order(context, &asked, now).await
 }
 
 async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result<(), OwnCertificateError> {
-    let key = STANDARD.decode(&asked.key).map_err(|error| OwnCertificateError::Record(error.to_string()))?;
+    let key = STANDARD
+        .decode(&asked.key)
+        .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
     let key = KeyPair::try_from(key.as_slice())?;
     let names: Vec<String> = asked.names.iter().map(ToString::to_string).collect();
     let mut subject = DistinguishedName::new();
@@ -156,8 +173,17 @@ async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result
     params.distinguished_name = subject;
     let csr = Der::new(params.serialize_request(&key)?.der().to_vec());
     let identifiers = asked.names.iter().cloned().map(Identifier::Dns).collect();
-    let order = Order::for_daemon(asked.order, identifiers, csr, now, context.settings.issuance_deadline);
-    context.store.create_order(&order, Some(Job::now(Work::Issue(asked.order), now))).await?;
+    let order = Order::for_daemon(
+        asked.order,
+        identifiers,
+        csr,
+        now,
+        context.settings.issuance_deadline,
+    );
+    context
+        .store
+        .create_order(&order, Some(Job::now(Work::Issue(asked.order), now)))
+        .await?;
     Ok(())
 }
 
@@ -192,8 +218,12 @@ async fn serve(context: &Context, current: &Asked) -> Result<Option<Validity>, O
     if !context.slot.serves(certificate.leaf().as_bytes()) {
         let issuers = context.store.issuers(certificate.issuers()).await?;
         let chain = std::iter::once(certificate.leaf()).chain(&issuers);
-        let key = STANDARD.decode(&current.key).map_err(|error| OwnCertificateError::Record(error.to_string()))?;
-        context.slot.install(chain.map(|der| der.as_bytes().to_vec()).collect(), key)?;
+        let key = STANDARD
+            .decode(&current.key)
+            .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
+        context
+            .slot
+            .install(chain.map(|der| der.as_bytes().to_vec()).collect(), key)?;
         gauge.set(validity.not_after.as_second());
         tracing::info!(order.id = %current.order, certificate.not_after = %validity.not_after, "serving the own certificate");
     }
@@ -202,6 +232,9 @@ async fn serve(context: &Context, current: &Asked) -> Result<Option<Validity>, O
 
 async fn save(context: &Context, version: u64, record: &Record) -> Result<(), OwnCertificateError> {
     let bytes = serde_json::to_vec(record).map_err(|error| OwnCertificateError::Record(error.to_string()))?;
-    context.store.save(RECORD, Versioned::with(version, bytes)).await?;
+    context
+        .store
+        .save(RECORD, Versioned::with(version, bytes))
+        .await?;
     Ok(())
 }

@@ -12,14 +12,25 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let Work::Revoke(id) = lease.job.work else {
         return Ok(done());
     };
-    let Some(Versioned { value: order, version }) = context.store.order(id).await? else {
+    let Some(Versioned {
+        value: order,
+        version,
+    }) = context.store.order(id).await?
+    else {
         return Ok(done());
     };
-    let (Some(Revocation::Requested { reason, at }), Some(certificate)) = (order.revocation(), order.certificate()) else {
+    let (Some(Revocation::Requested { reason, at }), Some(certificate)) =
+        (order.revocation(), order.certificate())
+    else {
         return Ok(done());
     };
     let requested = *at;
-    let answer = timed(context, "revoke", context.issuer.revoke(certificate.leaf(), *reason)).await;
+    let answer = timed(
+        context,
+        "revoke",
+        context.issuer.revoke(certificate.leaf(), *reason),
+    )
+    .await;
     let answer: Result<(), Problem> = match answer {
         Ok(()) => Ok(()),
         Err(upstream::Error::Permanent(problem)) => Err(problem),
@@ -30,9 +41,17 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     context.ca.worked();
     let now = context.clock.now();
     let status = if answer.is_ok() { "success" } else { "failure" };
-    context.metrics.certificates_revoked.with_label_values(&[status]).inc();
+    context
+        .metrics
+        .certificates_revoked
+        .with_label_values(&[status])
+        .inc();
     let waited = now.duration_since(requested).as_secs_f64();
-    context.metrics.certificate_request_duration.with_label_values(&["revoke"]).observe(waited);
+    context
+        .metrics
+        .certificate_request_duration
+        .with_label_values(&["revoke"])
+        .observe(waited);
     tracing::info!(
         audit = true, account.id = %order.account(), order.id = %id, reason = ?reason,
         certificate.sha256 = %certificate.leaf().fingerprint(), status, "certificate revocation"

@@ -40,7 +40,13 @@ const STORE: &str = "store";
 /// Runs all of it until told to stop.
 pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
     let work = async {
-        tokio::join!(prepare(&context), probe(&context), own(&context), sweep(&context), census(&context));
+        tokio::join!(
+            prepare(&context),
+            probe(&context),
+            own(&context),
+            sweep(&context),
+            census(&context)
+        );
     };
     tokio::select! {
         () = work => {}
@@ -51,7 +57,10 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
 /// Asks for the account at the CA until there is one. Only then are orders worked on.
 async fn prepare(context: &Context) {
     let health = &context.metrics.health;
-    health.report(UPSTREAM_ACCOUNT, Err("the account at the CA has not been looked up yet".to_owned()));
+    health.report(
+        UPSTREAM_ACCOUNT,
+        Err("the account at the CA has not been looked up yet".to_owned()),
+    );
     let mut faults = 0_u32;
     loop {
         match timed(context, "register", context.issuer.prepare()).await {
@@ -59,12 +68,15 @@ async fn prepare(context: &Context) {
             Err(error) => {
                 faults = faults.saturating_add(1);
                 tracing::error!(%error, faults, "there is no account at the CA yet");
-                health.report(UPSTREAM_ACCOUNT, Err(format!("there is no account at the CA: {error}")));
+                health.report(
+                    UPSTREAM_ACCOUNT,
+                    Err(format!("there is no account at the CA: {error}")),
+                );
                 let wait = match error {
                     upstream::Error::Permanent(_) => PREPARE_REFUSED,
-                    upstream::Error::Transient { retry_after, .. } => {
-                        retry_after.unwrap_or(Duration::ZERO).max(backoff(faults, PREPARE_CEILING))
-                    }
+                    upstream::Error::Transient { retry_after, .. } => retry_after
+                        .unwrap_or(Duration::ZERO)
+                        .max(backoff(faults, PREPARE_CEILING)),
                     upstream::Error::OrderGone(_) => backoff(faults, PREPARE_CEILING),
                 };
                 tokio::time::sleep(wait).await;
@@ -82,7 +94,10 @@ async fn probe(context: &Context) {
         if let Err(error) = &up {
             tracing::warn!(%error, "the CA's directory does not answer");
         }
-        let gauge = context.metrics.external_ca_up.with_label_values(&[&context.settings.ca_url]);
+        let gauge = context
+            .metrics
+            .external_ca_up
+            .with_label_values(&[&context.settings.ca_url]);
         gauge.set(i64::from(up.is_ok()));
         tokio::time::sleep(PROBE_EVERY).await;
     }
@@ -126,7 +141,10 @@ async fn census(context: &Context) {
             Ok(census) => {
                 for kind in WorkKind::ALL {
                     let waiting = census.jobs.get(&kind).copied().unwrap_or(0);
-                    metrics.jobs_waiting.with_label_values(&[kind.name()]).set(whole(waiting));
+                    metrics
+                        .jobs_waiting
+                        .with_label_values(&[kind.name()])
+                        .set(whole(waiting));
                 }
                 raise_to(&metrics.store_commits, census.commits);
                 raise_to(&metrics.store_syncs, census.syncs);
@@ -134,7 +152,11 @@ async fn census(context: &Context) {
             }
             Err(error) => tracing::error!(%error, "the store can not be counted"),
         }
-        let room = context.store.check_room().await.map_err(|error| error.to_string());
+        let room = context
+            .store
+            .check_room()
+            .await
+            .map_err(|error| error.to_string());
         metrics.health.report(STORE, room);
         tokio::time::sleep(CENSUS_EVERY).await;
     }

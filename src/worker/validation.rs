@@ -20,11 +20,17 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let Work::Validate(id) = lease.job.work else {
         return Ok(done());
     };
-    let Some(Versioned { value: order, version }) = context.store.order(id.authorization.order).await? else {
+    let Some(Versioned {
+        value: order,
+        version,
+    }) = context.store.order(id.authorization.order).await?
+    else {
         return Ok(done());
     };
     let now = context.clock.now();
-    let (Some(attempt), Some(authorization)) = (order.attempt(id, now), order.authorization(id.authorization)) else {
+    let (Some(attempt), Some(authorization)) =
+        (order.attempt(id, now), order.authorization(id.authorization))
+    else {
         return Ok(done());
     };
     // RFC 8555 §8.3: the key authorization is made with the account's current key.
@@ -50,14 +56,31 @@ pub(crate) fn retry_wait(attempt: u32) -> Duration {
     backoff(attempt.saturating_add(1 + RETRY_OFFSET), RETRY_CEILING)
 }
 
-async fn attempt_at(context: &Context, id: ChallengeId, authorization: &Authorization, thumbprint: &str, order: &Order) -> Verdict {
+async fn attempt_at(
+    context: &Context,
+    id: ChallengeId,
+    authorization: &Authorization,
+    thumbprint: &str,
+    order: &Order,
+) -> Verdict {
     let token = authorization.token();
     let name = authorization.identifier().base();
     let started = context.clock.instant();
-    let outcome = context.validator.validate(id.kind, name, token, &token.key_authorization(thumbprint)).await;
-    let took = context.clock.instant().saturating_duration_since(started).as_secs_f64();
+    let outcome = context
+        .validator
+        .validate(id.kind, name, token, &token.key_authorization(thumbprint))
+        .await;
+    let took = context
+        .clock
+        .instant()
+        .saturating_duration_since(started)
+        .as_secs_f64();
     let kind = id.kind.name();
-    context.metrics.validation_duration.with_label_values(&[kind]).observe(took);
+    context
+        .metrics
+        .validation_duration
+        .with_label_values(&[kind])
+        .observe(took);
     let (label, verdict) = match outcome {
         Ok(()) => ("valid", Verdict::Proved),
         Err(failure) => {
@@ -78,7 +101,11 @@ async fn attempt_at(context: &Context, id: ChallengeId, authorization: &Authoriz
             "identifier validated"
         );
     }
-    context.metrics.validations.with_label_values(&[kind, label]).inc();
+    context
+        .metrics
+        .validations
+        .with_label_values(&[kind, label])
+        .inc();
     verdict
 }
 

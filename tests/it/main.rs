@@ -1,12 +1,14 @@
 //! Integration tests, one binary: each file is a section of an RFC or a part of the daemon.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that can not go on panics"
+    reason = "a test that can not go on fails, and says where"
 )]
 
 mod config;
 mod harness;
 mod layering;
 mod rfc8555;
+mod upstream;

@@ -10,7 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ pub(crate) enum Change {
     /// Writes.
     Write {
         /// The record that changes.
-        put: Option<Put>,
+        put: Option<Box<Put>>,
         /// Records that never change: written unless they are there.
         constants: Vec<(Key, Vec<u8>)>,
         /// The queue.
@@ -138,7 +138,12 @@ pub(crate) struct Committer {
 
 impl Committer {
     /// A writer for these requests.
-    pub(crate) fn new(shared: Arc<Shared>, sync: Sync, requests: Receiver<Request>, gather: Duration) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        sync: Sync,
+        requests: Receiver<Request>,
+        gather: Duration,
+    ) -> Self {
         Self {
             shared,
             sync,
@@ -152,8 +157,10 @@ impl Committer {
     /// Writes until nobody is left who could ask for it.
     pub(crate) fn run(mut self) {
         while let Some(group) = self.collect() {
-            let (changes, waiters): (Vec<_>, Vec<_>) =
-                group.into_iter().map(|request| (request.change, request.reply)).unzip();
+            let (changes, waiters): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .map(|request| (request.change, request.reply))
+                .unzip();
             // sled panics on some kinds of damage. Whatever it had done by then is not known to be on the disk.
             let written = catch_unwind(AssertUnwindSafe(|| self.commit(changes)));
             let written = written.unwrap_or_else(|_| Err(StoreError::Failed("sled panicked".to_owned())));
@@ -177,7 +184,11 @@ impl Committer {
             other => StoreError::Failed(other.to_string()),
         };
         self.shared.failure.send_replace(Some(cause.clone()));
-        let rest = self.held.into_iter().chain(self.requests).map(|request| request.reply);
+        let rest = self
+            .held
+            .into_iter()
+            .chain(self.requests)
+            .map(|request| request.reply);
         for waiter in waiters.into_iter().chain(rest) {
             drop(waiter.send(Err(cause.clone())));
         }
@@ -209,10 +220,7 @@ impl Committer {
             Ok(request) => Some(request),
             Err(TryRecvError::Empty) if gathered < self.crowd => {
                 let left = deadline.saturating_duration_since(Instant::now());
-                match self.requests.recv_timeout(left) {
-                    Ok(request) => Some(request),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-                }
+                self.requests.recv_timeout(left).ok()
             }
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
         }
@@ -238,7 +246,9 @@ impl Committer {
         if !writes.is_empty() {
             self.write(writes)?;
         }
-        let written = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Written)));
+        let written = outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Ok(Outcome::Written)));
         let written = written.count().try_into().unwrap_or(u64::MAX);
         self.shared.commits.fetch_add(written, Ordering::Relaxed);
         self.shared.durable.show();
@@ -289,7 +299,7 @@ impl Committer {
         match change {
             Change::Write { put, constants, jobs } => {
                 if let Some(put) = put
-                    && stage_put(put, overlay, &mut writes)? == Outcome::Taken
+                    && stage_put(*put, overlay, &mut writes)? == Outcome::Taken
                 {
                     return Ok(Outcome::Taken);
                 }
@@ -307,7 +317,12 @@ impl Committer {
         Ok(Outcome::Written)
     }
 
-    fn stage_jobs(&self, jobs: Jobs, writes: &mut Writes, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
+    fn stage_jobs(
+        &self,
+        jobs: Jobs,
+        writes: &mut Writes,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         match jobs {
             Jobs::Untouched => {}
@@ -359,7 +374,11 @@ impl Committer {
             };
             if let Some(known) = codec::decode_job(&keys::describe(&job), &value)? {
                 // At once, so that a settlement in the same group finds its lease lost.
-                self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).remove(&known.work);
+                self.shared
+                    .queue
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&known.work);
                 writes.insert(job, None);
             }
         }

@@ -159,7 +159,11 @@ mod tests {
     #[test]
     fn keys_sort_as_times_do() {
         let id = OrderId::random();
-        let times = ["-000100-01-01T00:00:00Z", "1969-12-31T23:59:59.999999999Z", "1970-01-01T00:00:00Z"];
+        let times = [
+            "-000100-01-01T00:00:00Z",
+            "1969-12-31T23:59:59.999999999Z",
+            "1970-01-01T00:00:00Z",
+        ];
         let keys = times.map(|time| deletion(time.parse().unwrap(), id));
         assert!(keys.is_sorted());
         let (from, to) = deletions_until(times[1].parse().unwrap());

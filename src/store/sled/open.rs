@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::acme::id::OrderId;
-use crate::store::sled::view::failure;
 use crate::store::sled::keys;
+use crate::store::sled::view::failure;
 use crate::store::{Settings, StoreError, codec};
 
 /// sled's log.
@@ -57,9 +57,8 @@ struct Identity {
 /// Opens the store in the settings' directory, or makes one if the directory is empty or does not exist.
 pub(crate) fn open(settings: &Settings) -> Result<Opened, StoreError> {
     let path = &settings.path;
-    let failed = |what: &str, error: io::Error| {
-        StoreError::Failed(format!("{what} {}: {error}", path.display()))
-    };
+    let failed =
+        |what: &str, error: io::Error| StoreError::Failed(format!("{what} {}: {error}", path.display()));
     make_private(path).map_err(|e| failed("making the directory", e))?;
     let lock = take_lock(path)?;
     let expected = inspect(path)?;
@@ -98,7 +97,12 @@ fn secure_files(path: &Path) -> io::Result<()> {
 fn take_lock(path: &Path) -> Result<File, StoreError> {
     let failed = |e: io::Error| StoreError::Failed(format!("locking {}: {e}", path.display()));
     let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let options = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
     let mut file = options.open(path.join(LOCK)).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
@@ -164,8 +168,9 @@ fn open_sled(settings: &Settings) -> Result<sled::Db, StoreError> {
     match try_sled(settings) {
         Ok(db) => Ok(db),
         Err(StoreError::Corrupt(first)) => {
-            let moved = set_snapshots_aside(path)
-                .map_err(|e| StoreError::Failed(format!("setting snapshots aside in {}: {e}", path.display())))?;
+            let moved = set_snapshots_aside(path).map_err(|e| {
+                StoreError::Failed(format!("setting snapshots aside in {}: {e}", path.display()))
+            })?;
             if moved.is_empty() {
                 return Err(StoreError::Corrupt(format!("{}: {first}", path.display())));
             }
@@ -197,7 +202,9 @@ fn try_sled(settings: &Settings) -> Result<sled::Db, StoreError> {
     };
     for _ in 1..LOCK_ATTEMPTS {
         match in_a_thread(config()) {
-            Err(StoreError::Failed(text)) if text.contains("could not acquire lock") => thread::sleep(LOCK_PAUSE),
+            Err(StoreError::Failed(text)) if text.contains("could not acquire lock") => {
+                thread::sleep(LOCK_PAUSE)
+            }
             other => return other,
         }
     }
@@ -219,7 +226,10 @@ fn in_a_thread(config: sled::Config) -> Result<sled::Db, StoreError> {
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(StoreError::Corrupt(format!("sled panicked: {}", text.unwrap_or("no message"))))
+            Err(StoreError::Corrupt(format!(
+                "sled panicked: {}",
+                text.unwrap_or("no message")
+            )))
         }
     }
 }
@@ -241,7 +251,9 @@ fn set_snapshots_aside(path: &Path) -> io::Result<Vec<String>> {
 /// crash in between leaves a store that is still new.
 fn identify(path: &Path, db: &sled::Db, log: &File, expected: Option<Identity>) -> Result<(), StoreError> {
     let found = db.get(keys::identity()).map_err(|e| failure(&e))?;
-    let found = found.map(|bytes| codec::decode::<Identity>("identity", &bytes)).transpose()?;
+    let found = found
+        .map(|bytes| codec::decode::<Identity>("identity", &bytes))
+        .transpose()?;
     let failed = |e: io::Error| StoreError::Failed(format!("making a store in {}: {e}", path.display()));
     let identity = match (expected, found) {
         (Some(expected), Some(found)) if expected == found => return Ok(()),
@@ -281,7 +293,12 @@ fn identify(path: &Path, db: &sled::Db, log: &File, expected: Option<Identity>) 
 fn write_format(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft: PathBuf = path.join(FORMAT_DRAFT);
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&draft, path.join(FORMAT))?;

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::acme::id::random_bytes;
 use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::random::random_bytes;
 use crate::store::{Lease, StoreError};
 
 /// The index.
@@ -61,9 +61,15 @@ impl Queue {
     /// Removes a job, whoever holds it.
     pub(crate) fn remove(&mut self, work: &Work) {
         if let Some(entry) = self.entries.remove(work) {
-            self.waiting.entry(work.kind()).or_default().remove(&(entry.job.due, *work));
+            self.waiting
+                .entry(work.kind())
+                .or_default()
+                .remove(&(entry.job.due, *work));
             if let Some(holder) = entry.holder {
-                self.leased.entry(work.kind()).or_default().remove(&(holder.until, *work));
+                self.leased
+                    .entry(work.kind())
+                    .or_default()
+                    .remove(&(holder.until, *work));
             }
         }
     }
@@ -71,12 +77,21 @@ impl Queue {
     /// The job waits, and nobody holds it.
     pub(crate) fn wait(&mut self, job: Job) {
         self.remove(&job.work);
-        self.waiting.entry(job.work.kind()).or_default().insert((job.due, job.work));
+        self.waiting
+            .entry(job.work.kind())
+            .or_default()
+            .insert((job.due, job.work));
         self.entries.insert(job.work, Entry { job, holder: None });
     }
 
     /// Takes due jobs, after those whose leases have run out have gone back into the queue.
-    pub(crate) fn lease(&mut self, kind: WorkKind, now: Timestamp, until: Timestamp, limit: usize) -> Vec<Lease> {
+    pub(crate) fn lease(
+        &mut self,
+        kind: WorkKind,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Vec<Lease> {
         self.expire(kind, now);
         let waiting = self.waiting.entry(kind).or_default();
         let due = waiting.iter().take_while(|(due, _)| *due <= now);
@@ -185,7 +200,13 @@ mod tests {
         assert_eq!(queue.begin_settling(&lease), Err(StoreError::LeaseLost));
         queue.remove(&job.work);
         assert_eq!(queue.count(WorkKind::Issue), 0);
-        assert!(queue.waiting.values().chain(queue.leased.values()).all(BTreeSet::is_empty));
+        assert!(
+            queue
+                .waiting
+                .values()
+                .chain(queue.leased.values())
+                .all(BTreeSet::is_empty)
+        );
     }
 
     #[test]

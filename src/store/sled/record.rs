@@ -52,8 +52,9 @@ impl Head {
         };
         let mut rest = &value[..];
         let head = Self::parse(&mut rest);
-        head.map(Some)
-            .ok_or_else(|| StoreError::Corrupt(format!("the head of {} can not be read", keys::describe(key))))
+        head.map(Some).ok_or_else(|| {
+            StoreError::Corrupt(format!("the head of {} can not be read", keys::describe(key)))
+        })
     }
 
     fn parse(rest: &mut &[u8]) -> Option<Self> {
@@ -237,9 +238,15 @@ mod tests {
         apply(&mut view, writes);
         view.remove(&keys::chunk(&key, 1));
         let missing = read(&view, &key).unwrap_err();
-        assert_eq!(missing, StoreError::Corrupt("part 1 of order 31 is missing".to_owned()));
+        assert_eq!(
+            missing,
+            StoreError::Corrupt("part 1 of order 31 is missing".to_owned())
+        );
         view.insert(key.clone(), Some(b"short".into()));
         let torn = read(&view, &key).unwrap_err();
-        assert_eq!(torn, StoreError::Corrupt("the head of order 31 can not be read".to_owned()));
+        assert_eq!(
+            torn,
+            StoreError::Corrupt("the head of order 31 can not be read".to_owned())
+        );
     }
 }

@@ -140,7 +140,8 @@ impl<'a> Overlay<'a> {
     /// The keys that begin with this, without those of earlier changes in the group.
     pub(crate) fn stored_keys(&self, prefix: &Key) -> Result<Vec<Key>, StoreError> {
         let keys = self.tree.scan_prefix(prefix).keys();
-        keys.map(|key| key.map(|key| key.to_vec()).map_err(|e| failure(&e))).collect()
+        keys.map(|key| key.map(|key| key.to_vec()).map_err(|e| failure(&e)))
+            .collect()
     }
 }
 

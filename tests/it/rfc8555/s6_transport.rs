@@ -317,7 +317,7 @@ async fn c111_a3_paths_that_lead_nowhere_get_404_problem_documents() {
     }
 }
 
-/// A ClientHello of the old version, just long enough to be one.
+/// A `ClientHello` of the old version, just long enough to be one.
 fn old_hello(version: u8) -> Vec<u8> {
     let mut hello = vec![3, version];
     hello.extend([7; 32]);
