@@ -49,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) processing: Duration,
     /// The share of good nonces refused with `badNonce`, in percent.
     pub(crate) bad_nonces: u8,
+    /// Whether every revocation is refused for good.
+    pub(crate) revocations_refused: bool,
 }
 
 impl Default for Options {
@@ -62,6 +64,7 @@ impl Default for Options {
             challenges_succeed: true,
             processing: Duration::ZERO,
             bad_nonces: 0,
+            revocations_refused: false,
         }
     }
 }

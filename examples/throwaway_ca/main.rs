@@ -68,6 +68,7 @@ async fn main() -> anyhow::Result<()> {
         challenges_succeed: !arguments.fail_challenges,
         processing: Duration::from_millis(arguments.processing),
         bad_nonces: arguments.bad_nonces,
+        revocations_refused: false,
     })
     .await?;
     std::fs::write(&arguments.root, &running.root_pem)

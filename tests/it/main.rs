@@ -8,4 +8,7 @@
 )]
 
 mod config;
+mod harness;
+mod layering;
+mod rfc8555;
 mod upstream;
