@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::harness::ca;
 use crate::harness::client::{Client, GET};
 use crate::harness::csr;
 use crate::harness::key::{ALGORITHMS, Key};
@@ -320,20 +322,34 @@ async fn c306_e10_e11_a_deactivated_account_gets_401_everywhere() {
 
 #[tokio::test]
 async fn e12_an_order_that_waits_for_the_ca_ends_when_its_account_is_deactivated() {
-    let daemon = Daemon::start().await;
-    let client = daemon.account().await;
-    let order = client.ready(&daemon, &["www.example.com"]).await;
-    // The worker finds both changes when it looks at the order, or the certificate was faster.
-    let key = Key::new();
-    client
-        .finalize(&order, &csr::plain(&key, &["www.example.com"]))
+    let ca = ca::Options {
+        processing: Duration::from_secs(3),
+        ..ca::Options::default()
+    };
+    let daemon = Daemon::start_with(Plan {
+        ca,
+        ..Plan::default()
+    })
+    .await;
+    let names = ["www.example.com"];
+    // Orders for the same names stand in line: the second one waits until the CA has issued the first one's.
+    let (first, second, third) = tokio::join!(daemon.account(), daemon.account(), daemon.account());
+    let mut orders = Vec::new();
+    for client in [&first, &second, &third] {
+        let order = client.ready(&daemon, &names).await;
+        orders.push(order);
+    }
+    for (client, order) in [&first, &second, &third].into_iter().zip(&orders) {
+        let csr = csr::plain(&Key::new(), &names);
+        client.finalize(order, &csr).await.expect(200);
+    }
+    second
+        .post(second.kid(), json!({ "status": "deactivated" }))
         .await
         .expect(200);
-    client
-        .post(client.kid(), json!({ "status": "deactivated" }))
-        .await
-        .expect(200);
-    assert!(daemon.ca.stats().orders_opened <= 1);
+    first.until(&orders[0].url, "valid").await;
+    third.until(&orders[2].url, "valid").await;
+    assert_eq!(daemon.ca.stats().orders_opened, 2);
 }
 
 #[tokio::test]

@@ -338,7 +338,7 @@ async fn c417_h17_the_301st_pending_order_is_429_until_one_is_finalized() {
 #[tokio::test]
 async fn k1_h16_a_finalized_order_is_200_with_its_url_and_becomes_valid() {
     let ca = ca::Options {
-        processing: Duration::from_secs(2),
+        processing: Duration::from_secs(4),
         ..ca::Options::default()
     };
     let daemon = Daemon::start_with(Plan {
