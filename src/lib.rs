@@ -24,3 +24,16 @@ pub mod validate;
 
 /// The registration authority's use cases.
 pub mod ra;
+/// The ACME server.
+pub mod server;
+/// The queue's worker, and upkeep.
+pub mod worker;
+
+/// `ca.json`.
+pub mod config;
+
+/// The daemon, put together.
+pub mod app;
+
+/// The command line.
+pub mod cli;

@@ -95,6 +95,12 @@ impl CertificateSlot {
         Ok(())
     }
 
+    /// Whether this is the leaf that new handshakes get.
+    pub fn serves(&self, leaf: &[u8]) -> bool {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.cert.first().is_some_and(|first| first.as_ref() == leaf)
+    }
+
     fn swap(&self, key: CertifiedKey) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
     }

@@ -67,7 +67,7 @@ impl Csr {
             return Err(bad("the csr is PEM; send the base64url of the DER"));
         }
         let (names, key) = match X509CertificationRequest::from_der(&der) {
-            Ok((rest, csr)) if rest.is_empty() => (requested_names(&csr)?, checked_key(&csr)?),
+            Ok(([], csr)) => (requested_names(&csr)?, checked_key(&csr)?),
             Ok(_) => return Err(bad("the csr has bytes after its end")),
             Err(_) => {
                 return Err(bad(

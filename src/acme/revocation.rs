@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acme::problem::{Problem, ProblemType};
 
-/// Why a certificate is revoked: the CRLReason codes that a subscriber may give (RFC 5280 §5.3.1, and the CA/B
+/// Why a certificate is revoked: the `CRLReason` codes that a subscriber may give (RFC 5280 §5.3.1, and the CA/B
 /// Forum's Baseline Requirements §4.9.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -61,7 +61,7 @@ pub fn check(modulus: &[u8], exponent: &[u8]) -> Result<(), WeakRsaKey> {
 /// Whether the modulus is, modulo each of the first odd primes, a power of 65537: certain for the flawed generator,
 /// next to impossible by chance.
 fn has_roca_fingerprint(n: &BigUint) -> bool {
-    let prime = |candidate: &u32| (2..*candidate).all(|d| candidate % d != 0);
+    let prime = |candidate: &u32| (2..*candidate).all(|d| !candidate.is_multiple_of(d));
     (3..=167).filter(prime).all(|p| {
         let remainder = (n % p).iter_u32_digits().next().unwrap_or(0);
         let mut power = 1;
@@ -78,18 +78,15 @@ fn has_roca_fingerprint(n: &BigUint) -> bool {
 }
 
 fn has_close_factors(n: &BigUint) -> bool {
-    let mut a = n.sqrt() + 1_u32;
-    for _ in 0..FERMAT_STEPS {
+    let root = n.sqrt() + 1_u32;
+    (0..FERMAT_STEPS).any(|step| {
+        let a = &root + step;
         let difference = &a * &a - n;
         // Most numbers are no squares by their last six bits already; the root is the costly part.
         let low = difference.iter_u32_digits().next().unwrap_or(0) % 64;
         let may_be_square = (0..64_u32).any(|root| root * root % 64 == low);
-        if may_be_square && difference.sqrt().pow(2) == difference {
-            return true;
-        }
-        a += 1_u32;
-    }
-    false
+        may_be_square && difference.sqrt().pow(2) == difference
+    })
 }
 
 #[cfg(test)]

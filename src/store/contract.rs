@@ -164,7 +164,8 @@ pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
     let chain = chain.map(|der| Der::new(der.to_vec()));
     let csr = Der::new(csr.der().to_vec());
     let order = Order::for_daemon(OrderId::random(), names(&[host]), csr, at(0), LIFETIME);
-    let chain = IssuedChain::verify(&to_pem(&chain), &order.validated(at(1)).unwrap(), at(1)).unwrap();
+    let chain =
+        IssuedChain::verify(&to_pem(&chain), order.validated(at(1)).unwrap().ordered(), at(1)).unwrap();
     (order.issued(chain.certificate, at(1)), chain.issuers)
 }
 

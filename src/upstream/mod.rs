@@ -6,6 +6,7 @@
 pub mod account;
 pub mod acme;
 pub mod dns;
+pub mod fault;
 pub mod http;
 
 use std::collections::BTreeMap;
@@ -107,6 +108,41 @@ pub enum Error {
     /// one, or not found. Another one may be opened.
     #[error("the CA's order is gone: {0}")]
     OrderGone(String),
+}
+
+impl Error {
+    /// It may work later, and nobody has said when.
+    pub(crate) fn transient(detail: impl Into<String>) -> Self {
+        Self::Transient {
+            detail: detail.into(),
+            retry_after: None,
+            rate_limited: false,
+        }
+    }
+}
+
+/// Settings that nothing can be done with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// The directory is no https URL.
+    #[error("ca_url: {0} is not an https URL")]
+    Directory(String),
+    /// The file of further roots can not be used.
+    #[error("ca_root: {}: {why}", path.display())]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is nothing to trust, most often.
+    #[error(
+        "TLS towards the CA can not be set up: {0} (install the ca-certificates package, or set ca_root)"
+    )]
+    Tls(String),
+    /// The system's resolver can not be read.
+    #[error("DNS for dns01_txt can not be set up: {0}")]
+    Dns(String),
 }
 
 /// How far an order at the CA has come.

@@ -1,25 +1,39 @@
 //! Challenge validation (RFC 8555 §8, CONFORMANCE section 2): asks the network whether an account controls a name.
 //!
 //! Our check is the only one between a host of the network and a publicly trusted certificate. The address that was
-//! checked is the one that is dialled; nothing that was fetched is ever told to the client.
+//! checked is the one that is dialled; nothing that was fetched is ever told to the client. One call is one attempt:
+//! whether there is another one is the worker's decision, who is told only whether the cause may pass.
 
+mod guard;
 mod http01;
-pub mod net;
+mod net;
+mod redirect;
+#[cfg(test)]
+mod testing;
+mod tls;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::acme::challenge::ChallengeType;
+use crate::acme::challenge::Token;
 use crate::acme::identifier::DnsName;
 use crate::acme::problem::Problem;
+use crate::acme::problem::ProblemType;
+use crate::acme::problem::cleaned;
+use crate::validate::http01::Http01;
+use crate::validate::net::Network;
+
+/// The longest detail that goes to the log, in characters.
+const DETAIL_LIMIT: usize = 1000;
 
 /// How validation reaches the network.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// DNS servers for challenge look-ups; empty: the system's.
+    /// DNS servers for challenge look-ups, asked in this order; empty: those of the system's `resolv.conf`, as it is when
+    /// the daemon starts. The system's hosts file and search list are never used.
     pub resolvers: Vec<SocketAddr>,
     /// Networks that may be connected to although they are refused by default (loopback, link-local, ...).
     pub allow: Vec<IpNet>,
@@ -35,6 +49,20 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            resolvers: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            own_listeners: Vec::new(),
+            http_port: 80,
+            tls_port: 443,
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
 /// Why an attempt did not prove control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -44,4 +72,123 @@ pub struct Failure {
     pub transient: bool,
     /// For the log, cleaned and capped.
     pub detail: String,
+}
+
+impl Failure {
+    fn new(kind: ProblemType, sentence: impl Into<String>, transient: bool, detail: &str) -> Self {
+        Self {
+            problem: Problem::new(kind, sentence),
+            transient,
+            detail: cleaned(detail, DETAIL_LIMIT),
+        }
+    }
+}
+
+/// Why validation can not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// No resolvers are configured, and the system's can not be read.
+    #[error("no DNS server for validation: {0}; name some in `validation.resolvers`")]
+    NoResolver(String),
+    /// The DNS client can not be made.
+    #[error("the DNS client for validation can not be set up: {0}")]
+    Resolver(String),
+    /// The TLS client can not be made.
+    #[error("the TLS client for validation can not be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Makes one validation attempt after the other, any number at a time.
+#[derive(Debug)]
+pub struct Validator {
+    network: Network,
+    http01: Http01,
+}
+
+impl Validator {
+    /// Sets up DNS, the address guard and TLS. Asks nothing of the network yet.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] when there is no DNS server to ask, or TLS can not be set up.
+    pub fn new(settings: Settings) -> Result<Self, SetupError> {
+        Ok(Self {
+            http01: Http01::new(&settings)?,
+            network: Network::new(&settings)?,
+        })
+    }
+
+    /// Makes one attempt to prove, by the challenge, that the holder of the account key controls the name.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] says what the client may know, what the log should say, and whether another attempt is worth it.
+    pub async fn validate(
+        &self,
+        kind: ChallengeType,
+        name: &DnsName,
+        token: &Token,
+        key_authorization: &str,
+    ) -> Result<(), Failure> {
+        match kind {
+            ChallengeType::Http01 => {
+                self.http01
+                    .validate(&self.network, name, token, key_authorization)
+                    .await
+            }
+            ChallengeType::Dns01 | ChallengeType::TlsAlpn01 => Err(Failure::new(
+                ProblemType::Malformed,
+                format!("the challenge type {kind} is not enabled on this server; use http-01"),
+                false,
+                "the challenge type is not enabled",
+            )),
+        }
+    }
+
+    /// Whether any of the DNS servers answers anything at all, be it an error: for the health check.
+    pub async fn resolver_answers(&self) -> bool {
+        self.network.resolver_answers().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::Answer;
+    use crate::validate::testing::DnsServer;
+
+    #[tokio::test]
+    async fn a_type_that_is_not_enabled_fails_for_good() {
+        let validator = Validator::new(Settings {
+            resolvers: vec!["127.0.0.1:53".parse().unwrap()],
+            ..Settings::default()
+        })
+        .unwrap();
+        for kind in [ChallengeType::Dns01, ChallengeType::TlsAlpn01] {
+            let name = "www.example.com".parse().unwrap();
+            let failure = validator
+                .validate(kind, &name, &Token::random(), "x.y")
+                .await
+                .unwrap_err();
+            assert_eq!(failure.problem.kind, ProblemType::Malformed);
+            assert!(!failure.transient);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_answers_with_an_error_is_alive_and_a_silent_one_is_not() {
+        for (answer, alive) in [
+            (Answer::ServFail, true),
+            (Answer::NxDomain, true),
+            (Answer::Silence, false),
+        ] {
+            let dns = DnsServer::start(move |_, _| answer.clone()).await;
+            let validator = Validator::new(Settings {
+                resolvers: vec![dns.address],
+                ..Settings::default()
+            })
+            .unwrap();
+            assert_eq!(validator.resolver_answers().await, alive);
+        }
+    }
 }

@@ -1,1 +1,282 @@
-//! being written
+//! The way to the network: our own DNS resolver, and connections to checked addresses only (CONFORMANCE section 2,
+//! SECURITY 1.2 T3).
+//!
+//! A name is asked for as a rooted name at the configured servers, in their order, without cache and search list. The
+//! system's hosts file is never read: it says what this machine believes, not who controls a name. Who needs other
+//! answers than DNS gives names a DNS server of their own in `validation.resolvers`.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::ConnectionConfig;
+use hickory_resolver::config::NameServerConfig;
+use hickory_resolver::config::ResolveHosts;
+use hickory_resolver::config::ResolverConfig;
+use hickory_resolver::net::DnsError;
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::RData;
+use hickory_resolver::proto::rr::Record;
+use hickory_resolver::proto::rr::RecordType;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio::time::timeout;
+use tokio::time::timeout_at;
+
+use crate::acme::identifier::DnsName;
+use crate::validate::Settings;
+use crate::validate::SetupError;
+use crate::validate::guard::Admitted;
+use crate::validate::guard::Guard;
+use crate::validate::guard::Refusal;
+
+/// How long one server may take to answer, and how long all of them together. UDP queries are repeated within the first.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How many CNAME records may lie between a name and its addresses.
+const MAX_ALIASES: usize = 8;
+
+/// The resolver and the address guard.
+#[derive(Debug)]
+pub(crate) struct Network {
+    servers: Vec<TokioResolver>,
+    guard: Guard,
+}
+
+/// Why a look-up gave no address. Of the failures of two families the greater one is told: the one that is less certain
+/// of the name's absence.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub(crate) enum LookupFailure {
+    #[error("NXDOMAIN")]
+    NoSuchName,
+    #[error("no A and no AAAA record")]
+    NoAddress,
+    #[error("more than {MAX_ALIASES} CNAME records")]
+    TooManyAliases,
+    /// SERVFAIL, REFUSED, silence, an unreadable answer: never to be taken for "no record".
+    #[error("no usable answer: {0}")]
+    Unanswered(String),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectFailure {
+    #[error("{0} is {1}")]
+    Refused(IpAddr, Refusal),
+    #[error("{}", list(.0))]
+    Dial(Vec<DialFailure>),
+}
+
+/// One address that could not be connected to.
+#[derive(Debug)]
+pub(crate) struct DialFailure {
+    address: IpAddr,
+    error: io::Error,
+}
+
+impl fmt::Display for DialFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self.error.kind() {
+            io::ErrorKind::TimedOut => "timed out",
+            io::ErrorKind::ConnectionRefused => "refused the connection",
+            io::ErrorKind::ConnectionReset => "reset the connection",
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "is unreachable",
+            _ => "failed",
+        };
+        write!(f, "{} {reason}", self.address)
+    }
+}
+
+/// The failures as one text, e.g. for the client.
+pub(crate) fn list(failures: &[DialFailure]) -> String {
+    let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+impl Network {
+    /// Sets up the resolver, without asking it anything.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, SetupError> {
+        let addresses = match settings.resolvers.is_empty() {
+            true => system_servers()?,
+            false => settings.resolvers.clone(),
+        };
+        let servers = addresses.into_iter().map(client).collect::<Result<_, _>>();
+        Ok(Self {
+            servers: servers.map_err(|error| SetupError::Resolver(error.to_string()))?,
+            guard: Guard::new(settings),
+        })
+    }
+
+    /// Whether any server answers at all. Every resolver has something to say about the root's name servers.
+    pub(crate) async fn resolver_answers(&self) -> bool {
+        let mut questions = JoinSet::new();
+        for server in self.servers.clone() {
+            questions.spawn(async move {
+                let answer = timeout(LOOKUP_DEADLINE, server.ns_lookup(Name::root())).await;
+                matches!(answer, Ok(Ok(_) | Err(NetError::Dns(_))))
+            });
+        }
+        while let Some(answered) = questions.join_next().await {
+            if matches!(answered, Ok(true)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The addresses of the name, IPv6 first, each family in the order of the answer. One family that can not be looked
+    /// up is no reason not to use the other.
+    pub(crate) async fn addresses(&self, name: &DnsName) -> Result<Vec<IpAddr>, LookupFailure> {
+        let rooted = Name::from_ascii(format!("{name}."))
+            .map_err(|error| LookupFailure::Unanswered(error.to_string()))?;
+        let (v6, v4) = tokio::join!(
+            self.family(&rooted, RecordType::AAAA),
+            self.family(&rooted, RecordType::A)
+        );
+        match (v6, v4) {
+            (Ok(v6), Ok(v4)) => Ok([v6, v4].concat()),
+            (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+            (Err(v6), Err(v4)) => Err(v6.max(v4)),
+        }
+    }
+
+    async fn family(&self, name: &Name, family: RecordType) -> Result<Vec<IpAddr>, LookupFailure> {
+        let records = self.records(name, family).await?;
+        let owner = follow_aliases(name, &records)?;
+        let addresses: Vec<IpAddr> = records
+            .iter()
+            .filter(|record| &record.name == owner && record.record_type() == family)
+            .filter_map(|record| record.data.ip_addr())
+            .collect();
+        match addresses.is_empty() {
+            true => Err(LookupFailure::NoAddress),
+            false => Ok(addresses),
+        }
+    }
+
+    /// The answer of the first server that knows: a server that fails is passed over, one that says "no" is believed.
+    async fn records(&self, name: &Name, kind: RecordType) -> Result<Vec<Record>, LookupFailure> {
+        let mut failure = LookupFailure::Unanswered("no server".to_owned());
+        let deadline = Instant::now() + LOOKUP_DEADLINE;
+        for server in &self.servers {
+            let answer = timeout_at(deadline, server.lookup(name.clone(), kind)).await;
+            failure = match answer.unwrap_or(Err(NetError::Timeout)) {
+                Ok(lookup) => return Ok(lookup.answers().to_vec()),
+                Err(NetError::Dns(DnsError::NoRecordsFound(no))) => {
+                    return Err(match no.response_code {
+                        ResponseCode::NXDomain => LookupFailure::NoSuchName,
+                        _ => LookupFailure::NoAddress,
+                    });
+                }
+                Err(error) => LookupFailure::Unanswered(error.to_string()),
+            };
+        }
+        Err(failure)
+    }
+
+    /// Connects to the first IPv6 address that the guard admits, then, if dialling fails, to the first IPv4 address; no
+    /// third one, however many records there are.
+    pub(crate) async fn connect(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        deadline: Instant,
+    ) -> Result<TcpStream, ConnectFailure> {
+        let mut failures = Vec::new();
+        let mut candidates = self.candidates(addresses, port)?.into_iter().peekable();
+        while let Some(candidate) = candidates.next() {
+            let mut until = deadline;
+            if candidates.peek().is_some() {
+                // A silent IPv6 address must leave time for the IPv4 one.
+                let now = Instant::now();
+                until = now + deadline.saturating_duration_since(now) / 2;
+            }
+            let dialled = timeout_at(until, TcpStream::connect(candidate.address())).await;
+            match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failures.push(DialFailure {
+                    address: candidate.address().ip(),
+                    error,
+                }),
+            }
+        }
+        Err(ConnectFailure::Dial(failures))
+    }
+
+    fn candidates(&self, addresses: &[IpAddr], port: u16) -> Result<Vec<Admitted>, ConnectFailure> {
+        let (mut v6, mut v4, mut refused) = (None, None, None);
+        for address in addresses {
+            match self.guard.admit(*address, port) {
+                Ok(admitted) if admitted.address().is_ipv6() => v6 = v6.or(Some(admitted)),
+                Ok(admitted) => v4 = v4.or(Some(admitted)),
+                Err(refusal) => refused = refused.or(Some(ConnectFailure::Refused(*address, refusal))),
+            }
+        }
+        let admitted: Vec<Admitted> = v6.into_iter().chain(v4).collect();
+        match refused {
+            Some(refused) if admitted.is_empty() => Err(refused),
+            _ => Ok(admitted),
+        }
+    }
+}
+
+/// The end of the chain of CNAME records that starts at the name. Only its addresses count, not those of other names
+/// that an answer may hold.
+fn follow_aliases<'a>(name: &'a Name, records: &'a [Record]) -> Result<&'a Name, LookupFailure> {
+    let mut owner = name;
+    for _ in 0..=MAX_ALIASES {
+        let alias = records.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if &record.name == owner => Some(&target.0),
+            _ => None,
+        });
+        match alias {
+            Some(target) => owner = target,
+            None => return Ok(owner),
+        }
+    }
+    Err(LookupFailure::TooManyAliases)
+}
+
+fn system_servers() -> Result<Vec<SocketAddr>, SetupError> {
+    let (config, _) = hickory_resolver::system_conf::read_system_conf()
+        .map_err(|error| SetupError::NoResolver(error.to_string()))?;
+    let servers = config.name_servers().iter();
+    Ok(servers.map(|server| SocketAddr::new(server.ip, 53)).collect())
+}
+
+/// A client of one server. The pool that hickory has for several prefers the one that answers fastest, be it always with
+/// an error.
+fn client(server: SocketAddr) -> Result<TokioResolver, NetError> {
+    let mut udp = ConnectionConfig::udp();
+    udp.port = server.port();
+    let mut tcp = ConnectionConfig::tcp();
+    tcp.port = server.port();
+    let config = NameServerConfig::new(server.ip(), true, vec![udp, tcp]);
+    let mut builder = TokioResolver::builder_with_config(
+        ResolverConfig::from_name_servers(vec![config]),
+        TokioRuntimeProvider::default(),
+    );
+    let options = builder.options_mut();
+    options.cache_size = 0;
+    options.positive_max_ttl = Some(Duration::ZERO);
+    options.negative_max_ttl = Some(Duration::ZERO);
+    options.use_hosts_file = ResolveHosts::Never;
+    options.ndots = 0;
+    options.timeout = SERVER_TIMEOUT;
+    options.attempts = 0;
+    options.num_concurrent_reqs = 1;
+    // A spoofer has to guess the case of each letter too; a server that does not keep it is asked again over TCP.
+    options.case_randomization = true;
+    builder.build()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,11 @@
+//! Integration tests, one binary: each file is a section of an RFC or a part of the daemon.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that can not go on fails, and says where"
+)]
 
+mod config;
+mod upstream;

@@ -1,0 +1,64 @@
+# Two commands to know: `make demo` and `make test`. `make help` lists the others.
+
+CARGO ?= cargo
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+POWERCUT_CYCLES ?= 200
+KILL_CYCLES ?= 200
+
+.PHONY: help demo test check unit clients powercut powercut-short kill9 bench build install needs needs-test clean
+
+help: ## Lists the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps it running for certbot
+	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
+	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
+
+test: check unit clients powercut-short ## Proves the project: everything below but bench, in short forms
+	@echo "All of make test has passed."
+
+check: needs ## Format, lints with warnings denied, one crypto provider
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@for crate in ring native-tls; do \
+	  if $(CARGO) tree --locked -e normal,build -i $$crate 2>/dev/null | grep -q .; then \
+	    echo "$$crate is linked into the daemon: the only crypto provider is aws-lc-rs" >&2; exit 1; fi; done
+
+unit: needs ## Unit and integration tests
+	$(CARGO) test --locked --lib --test it --examples
+
+clients: needs needs-test ## certbot and lego against acme-proxy against Pebble
+	$(CARGO) test --locked --test e2e
+
+powercut-short: needs ## 20 simulated power cuts
+	@$(MAKE) --no-print-directory powercut POWERCUT_CYCLES=20
+
+powercut: needs ## Simulated power cuts under load: what was acknowledged must be there (POWERCUT_CYCLES=200)
+	$(CARGO) build --locked --example powercut
+	$(SUDO) $(TARGET_DIR)/debug/examples/powercut run --cycles $(POWERCUT_CYCLES)
+
+kill9: needs ## kill -9 during issuance, again and again (KILL_CYCLES=200)
+	KILL_CYCLES=$(KILL_CYCLES) $(CARGO) test --locked --test it -- --nocapture recovery
+
+bench: needs ## Issuances per second, latency, CPU, memory, syncs; release build
+	$(CARGO) build --locked --release --bin acme-proxy --examples
+	$(TARGET_DIR)/release/examples/bench
+
+build: needs ## The release binary
+	$(CARGO) build --locked --release --bin acme-proxy
+
+install: build ## Installs binary, unit and a first ca.json; see install.sh for its variables
+	$(SUDO) ./install.sh $(TARGET_DIR)/release/acme-proxy
+
+# The build needs a C compiler and OpenSSL's headers (for josekit).
+needs:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.91 or later (Debian: rustup)" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev" >&2; exit 1; }
+	@./tests/needs.sh pkg-config:pkg-config libssl-dev:openssl.pc
+
+needs-test:
+	@./tests/needs.sh certbot:certbot lego:lego pebble:pebble openssl:openssl
+
+clean: ## Removes what was built
+	$(CARGO) clean

@@ -1,0 +1,276 @@
+//! The benchmark: acme-proxy between the throwaway CA and the load generator, each a process of its own, so that what
+//! is charged to acme-proxy is acme-proxy's.
+//!
+//! Build with `--release` before believing a figure.
+
+mod measure;
+#[path = "../loopback/proxy.rs"]
+mod proxy;
+#[path = "../loopback/table.rs"]
+mod table;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use self::measure::Usage;
+use self::proxy::{AcmeProxy, Settings};
+
+const EAB_KID: &str = "bench";
+const EAB_HMAC_KEY: &str = "YmVuY2htYXJrLWJlbmNobWFyay1iZW5jaG1hcms";
+
+/// Measures acme-proxy: issuances per second, latency, CPU, memory, fsyncs and store bytes per issuance.
+#[derive(Parser)]
+struct Arguments {
+    /// The numbers of workers to measure with.
+    #[arg(long, env = "BENCH_WORKERS", value_delimiter = ',', default_values_t = [1, 16, 64])]
+    workers: Vec<usize>,
+    /// How many certificates each of them gets, in the same order; the last counts for any further.
+    #[arg(long, env = "BENCH_ORDERS", value_delimiter = ',', default_values_t = [300, 3000, 10_000])]
+    orders: Vec<usize>,
+    /// Names in each certificate.
+    #[arg(long, env = "BENCH_NAMES", default_value_t = 1)]
+    names: usize,
+    /// Keep one connection per worker. Without it each issuance opens its own, as certbot does.
+    #[arg(long, env = "BENCH_KEEP", value_parser = clap::builder::FalseyValueParser::new())]
+    keep: bool,
+}
+
+/// What the load generator wrote.
+#[derive(Deserialize)]
+struct Load {
+    issued: u32,
+    failed: u32,
+    issuances_per_second: f64,
+    endpoints: BTreeMap<String, Summary>,
+    errors: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match bench(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command")]
+async fn bench(arguments: Arguments) -> anyhow::Result<()> {
+    let ports = Ports::free()?;
+    let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
+    let ca = ThrowawayCa::start(directory.path(), ports.ca).await?;
+    let mut rows = vec![headings()];
+    for (index, workers) in arguments.workers.iter().enumerate() {
+        let orders = arguments.orders.get(index).or(arguments.orders.last());
+        let orders = *orders.context("--orders is empty")?;
+        println!("{workers} workers, {orders} issuances ...");
+        rows.push(measure_once(&arguments, *workers, orders, &ports, &ca).await?);
+    }
+    ca.nothing_issued_twice().await?;
+    let connections = match arguments.keep {
+        true => "a connection kept per worker",
+        false => "a connection for each issuance",
+    };
+    println!("\n{}", table::aligned(&rows));
+    println!(
+        "newOrder and finalize: p50/p99 ms. CPU, fsyncs, commits and bytes: acme-proxy's own, per issuance."
+    );
+    println!("{} name(s) in each certificate; {connections}.", arguments.names);
+    Ok(())
+}
+
+fn headings() -> Vec<String> {
+    let headings = [
+        "workers", "issued", "failed", "per s", "newOrder", "finalize", "CPU ms", "RSS MB", "fsyncs",
+        "commits", "bytes",
+    ];
+    headings.map(str::to_owned).to_vec()
+}
+
+/// One row: a fresh acme-proxy, loaded once.
+async fn measure_once(
+    arguments: &Arguments,
+    workers: usize,
+    orders: usize,
+    ports: &Ports,
+    ca: &ThrowawayCa,
+) -> anyhow::Result<Vec<String>> {
+    let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
+    let proxy = AcmeProxy::start(&Settings {
+        directory: directory.path(),
+        ca_url: &ca.directory_url,
+        ca_root_pem: &ca.root_pem,
+        eab_kid: EAB_KID,
+        eab_hmac_key: EAB_HMAC_KEY,
+        resolver: (Ipv4Addr::LOCALHOST, ports.dns).into(),
+        http_port: ports.http,
+    })
+    .await?;
+    let before = Usage::of(&proxy).await?;
+    let json = directory.path().join("load.json");
+    let mut command = Command::new(beside("load")?);
+    command
+        .args(["--directory", &proxy.directory_url(), "--resolve", "127.0.0.1"])
+        .arg("--ca-file")
+        .arg(&ca.root)
+        .args(["--workers", &workers.to_string(), "--orders", &orders.to_string()])
+        .args(["--names", &arguments.names.to_string()])
+        .args([
+            "--http-port",
+            &ports.http.to_string(),
+            "--dns-port",
+            &ports.dns.to_string(),
+        ])
+        .arg("--json")
+        .arg(&json)
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    if !arguments.keep {
+        command.arg("--connection-per-issuance");
+    }
+    // It fails if a single issuance does; the figures tell more.
+    command.status().await.context("cannot run the load generator")?;
+    let after = Usage::of(&proxy).await?;
+    let text = std::fs::read(&json).with_context(|| format!("no figures came{}", proxy.log_tail()))?;
+    let load: Load = serde_json::from_slice(&text)?;
+    for (what, count) in &load.errors {
+        eprintln!("{count:>8} x {what}");
+    }
+    let log = proxy.log_tail();
+    proxy.stop().await?;
+    ensure!(load.issued > 0, "not one certificate was issued{log}");
+
+    let times = |endpoint| match load.endpoints.get(endpoint) {
+        Some(summary) => format!("{:.1}/{:.1}", summary.p50_ms, summary.p99_ms),
+        None => "-".to_owned(),
+    };
+    let each = |total: Option<f64>, digits: usize| match total {
+        Some(total) => format!("{:.digits$}", total / f64::from(load.issued)),
+        None => "-".to_owned(),
+    };
+    let used = after.since(&before);
+    Ok(vec![
+        workers.to_string(),
+        load.issued.to_string(),
+        load.failed.to_string(),
+        format!("{:.1}", load.issuances_per_second),
+        times("newOrder"),
+        times("finalize"),
+        each(Some(used.cpu_ms), 2),
+        format!("{:.1}", used.rss_mb),
+        each(used.syncs, 2),
+        each(used.commits, 2),
+        each(Some(used.store_bytes), 0),
+    ])
+}
+
+/// Ports that were free a moment ago.
+struct Ports {
+    ca: u16,
+    http: u16,
+    dns: u16,
+}
+
+impl Ports {
+    fn free() -> anyhow::Result<Self> {
+        // All are held until all are known, so that no two are the same.
+        let bind = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let (ca, http, dns) = (bind()?, bind()?, bind()?);
+        Ok(Self {
+            ca: ca.local_addr()?.port(),
+            http: http.local_addr()?.port(),
+            dns: dns.local_addr()?.port(),
+        })
+    }
+}
+
+/// The CA as a process. It is killed when this is dropped.
+struct ThrowawayCa {
+    directory_url: String,
+    root: PathBuf,
+    root_pem: String,
+    client: reqwest::Client,
+    _child: Child,
+}
+
+#[derive(Deserialize)]
+struct CaStats {
+    issued: BTreeMap<String, u64>,
+}
+
+impl ThrowawayCa {
+    async fn start(directory: &Path, port: u16) -> anyhow::Result<Self> {
+        let root = directory.join("root.pem");
+        let child = Command::new(beside("throwaway_ca")?)
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--eab-kid", EAB_KID, "--eab-hmac-key", EAB_HMAC_KEY])
+            .arg("--root")
+            .arg(&root)
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot run the throwaway CA")?;
+        // The root is written once the CA listens.
+        for _ in 0..100 {
+            match std::fs::read_to_string(&root) {
+                Ok(root_pem) if root_pem.ends_with("-----END CERTIFICATE-----\n") => {
+                    let certificate = reqwest::Certificate::from_pem(root_pem.as_bytes())?;
+                    let builder = reqwest::Client::builder()
+                        .no_proxy()
+                        .tls_certs_only([certificate]);
+                    return Ok(Self {
+                        directory_url: format!("https://127.0.0.1:{port}/directory"),
+                        root,
+                        root_pem,
+                        client: builder.build()?,
+                        _child: child,
+                    });
+                }
+                _ => sleep(Duration::from_millis(100)).await,
+            }
+        }
+        bail!("the throwaway CA did not start")
+    }
+
+    /// A benchmark of something that is wrong is worth nothing.
+    async fn nothing_issued_twice(&self) -> anyhow::Result<()> {
+        let url = self.directory_url.replace("/directory", "/stats");
+        let stats: CaStats = serde_json::from_slice(&self.client.get(&url).send().await?.bytes().await?)?;
+        for (names, count) in stats.issued {
+            // Each fresh acme-proxy gets its own certificate.
+            ensure!(
+                count == 1 || names == proxy::NAME,
+                "the CA issued {count} certificates for {names}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Another example of this package, built beside this one.
+fn beside(example: &str) -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name(example);
+    ensure!(
+        program.is_file(),
+        "there is no {}: build with `--examples`",
+        program.display()
+    );
+    Ok(program)
+}

@@ -1,0 +1,96 @@
+//! What acme-proxy has used: from `/proc`, from its own metrics, and from its store on disk.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::proxy::AcmeProxy;
+
+/// `/proc` counts CPU time in hundredths of a second on every Linux that Rust runs on (`USER_HZ`).
+const TICK_MS: f64 = 10.0;
+
+/// What a process has used so far.
+pub(crate) struct Usage {
+    /// User and system time.
+    pub(crate) cpu_ms: f64,
+    /// Resident memory now.
+    pub(crate) rss_mb: f64,
+    /// `acme_proxy_store_syncs_total`, if there is such a metric.
+    pub(crate) syncs: Option<f64>,
+    /// `acme_proxy_store_commits_total`, if there is such a metric.
+    pub(crate) commits: Option<f64>,
+    /// What the store takes on disk.
+    pub(crate) store_bytes: f64,
+}
+
+impl Usage {
+    /// Looks.
+    pub(crate) async fn of(proxy: &AcmeProxy) -> anyhow::Result<Self> {
+        let pid = proxy.pid()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let answer = proxy.client().get(&proxy.metrics_url).send().await?;
+        let metrics = answer.text().await?;
+        Ok(Self {
+            cpu_ms: cpu_ticks(&stat).context("/proc/PID/stat")? * TICK_MS,
+            rss_mb: resident_kb(&status).context("/proc/PID/status")? / 1024.0,
+            syncs: metric(&metrics, "acme_proxy_store_syncs_total"),
+            commits: metric(&metrics, "acme_proxy_store_commits_total"),
+            store_bytes: disk_bytes(&proxy.store)?,
+        })
+    }
+
+    /// What has been used since; memory is not a difference.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let difference = |after: Option<f64>, before: Option<f64>| Some(after? - before.unwrap_or_default());
+        Self {
+            cpu_ms: self.cpu_ms - before.cpu_ms,
+            rss_mb: self.rss_mb,
+            syncs: difference(self.syncs, before.syncs),
+            commits: difference(self.commits, before.commits),
+            store_bytes: self.store_bytes - before.store_bytes,
+        }
+    }
+}
+
+/// proc(5): fields 14 and 15; the second one, in parentheses, may hold spaces.
+fn cpu_ticks(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut times = rest.split_whitespace().skip(11);
+    let (user, system): (f64, f64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
+    Some(user + system)
+}
+
+fn resident_kb(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The sum of a counter's series.
+fn metric(text: &str, name: &str) -> Option<f64> {
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let value = match rest.strip_prefix('{') {
+            Some(labelled) => labelled.rsplit_once('}')?.1,
+            None => rest.strip_prefix(' ')?,
+        };
+        value.trim().parse::<f64>().ok()
+    });
+    values.reduce(|sum, value| sum + value)
+}
+
+/// What is allocated, not what is written at the ends of holes.
+fn disk_bytes(path: &Path) -> anyhow::Result<f64> {
+    let metadata =
+        std::fs::symlink_metadata(path).with_context(|| format!("no store at {}", path.display()))?;
+    if !metadata.is_dir() {
+        let blocks = u32::try_from(metadata.blocks()).context("a store of over 2 TB")?;
+        return Ok(f64::from(blocks) * 512.0);
+    }
+    let mut sum = 0.0;
+    for entry in std::fs::read_dir(path)? {
+        sum += disk_bytes(&entry?.path())?;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,174 @@
+//! A load generator for any ACME directory: each worker gets one certificate after the other, with the requests that
+//! certbot makes, and answers http-01 itself.
+//!
+//! Keys and CSRs are made before the clock starts, so that the figures are the server's and not ours.
+
+mod client;
+#[path = "../loopback/dns.rs"]
+mod dns;
+#[path = "../loopback/http01.rs"]
+mod http01;
+mod issuance;
+mod keys;
+mod report;
+#[path = "../loopback/table.rs"]
+mod table;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::client::Target;
+use self::issuance::Worker;
+use self::keys::Request;
+use self::report::{Report, Samples};
+
+/// Loads an ACME server with certbot's requests, and says how it did.
+#[derive(Parser)]
+struct Arguments {
+    /// The server's directory URL (https).
+    #[arg(long)]
+    directory: http::Uri,
+    /// PEM file of the root to trust.
+    #[arg(long)]
+    ca_file: PathBuf,
+    /// Connect to this address, whatever the directory's host resolves to.
+    #[arg(long)]
+    resolve: Option<IpAddr>,
+    /// Clients that work at the same time.
+    #[arg(long, default_value_t = 16)]
+    workers: usize,
+    /// Certificates to get, all workers together.
+    #[arg(long, default_value_t = 1000)]
+    orders: usize,
+    /// Names in each certificate.
+    #[arg(long, default_value_t = 1)]
+    names: usize,
+    /// The domain that the names are made under.
+    #[arg(long, default_value = "load.example.com")]
+    domain: String,
+    /// Open a connection for each certificate, as certbot does, instead of keeping one per worker.
+    #[arg(long)]
+    connection_per_issuance: bool,
+    /// Make an account for each certificate, instead of one per worker.
+    #[arg(long)]
+    account_per_issuance: bool,
+    /// The port on 127.0.0.1 to answer http-01 on; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    http_port: u16,
+    /// The port on 127.0.0.1 to answer DNS on: every name is 127.0.0.1.
+    #[arg(long)]
+    dns_port: Option<u16>,
+    /// Milliseconds before the first poll; grows by half each time, up to a second.
+    #[arg(long, default_value_t = 20)]
+    poll_interval: u64,
+    /// Seconds after which an issuance has failed.
+    #[arg(long, default_value_t = 90)]
+    patience: u64,
+    /// EAB key identifier, if the server wants a binding.
+    #[arg(long, requires = "eab_hmac_key")]
+    eab_kid: Option<String>,
+    /// EAB MAC key, base64url.
+    #[arg(long, requires = "eab_kid")]
+    eab_hmac_key: Option<String>,
+    /// Write the figures to this file, too, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match load(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command")]
+async fn load(arguments: Arguments) -> anyhow::Result<()> {
+    let web = http01::start((Ipv4Addr::LOCALHOST, arguments.http_port).into()).await?;
+    println!("Answering http-01 on {}.", web.address);
+    let dns = match arguments.dns_port {
+        Some(port) => Some(dns::start((Ipv4Addr::LOCALHOST, port).into()).await?),
+        None => None,
+    };
+    if let Some(dns) = &dns {
+        println!("Answering DNS on {}.", dns.address);
+    }
+    println!("Making {} keys ...", arguments.orders);
+    let root = std::fs::read(&arguments.ca_file)
+        .with_context(|| format!("cannot read {}", arguments.ca_file.display()))?;
+    let target = Target::new(&arguments.directory, &root, arguments.resolve).await?;
+    let plan = Arc::new(issuance::Plan {
+        directory: arguments.directory.to_string(),
+        target,
+        web,
+        eab: arguments.eab_kid.clone().zip(arguments.eab_hmac_key.clone()),
+        connection_per_issuance: arguments.connection_per_issuance,
+        account_per_issuance: arguments.account_per_issuance,
+        poll_interval: Duration::from_millis(arguments.poll_interval.max(1)),
+        patience: Duration::from_secs(arguments.patience),
+    });
+    let requests = Arc::new(keys::requests(
+        arguments.orders,
+        arguments.names,
+        &arguments.domain,
+    )?);
+    let mut workers = Vec::new();
+    for _ in 0..arguments.workers {
+        workers.push(Worker::new(plan.clone())?);
+    }
+
+    println!("{} workers start.", arguments.workers);
+    let start = Instant::now();
+    let samples = run(workers, requests).await?;
+    let report = Report::new(
+        report::Run {
+            directory: arguments.directory.to_string(),
+            workers: arguments.workers,
+            names: arguments.names,
+            connection_per_issuance: arguments.connection_per_issuance,
+            account_per_issuance: arguments.account_per_issuance,
+        },
+        &samples,
+        start.elapsed(),
+    );
+    println!("\n{}", report.table());
+    if let Some(path) = arguments.json {
+        let json = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(&path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    anyhow::ensure!(report.failed == 0, "{} issuances failed", report.failed);
+    Ok(())
+}
+
+/// Lets every worker take the next request until none is left.
+async fn run(workers: Vec<Worker>, requests: Arc<Vec<Request>>) -> anyhow::Result<Samples> {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut running = JoinSet::new();
+    for mut worker in workers {
+        let (requests, next) = (requests.clone(), next.clone());
+        running.spawn(async move {
+            while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                worker.obtain(request).await;
+            }
+            worker.samples
+        });
+    }
+    let mut samples = Samples::default();
+    while let Some(worker) = running.join_next().await {
+        samples.add(worker.context("a worker died")?);
+    }
+    Ok(samples)
+}

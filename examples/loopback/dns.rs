@@ -1,0 +1,101 @@
+//! A DNS server for tests, on UDP and TCP: every name has the address 127.0.0.1 and nothing else.
+//!
+//! With it in `validation.resolvers`, acme-proxy finds the clients of the demo and of the load generator, whatever they
+//! call themselves.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::Context;
+use hickory_proto::op::{Edns, Message};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{RData, Record, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+
+/// A server that answers until this is dropped.
+pub(crate) struct Dns {
+    /// Where it listens, UDP and TCP.
+    pub(crate) address: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+/// Starts to listen; port 0 takes a free one.
+pub(crate) async fn start(listen: SocketAddr) -> anyhow::Result<Dns> {
+    let udp = UdpSocket::bind(listen)
+        .await
+        .with_context(|| format!("the DNS server cannot listen on {listen}, UDP"))?;
+    let address = udp.local_addr()?;
+    let tcp = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("the DNS server cannot listen on {address}, TCP"))?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve_udp(udp));
+    tasks.spawn(serve_tcp(tcp));
+    Ok(Dns {
+        address,
+        _tasks: tasks,
+    })
+}
+
+async fn serve_udp(socket: UdpSocket) {
+    let mut buffer = vec![0; 4096];
+    loop {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        if let Some(reply) = buffer.get(..length).and_then(answer) {
+            // A resolver that is gone does not miss the answer.
+            let _ = socket.send_to(&reply, peer).await;
+        }
+    }
+}
+
+async fn serve_tcp(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(serve_stream(stream));
+        }
+    }
+}
+
+/// RFC 1035 §4.2.2: each message behind its length in two octets.
+async fn serve_stream(mut stream: TcpStream) {
+    while let Ok(length) = stream.read_u16().await {
+        let mut query = vec![0; length.into()];
+        if stream.read_exact(&mut query).await.is_err() {
+            return;
+        }
+        let Some(reply) = answer(&query) else { return };
+        let length = u16::try_from(reply.len()).unwrap_or_default().to_be_bytes();
+        if stream
+            .write_all(&[&length, reply.as_slice()].concat())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// An address for type A, an empty answer for every other type; nothing for what is no query.
+fn answer(query: &[u8]) -> Option<Vec<u8>> {
+    let query = Message::from_vec(query).ok()?;
+    let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+    reply.metadata.authoritative = true;
+    reply.metadata.recursion_desired = query.metadata.recursion_desired;
+    reply.metadata.recursion_available = true;
+    for question in &query.queries {
+        if question.query_type() == RecordType::A {
+            let address = RData::A(A(Ipv4Addr::LOCALHOST));
+            reply.add_answer(Record::from_rdata(question.name().clone(), 1, address));
+        }
+    }
+    reply.add_queries(query.queries);
+    if query.edns.is_some() {
+        reply.set_edns(Edns::new());
+    }
+    reply.to_vec().ok()
+}

@@ -1,0 +1,92 @@
+//! Runs the throwaway CA by itself, for the benchmark and for trying acme-proxy by hand. A test double: see `ca.rs`.
+
+#[path = "ca.rs"]
+mod ca;
+#[cfg(test)]
+#[path = "../demo/check.rs"]
+mod check;
+#[cfg(test)]
+#[path = "../loopback/instant.rs"]
+mod instant;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+
+/// A throwaway ACME CA on loopback, with External Account Binding. For tests only.
+#[derive(Parser)]
+struct Arguments {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Where to write the root certificate.
+    #[arg(long, default_value = "root.pem")]
+    root: PathBuf,
+    /// The EAB key identifier; generated if left out.
+    #[arg(long, requires = "eab_hmac_key")]
+    eab_kid: Option<String>,
+    /// The EAB MAC key, base64url.
+    #[arg(long, requires = "eab_kid")]
+    eab_hmac_key: Option<String>,
+    /// Let the EAB make one account only.
+    #[arg(long)]
+    eab_once: bool,
+    /// Pose challenges, instead of taking every name as proved.
+    #[arg(long)]
+    challenges: bool,
+    /// Let challenges fail, instead of succeed.
+    #[arg(long, requires = "challenges")]
+    fail_challenges: bool,
+    /// Milliseconds that a finalized order stays `processing`.
+    #[arg(long, default_value_t = 0)]
+    processing: u64,
+    /// Percent of good nonces to refuse.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    bad_nonces: u8,
+}
+
+#[tokio::main]
+#[expect(clippy::print_stdout, reason = "this is a command")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let defaults = ca::Options::default();
+    let eab = match (arguments.eab_kid, arguments.eab_hmac_key) {
+        (Some(kid), Some(hmac_key)) => ca::Eab { kid, hmac_key },
+        _ => defaults.eab,
+    };
+    let running = ca::start(ca::Options {
+        listen: arguments.listen,
+        eab,
+        eab_once: arguments.eab_once,
+        prevalidated: !arguments.challenges,
+        challenges: defaults.challenges,
+        challenges_succeed: !arguments.fail_challenges,
+        processing: Duration::from_millis(arguments.processing),
+        bad_nonces: arguments.bad_nonces,
+    })
+    .await?;
+    std::fs::write(&arguments.root, &running.root_pem)
+        .with_context(|| format!("cannot write {}", arguments.root.display()))?;
+    println!("directory     {}", running.directory_url);
+    println!("root          {}", arguments.root.display());
+    println!("eab_kid       {}", running.eab.kid);
+    println!("eab_hmac_key  {}", running.eab.hmac_key);
+    println!(
+        "figures       {}",
+        running.directory_url.replace("/directory", "/stats")
+    );
+    println!("Stop it with Ctrl-C.");
+    tokio::signal::ctrl_c().await?;
+    let stats = running.stats();
+    println!(
+        "{} orders, {} certificates.",
+        stats.orders_opened,
+        stats.certificates.len()
+    );
+    Ok(())
+}

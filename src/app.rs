@@ -1,0 +1,203 @@
+//! Builds the daemon from its configuration, starts it and stops it. What can fail is done before anything is
+//! served: a start either works or leaves nothing behind.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::policy::Policy;
+use crate::ra::RegistrationAuthority;
+use crate::server::{self, Listener, OwnCertificate, Server};
+use crate::store::sled::SledStore;
+use crate::store::{Store, Versioned};
+use crate::tls::{self, CertificateSlot};
+use crate::upstream::account::{self, Vault};
+use crate::upstream::acme::Ca;
+use crate::validate::Validator;
+use crate::worker::Worker;
+
+/// How long requests and jobs that are under way may take to end after the signal to stop.
+const SHUTDOWN: Duration = Duration::from_secs(35);
+
+/// `EAFNOSUPPORT`: the host has no IPv6.
+const NO_IPV6: i32 = 97;
+
+/// The daemon, ready to serve.
+pub struct App {
+    acme: Listener,
+    metrics_listener: Option<Listener>,
+    server: Server,
+    tls: Arc<rustls::ServerConfig>,
+    worker: Worker,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+}
+
+impl App {
+    /// Binds the ports, opens the store and puts the parts together. Asks nothing of the network yet.
+    ///
+    /// # Errors
+    ///
+    /// One sentence that says what is wrong and what to do.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        Self::build_at(config, Clock::system()).await
+    }
+
+    /// The same, by another clock than the system's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::build`].
+    pub async fn build_at(config: Config, clock: Clock) -> anyhow::Result<Self> {
+        let acme = bind("address", config.server.address).await?;
+        let metrics_listener = match config.metrics {
+            Some(address) => Some(bind("authority.config.metrics.port", address).await?),
+            None => None,
+        };
+        let settings = config.store;
+        let store = tokio::task::spawn_blocking(move || SledStore::open(settings)).await??;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let metrics = Arc::new(Metrics::new()?);
+        let slot = Arc::new(CertificateSlot::with_stand_in()?);
+        if let OwnCertificate::Files { certificate, key } = &config.server.own_certificate {
+            let read = |path: &std::path::Path| {
+                std::fs::read(path).with_context(|| format!("{} can not be read", path.display()))
+            };
+            slot.install_pem(&read(certificate)?, &read(key)?)?;
+        }
+        let vault = Arc::new(StoredAccount {
+            name: account::vault_name(&config.upstream),
+            store: Arc::clone(&store),
+        });
+        let issuer = Arc::new(Ca::new(config.upstream, vault)?);
+        let validator = Validator::new(config.validate)?;
+        let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone());
+        let tls = Arc::new(tls::server_config(Arc::clone(&slot), config.server.tls)?);
+        let server = Server::new(config.server, ra, Arc::clone(&metrics));
+        let worker = Worker::new(
+            Arc::clone(&store),
+            issuer,
+            validator,
+            clock,
+            Arc::clone(&metrics),
+            slot,
+            config.worker,
+        );
+        Ok(Self {
+            acme,
+            metrics_listener,
+            server,
+            tls,
+            worker,
+            store,
+            metrics,
+        })
+    }
+
+    /// Where the ACME listener is bound.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn acme_address(&self) -> io::Result<SocketAddr> {
+        self.acme.local_addr()
+    }
+
+    /// Where the metrics listener is bound, if there is one.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_listener.as_ref()?.local_addr().ok()
+    }
+
+    /// Serves until `stop` turns true or the store fails, then lets what is under way end.
+    ///
+    /// # Errors
+    ///
+    /// That the store has failed.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+        let (stopper, stopped) = watch::channel(false);
+        let mut parts = JoinSet::new();
+        parts.spawn(self.acme.serve_acme(self.server, self.tls, stopped.clone()));
+        if let Some(listener) = self.metrics_listener {
+            parts.spawn(server::serve_metrics(listener, self.metrics, stopped.clone()));
+        }
+        parts.spawn(self.worker.run(stopped));
+        let failure = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => None,
+            failure = self.store.failed() => Some(failure),
+        };
+        match &failure {
+            None => tracing::info!("shutting down"),
+            Some(error) => {
+                tracing::error!(%error, "the store has failed; only a restart can tell what is on the disk")
+            }
+        }
+        stopper.send_replace(true);
+        let drained = async { while parts.join_next().await.is_some() {} };
+        if tokio::time::timeout(SHUTDOWN, drained).await.is_err() {
+            tracing::warn!(
+                "work was still under way at the end of the shutdown's time; it goes on after the next start"
+            );
+        }
+        match failure {
+            None => Ok(()),
+            Some(error) => Err(error.into()),
+        }
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<Listener> {
+    let bound = match Listener::bind(address).await {
+        // ":443" means every address; on a host without IPv6 these are the IPv4 ones.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(NO_IPV6) => {
+            Listener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("{key}: {address} is in use by another process; stop it, or choose another port")
+        }
+        io::ErrorKind::PermissionDenied => anyhow::anyhow!(
+            "{key}: {address} may not be bound by this user; give the service CAP_NET_BIND_SERVICE, or choose a port above 1023"
+        ),
+        _ => anyhow::anyhow!("{key}: {address} can not be bound: {error}"),
+    })
+}
+
+/// The CA's account, kept in the store.
+struct StoredAccount {
+    name: String,
+    store: Arc<dyn Store>,
+}
+
+#[async_trait]
+impl Vault for StoredAccount {
+    async fn load(&self) -> Result<Option<Vec<u8>>, String> {
+        let stored = self
+            .store
+            .load(&self.name)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(stored.map(|stored| stored.value))
+    }
+
+    async fn save(&self, bytes: Vec<u8>) -> Result<(), String> {
+        let stored = self
+            .store
+            .load(&self.name)
+            .await
+            .map_err(|error| error.to_string())?;
+        let version = stored.map_or(0, |stored| stored.version);
+        let saved = self.store.save(&self.name, Versioned::with(version, bytes)).await;
+        saved.map(drop).map_err(|error| error.to_string())
+    }
+}

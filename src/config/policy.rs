@@ -1,0 +1,258 @@
+//! `authority`: the provisioners and the rules about names.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::config::reader::Reported;
+use crate::config::reader::Section;
+use crate::config::reader::Text;
+use crate::config::reader::all;
+use crate::config::value::GoDuration;
+use crate::policy::ENABLED_BY_DEFAULT;
+use crate::policy::IMPLEMENTED;
+use crate::policy::Provisioner;
+use crate::policy::Settings;
+use crate::policy::names::NamePattern;
+use crate::policy::names::NameRules;
+
+/// How long orders may stay `processing` unless the file says otherwise; also how long they live before.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+const RAW_CSR: &str = "the CA gets the client's CSR as it is";
+
+/// The settings, with the default deadline.
+pub(crate) fn read(authority: &Section<'_>) -> Result<Settings, Reported> {
+    let kind = kind(authority);
+    let admin = authority.flag("enableAdmin").and_then(|enabled| match enabled {
+        Some(true) => Err(authority.place("enableAdmin").error(
+            "true: provisioners and policy are not kept in the database here; copy them into this file and write false",
+        )),
+        Some(false) | None => Ok(()),
+    });
+    let backdate = authority.parsed::<GoDuration>("backdate");
+    if let Ok(Some(_)) = backdate {
+        authority
+            .place("backdate")
+            .warn("has no effect here: the CA sets the dates of certificates");
+    }
+    authority.ignore("claims", "the CA decides how long certificates are valid");
+    authority.ignore("template", RAW_CSR);
+    authority.ignore("disableIssuedAtCheck", "it is about tokens, which are not used");
+    authority.ignore("deploymentType", "there is no linked CA");
+    let names = authority.section("policy", name_rules);
+    let provisioners = provisioners(authority);
+    kind?;
+    admin?;
+    backdate?;
+    Ok(Settings {
+        provisioners: provisioners?,
+        names: names?,
+        issuance_deadline: DAY,
+        order_lifetime: DAY,
+    })
+}
+
+fn kind(authority: &Section<'_>) -> Result<(), Reported> {
+    match authority.text("type")? {
+        None => authority
+            .place("type")
+            .warn("is missing, and taken as \"externalcas\"; write that"),
+        Some(text) if text.value.eq_ignore_ascii_case("externalcas") => {}
+        Some(text) => {
+            let text =
+                text.wrong("would sign certificates itself, which never happens here; write \"externalcas\"");
+            return Err(text);
+        }
+    }
+    Ok(())
+}
+
+fn provisioners(authority: &Section<'_>) -> Result<Vec<Provisioner>, Reported> {
+    const FIX: &str = "write [{ \"type\": \"ACME\", \"name\": \"acme\" }]";
+    let mut names = BTreeSet::new();
+    let provisioners = authority.sections("provisioners", |section| {
+        let provisioner = provisioner(section)?;
+        match names.insert(provisioner.name.clone()) {
+            true => Ok(provisioner),
+            false => {
+                let place = section.place("name");
+                Err(place.error(format_args!(
+                    "\"{}\" is taken already; write another name",
+                    provisioner.name
+                )))
+            }
+        }
+    })?;
+    match provisioners.is_empty() {
+        true => Err(authority
+            .place("provisioners")
+            .error(format_args!("has no provisioner; {FIX}"))),
+        false => Ok(provisioners),
+    }
+}
+
+fn provisioner(section: &Section<'_>) -> Result<Provisioner, Reported> {
+    let kind = section.required("type", "write \"ACME\"").and_then(|text| {
+        match text.value.eq_ignore_ascii_case("acme") {
+            true => Ok(()),
+            false => {
+                Err(text.wrong("is no type of provisioner that is served here; write \"ACME\", or remove it"))
+            }
+        }
+    });
+    let name = section.required("name", "write e.g. \"acme\"").and_then(name);
+    let challenges = challenges(section);
+    let eab = section.flag("requireEAB").and_then(|required| match required {
+        Some(true) => Err(section.place("requireEAB").error(
+            "true is not available in this version, and is not left unenforced; write false, and restrict the names \
+             with policy",
+        )),
+        Some(false) | None => Ok(()),
+    });
+    let terms_of_service = url(section, "termsOfService");
+    let website = url(section, "website");
+    let caa_identities = section.texts("caaIdentities");
+    let names = section.section("policy", name_rules);
+    let options = section.section("options", options);
+    section.ignore("claims", "the CA decides how long certificates are valid");
+    section.ignore("forceCN", RAW_CSR);
+    for key in ["attestationFormats", "attestationRoots"] {
+        section.ignore(key, "device attestation is not served");
+    }
+    kind?;
+    eab?;
+    options?;
+    let mut challenges = challenges?;
+    if challenges.is_empty() {
+        challenges = ENABLED_BY_DEFAULT.to_vec();
+    }
+    let missing = challenges.iter().filter(|kind| !IMPLEMENTED.contains(kind));
+    let missing: Vec<String> = missing.map(ToString::to_string).collect();
+    let place = section.place("challenges");
+    if missing.len() == challenges.len() {
+        return Err(place.error("this version can validate http-01 only; write [\"http-01\"]"));
+    }
+    if !missing.is_empty() {
+        place.warn(format_args!(
+            "not offered by this version: {}",
+            missing.join(", ")
+        ));
+    }
+    Ok(Provisioner {
+        name: name?,
+        challenges,
+        terms_of_service: terms_of_service?,
+        website: website?,
+        caa_identities: caa_identities?.iter().map(|text| text.value.to_owned()).collect(),
+        names: names?,
+    })
+}
+
+/// The name is a segment of every URL, and clients are to write it as it is.
+fn name(text: Text<'_>) -> Result<String, Reported> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@".contains(c);
+    match text.value.chars().all(plain) && !matches!(text.value, "." | "..") {
+        true => Ok(text.value.to_owned()),
+        false => Err(text.wrong("can not stand in a URL as it is; write letters, digits, '-', '_' and '.'")),
+    }
+}
+
+/// The challenges that the file enables, if it names any.
+fn challenges<T: FromStr<Err: Display>>(section: &Section<'_>) -> Result<Vec<T>, Reported> {
+    all(section.texts("challenges")?.iter().map(|text| {
+        let parsed = text.value.to_ascii_lowercase().parse();
+        parsed.map_err(|error| text.wrong(format_args!("can not be offered: {error}")))
+    }))
+}
+
+/// A URL for clients, as it is written.
+fn url(section: &Section<'_>, key: &'static str) -> Result<Option<String>, Reported> {
+    let Some(text) = section.text(key)? else {
+        return Ok(None);
+    };
+    match url::Url::parse(text.value) {
+        Ok(url) if matches!(url.scheme(), "https" | "http") => Ok(Some(text.value.to_owned())),
+        Ok(_) | Err(_) => Err(text.wrong("is no URL; write e.g. \"https://www.example.com/terms\"")),
+    }
+}
+
+fn options(options: &Section<'_>) -> Result<(), Reported> {
+    options.ignore("ssh", "no SSH certificates are issued");
+    let webhooks = options.sections("webhooks", |webhook| {
+        for key in [
+            "name",
+            "url",
+            "kind",
+            "certType",
+            "disableTLSClientAuth",
+            "secret",
+        ] {
+            webhook.ignore(key, "webhooks are not called");
+        }
+        Ok(())
+    })?;
+    if !webhooks.is_empty() {
+        return Err(options.place("webhooks").error(
+            "are not called by this version, and one that denies is not left unenforced; remove them, and restrict \
+             the names with policy",
+        ));
+    }
+    options.section("x509", |x509| {
+        for key in ["template", "templateFile", "templateData"] {
+            x509.ignore(key, RAW_CSR);
+        }
+        Ok(())
+    })
+}
+
+/// `policy`: step-ca's rules about names.
+fn name_rules(policy: &Section<'_>) -> Result<NameRules, Reported> {
+    policy.ignore("ssh", "no SSH certificates are issued");
+    policy.section("x509", |x509| {
+        let allow = x509.section("allow", |allow| {
+            let names: Vec<NamePattern> = allow.all_parsed("dns")?;
+            let mut others = 0;
+            for key in ["cn", "ip", "email", "uri"] {
+                others += allow.texts(key)?.len();
+                allow.ignore(key, "it makes no DNS name admissible; write the name under dns");
+            }
+            Ok((names, others))
+        });
+        let deny = x509.section("deny", |deny| {
+            let names: Result<Vec<NamePattern>, Reported> = deny.all_parsed("dns");
+            // A common name that is accepted is always one of the DNS names, so that is where it is denied.
+            let common_names: Result<Vec<NamePattern>, Reported> = deny.all_parsed("cn");
+            for key in ["ip", "email", "uri"] {
+                deny.ignore(key, "only DNS names can be ordered");
+            }
+            Ok([names?, common_names?].concat())
+        });
+        let wildcards = x509.flag("allowWildcardNames");
+        let ((names, others), deny, wildcards) = (allow?, deny?, wildcards?);
+        // As in step-ca: rules that allow only other kinds of names allow no DNS name.
+        let allow = match (names.is_empty(), others > 0 && deny.is_empty()) {
+            (false, _) => Some(names),
+            (true, true) => Some(Vec::new()),
+            (true, false) => None,
+        };
+        Ok(NameRules {
+            wildcards: wildcards.unwrap_or(allow.is_none() && deny.is_empty()),
+            allow,
+            deny,
+        })
+    })
+}
+
+/// `authority.config.issuance`: the deadline.
+pub(crate) fn issuance_deadline(issuance: &Section<'_>) -> Result<Duration, Reported> {
+    match issuance.parsed::<GoDuration>("deadline")? {
+        None => Ok(DAY),
+        Some(GoDuration(deadline)) if deadline < Duration::from_secs(60) => {
+            let place = issuance.place("deadline");
+            Err(place.error("is less than a minute, which no CA keeps; write e.g. \"24h\""))
+        }
+        Some(GoDuration(deadline)) => Ok(deadline),
+    }
+}

@@ -1,0 +1,222 @@
+//! `address`, `dnsNames`, `commonName`, `tls` and `logger`: where and as whom we answer.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::config::LogFormat;
+use crate::config::Logger;
+use crate::config::absolute;
+use crate::config::reader::Reported;
+use crate::config::reader::Section;
+use crate::config::reader::Text;
+use crate::config::value::ListenAddress;
+use crate::server::OwnCertificate;
+use crate::server::Settings;
+use crate::server::TlsVersions;
+
+/// X.520's upper bound for a common name.
+const MAX_COMMON_NAME: usize = 64;
+
+/// The settings without the provisioners, which stand elsewhere in the file.
+pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings, Reported> {
+    let address = root.required("address", "write e.g. \":443\"");
+    let address = address.and_then(|text| text.parsed());
+    let names = names(root);
+    let tls = root.section("tls", |tls| {
+        let versions = versions(tls);
+        let files = files(tls);
+        tls.ignore(
+            "cipherSuites",
+            "the TLS library's own suites are used, all of them strong",
+        );
+        if tls.flag("renegotiation")? == Some(true) {
+            tls.place("renegotiation")
+                .warn("has no effect here: renegotiation is always off");
+        }
+        Ok((versions?, files?))
+    });
+    let common_name = common_name(root);
+    let (ListenAddress(address), names, (tls, files), common_name) = (address?, names?, tls?, common_name?);
+    let own_certificate = match (files, common_name) {
+        (Some((certificate, key)), common_name) => {
+            if common_name.is_some() {
+                root.place("commonName")
+                    .warn("has no effect here: the certificate comes from tls.certificate");
+            }
+            OwnCertificate::Files { certificate, key }
+        }
+        // The Go program sends the common name to the CA as one of the names.
+        (None, Some((name, text))) => OwnCertificate::FromUpstream {
+            common_name: Some(text),
+            names: match names.contains(&name) {
+                true => names.clone(),
+                false => names.iter().cloned().chain([name]).collect(),
+            },
+        },
+        (None, None) => OwnCertificate::FromUpstream {
+            common_name: names
+                .first()
+                .map(ToString::to_string)
+                .filter(|name| name.len() <= MAX_COMMON_NAME),
+            names: names.clone(),
+        },
+    };
+    Ok(Settings {
+        address,
+        names,
+        port_in_links: (address.port() != 443).then_some(address.port()),
+        own_certificate,
+        tls,
+        provisioners: Vec::new(),
+        trace_header,
+    })
+}
+
+fn names<T: FromStr<Err: Display> + PartialEq>(root: &Section<'_>) -> Result<Vec<T>, Reported> {
+    const FIX: &str = "write the names that clients use, e.g. [\"acmeproxy.example.com\"]";
+    let mut names = Vec::new();
+    let mut wrong = Ok(());
+    for text in root.texts("dnsNames")? {
+        if text.value.parse::<IpAddr>().is_ok() {
+            text.place.warn(format_args!(
+                "{:?} is skipped: it would not be in the certificate; clients must use a name",
+                text.value
+            ));
+            continue;
+        }
+        match text.value.parse() {
+            Ok(name) if names.contains(&name) => {}
+            Ok(name) => names.push(name),
+            Err(error) => wrong = Err(text.wrong(format_args!("can not be certified: {error}; {FIX}"))),
+        }
+    }
+    wrong?;
+    match names.is_empty() {
+        true => Err(root.place("dnsNames").error(format_args!("has no name; {FIX}"))),
+        false => Ok(names),
+    }
+}
+
+/// The common name, as a name and as text.
+fn common_name<T: FromStr<Err: Display> + Display>(
+    root: &Section<'_>,
+) -> Result<Option<(T, String)>, Reported> {
+    const FIX: &str = "write the first of dnsNames, or remove it";
+    let Some(text) = root.text("commonName")? else {
+        return Ok(None);
+    };
+    if text.value.len() > MAX_COMMON_NAME {
+        return Err(text.wrong(format_args!("is longer than {MAX_COMMON_NAME} characters; {FIX}")));
+    }
+    match text.value.parse::<T>() {
+        Ok(name) => {
+            let normal = name.to_string();
+            Ok(Some((name, normal)))
+        }
+        Err(error) => Err(text.wrong(format_args!("can not be certified: {error}; {FIX}"))),
+    }
+}
+
+/// The versions are JSON numbers. What is below 1.2 is not served at all (RFC 8996).
+fn versions(tls: &Section<'_>) -> Result<TlsVersions, Reported> {
+    let version = |key, default| -> Result<f64, Reported> {
+        const WHAT: &str = "1.2 or 1.3, as a number without quotes";
+        let Some((version, place)) = tls.number::<f64>(key, WHAT)? else {
+            return Ok(default);
+        };
+        let known = [1.0, 1.1, 1.2, 1.3]
+            .into_iter()
+            .find(|known: &f64| (known - version).abs() < 1e-9);
+        let known =
+            known.ok_or_else(|| place.error(format_args!("{version} is no TLS version; write {WHAT}")))?;
+        if known < 1.2 {
+            place.warn(format_args!(
+                "TLS {version} is not served: it is broken; 1.2 is used instead; write 1.2"
+            ));
+        }
+        Ok(known)
+    };
+    let (min, max) = (version("minVersion", 1.2), version("maxVersion", 1.3));
+    let (min, max) = (min?, max?);
+    if min > max {
+        let place = tls.place("minVersion");
+        return Err(place.error(format_args!(
+            "{min} is above maxVersion, {max}; write 1.2 and 1.3"
+        )));
+    }
+    Ok(TlsVersions {
+        tls12: min <= 1.2,
+        tls13: max > 1.2,
+    })
+}
+
+/// The certificate's and the key's file, if the operator keeps them.
+fn files(tls: &Section<'_>) -> Result<Option<(PathBuf, PathBuf)>, Reported> {
+    let (certificate, key) = (tls.text("certificate"), tls.text("key"));
+    match (certificate?, key?) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            let certificate = pem_file(&certificate, "CERTIFICATE");
+            let key = pem_file(&key, "PRIVATE KEY");
+            Ok(Some((certificate?, key?)))
+        }
+        (Some(_), None) => Err(tls
+            .place("key")
+            .error("is missing; write the file of the certificate's key, too")),
+        (None, Some(_)) => Err(tls
+            .place("certificate")
+            .error("is missing; write the file of the certificate, too")),
+    }
+}
+
+/// A file that can be read and holds a PEM block with the label. What is inside is the business of those who use it.
+pub(crate) fn pem_file(text: &Text<'_>, label: &str) -> Result<PathBuf, Reported> {
+    let path = absolute(text)?;
+    let content = std::fs::read(&path).map_err(|error| {
+        text.wrong(format_args!(
+            "can not be read: {error}; write the path of a PEM file that this user may read"
+        ))
+    })?;
+    let content = String::from_utf8_lossy(&content);
+    let begins =
+        |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----"));
+    match content.lines().any(begins) {
+        true => Ok(path),
+        false => Err(text.wrong(format_args!(
+            "holds no PEM block \"{label}\"; write the path of a PEM file"
+        ))),
+    }
+}
+
+/// The request log. Without `logger`, requests are not logged.
+pub(crate) fn logger(root: &Section<'_>) -> Result<Logger, Reported> {
+    let wanted = root.has("logger");
+    root.section("logger", |logger| {
+        let format = logger.text("format").and_then(|text| match text {
+            None if wanted => Ok(LogFormat::Text),
+            None => Ok(LogFormat::Off),
+            Some(text) => match text.value.to_ascii_lowercase().as_str() {
+                "text" => Ok(LogFormat::Text),
+                "json" => Ok(LogFormat::Json),
+                "common" => Ok(LogFormat::Common),
+                _ => {
+                    Err(text.wrong("is no format of the request log; write \"json\", \"text\" or \"common\""))
+                }
+            },
+        });
+        let header = logger.text("traceHeader")?;
+        let trace_header = match header {
+            None => "X-Smallstep-Id".to_owned(),
+            Some(text) => match http::HeaderName::from_str(text.value) {
+                Ok(_) => text.value.to_owned(),
+                Err(_) => return Err(text.wrong("is no name of an HTTP header; write e.g. \"X-Request-Id\"")),
+            },
+        };
+        Ok(Logger {
+            format: format?,
+            trace_header,
+        })
+    })
+}

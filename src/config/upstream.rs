@@ -1,0 +1,272 @@
+//! `authority.config`: the CA, who we are there, and the secrets for it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::reader::Place;
+use crate::config::reader::Reported;
+use crate::config::reader::Section;
+use crate::config::reader::Text;
+use crate::config::reader::all;
+use crate::config::server::pem_file;
+use crate::config::value::DnsServer;
+use crate::config::value::base64url;
+use crate::upstream::Dns01;
+use crate::upstream::Eab;
+use crate::upstream::Secret;
+use crate::upstream::Settings;
+
+/// Secrets are short; a larger file is not one.
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
+
+/// Others may read or write a file with these bits. Its group may: the installer gives `ca.json` to the service's.
+const OTHERS: u32 = 0o006;
+
+/// The settings; `mode` is that of the file that is read.
+pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported> {
+    let directory = directory(config);
+    let roots = config.text("ca_root").and_then(|text| match text {
+        Some(text) => pem_file(&text, "CERTIFICATE").map(Some),
+        None => Ok(None),
+    });
+    let email = email(config);
+    let eab = eab(config);
+    let dns01 = dns01(config);
+    let lifetime = config.number::<u32>("certlifetime", "a number of days, e.g. 90");
+    if let Ok(Some((1.., place))) = &lifetime {
+        place.warn("is not honoured yet: the CA decides how long certificates are valid");
+    }
+    lifetime?;
+    let (eab, dns01) = (eab?, dns01?);
+    if eab.is_none() && dns01.is_none() {
+        config.place("eab_kid").warn(
+            "there is neither an External Account Binding (eab_kid, eab_hmac_key) nor dns01_txt; most CAs will refuse \
+             to register the account, or to issue",
+        );
+    }
+    let variables = dns01
+        .as_ref()
+        .is_some_and(|solver| !solver.environment.is_empty());
+    let inline = variables
+        || ["eab_kid", "eab_hmac_key"]
+            .into_iter()
+            .any(|key| is_inline(config, key));
+    if inline && mode & OTHERS != 0 {
+        config.place("eab_hmac_key").warn(format_args!(
+            "this file holds secrets, and every user of this host may read or change it (mode {:03o}); run chmod 640",
+            mode & 0o777
+        ));
+    }
+    Ok(Settings {
+        directory: directory?,
+        roots: roots?,
+        email: email?,
+        eab,
+        dns01,
+    })
+}
+
+/// The URL stays byte for byte as it is: CAs put meaning into its query.
+fn directory(config: &Section<'_>) -> Result<String, Reported> {
+    const FIX: &str = "write the CA's directory URL, e.g. \"https://acme.example.com/v2/directory\"";
+    let text = config.required("ca_url", FIX)?;
+    let Ok(url) = url::Url::parse(text.value) else {
+        return Err(text.wrong(format_args!("is not a URL; {FIX}")));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(text.place.error(format_args!(
+            "has a user or password in it, which ACME does not use; {FIX}"
+        )));
+    }
+    let blank = text.value.chars().any(|c| c.is_whitespace() || c.is_control());
+    match url.scheme() == "https" && url.has_host() && url.fragment().is_none() && !blank {
+        true => Ok(text.value.to_owned()),
+        false => Err(text.wrong(format_args!("is not an https URL; {FIX}"))),
+    }
+}
+
+fn email(config: &Section<'_>) -> Result<Option<String>, Reported> {
+    let Some(text) = config.text("account_email")? else {
+        return Ok(None);
+    };
+    let address = text.value.strip_prefix("mailto:").unwrap_or(text.value);
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !",?<>".contains(c);
+    match address.split_once('@') {
+        Some((user, host)) if !user.is_empty() && !host.is_empty() && address.chars().all(plain) => {
+            Ok(Some(address.to_owned()))
+        }
+        Some(_) | None => Err(text.wrong("is no e-mail address; write e.g. \"certadmin@example.com\"")),
+    }
+}
+
+fn eab(config: &Section<'_>) -> Result<Option<Eab>, Reported> {
+    let kid = secret(config, "eab_kid");
+    let key = secret(config, "eab_hmac_key");
+    match (kid?, key?) {
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(config
+            .place("eab_hmac_key")
+            .error("is missing; write both parts of the binding")),
+        (None, Some(_)) => Err(config
+            .place("eab_kid")
+            .error("is missing; write both parts of the binding")),
+        (Some(kid), Some(key)) => {
+            let place = config.place("eab_hmac_key");
+            let Some(bytes) = base64url(key.reveal()) else {
+                return Err(place.error("[redacted] is not base64url; write it exactly as the CA shows it"));
+            };
+            // RFC 7518 §3.2: a key of at least the hash's size MUST be used with HS256.
+            if bytes.len() < 32 {
+                place.warn(format_args!(
+                    "is only {} bytes long, where RFC 7518 asks for 32; is it complete?",
+                    bytes.len()
+                ));
+            }
+            Ok(Some(Eab {
+                kid,
+                hmac_key: Secret::new(bytes),
+            }))
+        }
+    }
+}
+
+/// `dns01_txt`, or `dns01` as the Go program's installer spells it.
+fn dns01(config: &Section<'_>) -> Result<Option<Dns01>, Reported> {
+    let (named, spelled) = (
+        config.section("dns01_txt", solver),
+        config.section("dns01", solver),
+    );
+    match (named?, spelled?) {
+        (Some(solver), Some(_)) => {
+            config
+                .place("dns01")
+                .warn("has no effect here: dns01_txt is used");
+            Ok(Some(solver))
+        }
+        (solver, spelled) => Ok(solver.or(spelled)),
+    }
+}
+
+fn solver(section: &Section<'_>) -> Result<Option<Dns01>, Reported> {
+    let provider = section.text("provider");
+    let servers = section.all_parsed::<DnsServer>("dns_servers");
+    let variables = section.map("env_vars");
+    let (Some(provider), servers, variables) = (provider?, servers?, variables?) else {
+        return Ok(None);
+    };
+    if provider.value != "exec" {
+        return Err(provider.wrong(
+            "is no provider of this version; the known ones: \"exec\", which runs your own program (EXEC_PATH)",
+        ));
+    }
+    let place = section.place("env_vars");
+    let mut environment: BTreeMap<String, Secret> = BTreeMap::new();
+    let values = all(variables
+        .into_iter()
+        .map(|(name, text)| Ok((name, resolved(&text)?))))?;
+    environment.extend(values.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    let program = environment
+        .remove("EXEC_PATH")
+        .map(|path| PathBuf::from(path.reveal()));
+    let program = program.ok_or_else(|| {
+        place.error("EXEC_PATH is missing; write the full path of the program that sets the TXT record")
+    })?;
+    if !program.is_absolute() || !program.is_file() {
+        return Err(
+            place.error("EXEC_PATH is not the full path of a file; write e.g. \"/opt/acme-proxy/dns.sh\"")
+        );
+    }
+    if environment
+        .remove("EXEC_MODE")
+        .is_some_and(|mode| !mode.reveal().is_empty())
+    {
+        return Err(place.error("EXEC_MODE is not available in this version; remove it"));
+    }
+    let timeout = seconds(&mut environment, "EXEC_PROPAGATION_TIMEOUT", 60, &place);
+    let interval = seconds(&mut environment, "EXEC_POLLING_INTERVAL", 2, &place);
+    if environment.remove("EXEC_SEQUENCE_INTERVAL").is_some() {
+        place.warn("EXEC_SEQUENCE_INTERVAL has no effect here: the program runs once at a time");
+    }
+    Ok(Some(Dns01 {
+        program,
+        environment,
+        servers: servers.into_iter().map(|DnsServer(address)| address).collect(),
+        propagation_timeout: timeout?,
+        polling_interval: interval?,
+    }))
+}
+
+fn seconds(
+    environment: &mut BTreeMap<String, Secret>,
+    name: &str,
+    default: u64,
+    place: &Place<'_>,
+) -> Result<Duration, Reported> {
+    let seconds = match environment.remove(name) {
+        None => Some(default),
+        Some(text) => text.reveal().parse().ok(),
+    };
+    // A day is far beyond what any zone takes.
+    let seconds = seconds.filter(|seconds| (1..=86_400).contains(seconds));
+    let seconds = seconds.ok_or_else(|| {
+        place.error(format_args!(
+            "{name} is no number of seconds from 1 to 86400; write e.g. \"{default}\""
+        ))
+    })?;
+    Ok(Duration::from_secs(seconds))
+}
+
+fn is_inline(config: &Section<'_>, key: &'static str) -> bool {
+    let text = config.text(key).ok().flatten();
+    text.is_some_and(|text| !text.value.starts_with("file:") && !text.value.starts_with("env:"))
+}
+
+fn secret(config: &Section<'_>, key: &'static str) -> Result<Option<Secret>, Reported> {
+    config.text(key)?.map(|text| resolved(&text)).transpose()
+}
+
+/// The secret that the text is, or that it says where to find: `file:PATH` or `env:NAME`. No message shows it.
+fn resolved(text: &Text<'_>) -> Result<Secret, Reported> {
+    if let Some(path) = text.value.strip_prefix("file:") {
+        return from_file(Path::new(path), text);
+    }
+    let Some(name) = text.value.strip_prefix("env:") else {
+        return Ok(Secret::new(text.value.trim().to_owned()));
+    };
+    match std::env::var(name) {
+        Ok(value) if !value.trim().is_empty() => Ok(Secret::new(value.trim().to_owned())),
+        Ok(_) | Err(_) => {
+            Err(text.wrong("names a variable that is not set; set it in the service's environment"))
+        }
+    }
+}
+
+fn from_file(path: &Path, text: &Text<'_>) -> Result<Secret, Reported> {
+    let unreadable = |error| {
+        text.wrong(format_args!(
+            "can not be read: {error}; give the service's user access to it"
+        ))
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    if mode & OTHERS != 0 {
+        text.place.warn(format_args!(
+            "every user of this host may read or change {} (mode {:03o}); run chmod 640",
+            path.display(),
+            mode & 0o777
+        ));
+    }
+    let mut content = String::new();
+    file.take(MAX_SECRET_BYTES)
+        .read_to_string(&mut content)
+        .map_err(unreadable)?;
+    match content.trim() {
+        "" => Err(text.wrong("names an empty file; write the secret into it")),
+        secret => Ok(Secret::new(secret.to_owned())),
+    }
+}

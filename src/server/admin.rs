@@ -1,0 +1,67 @@
+//! Health and metrics, for operators.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::get;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+use crate::metrics::Metrics;
+use crate::server::respond::{self, Rejection};
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    missing: BTreeMap<&'static str, String>,
+}
+
+#[derive(Serialize)]
+struct Version {
+    version: &'static str,
+}
+
+/// The routes of the metrics listener.
+pub(crate) fn metrics_routes(metrics: Arc<Metrics>) -> Router {
+    let routes = Router::new()
+        .route("/metrics", get(page))
+        .route("/health", get(health_of));
+    routes.with_state(metrics)
+}
+
+/// GET health: `ok`, or `degraded` with what is missing. The status is 200 as long as the process serves requests.
+pub(crate) fn health(metrics: &Metrics) -> Result<Response, Rejection> {
+    let missing = metrics.health.missing();
+    let status = if missing.is_empty() { "ok" } else { "degraded" };
+    respond::json(StatusCode::OK, [], &Health { status, missing })
+}
+
+/// GET version.
+pub(crate) async fn version() -> Result<Response, Rejection> {
+    let version = env!("CARGO_PKG_VERSION");
+    respond::json(StatusCode::OK, [], &Version { version })
+}
+
+async fn health_of(State(metrics): State<Arc<Metrics>>) -> Result<Response, Rejection> {
+    health(&metrics)
+}
+
+async fn page(State(metrics): State<Arc<Metrics>>) -> Response {
+    let (status, page) = match metrics.page() {
+        Ok(page) => (StatusCode::OK, page),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    let mut response = Response::new(Body::from(page));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4"),
+    );
+    response
+}

@@ -1,0 +1,59 @@
+//! Certificates and revocation on the wire (RFC 8555 §7.4.2, §7.6).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+
+use crate::acme::problem::Problem;
+use crate::acme::revocation::RevocationReason;
+use crate::ra::certificate::Revoker;
+use crate::server::Shared;
+use crate::server::order::parsed;
+use crate::server::respond::Rejection;
+use crate::server::signed::{ByAccountOrKey, PostAsGet};
+
+#[derive(Deserialize)]
+struct RevocationRequest {
+    certificate: String,
+    reason: Option<i64>,
+}
+
+/// POST-as-GET certificate.
+pub(crate) async fn get(
+    State(shared): State<Arc<Shared>>,
+    Path((_, id)): Path<(String, String)>,
+    signed: PostAsGet,
+) -> Result<Response, Rejection> {
+    let pem = shared.ra.certificate(&signed.account, parsed(&id)?).await?;
+    let mut response = Response::new(Body::from(pem));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/pem-certificate-chain"),
+    );
+    Ok(response)
+}
+
+/// POST revoke-cert.
+pub(crate) async fn revoke(
+    State(shared): State<Arc<Shared>>,
+    signed: ByAccountOrKey,
+) -> Result<Response, Rejection> {
+    let request: RevocationRequest = signed.object()?;
+    let reason = request.reason.map(RevocationReason::from_code).transpose()?;
+    let leaf = URL_SAFE_NO_PAD
+        .decode(request.certificate.trim_end_matches('='))
+        .map_err(|_| Problem::malformed("the certificate is not base64url"))?;
+    let revoker = match signed {
+        ByAccountOrKey::Account(signed) => Revoker::Account(signed.account),
+        ByAccountOrKey::Key(signed) => Revoker::Key(signed.key),
+    };
+    shared.ra.revoke(&revoker, leaf, reason).await?;
+    Ok(StatusCode::OK.into_response())
+}

@@ -1,0 +1,87 @@
+//! The URLs that we hand out and take back (RFC 8555 §7.1). They are built from the configured names; a request's Host
+//! only selects among those, and is never reflected (CONFORMANCE A1).
+
+use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
+use crate::acme::identifier::DnsName;
+use crate::server::Settings;
+
+/// The URLs of one provisioner under one of the configured names.
+#[derive(Debug, Clone)]
+pub(crate) struct Links {
+    authority: String,
+    provisioner: String,
+}
+
+impl Links {
+    /// The URLs for a request to this host, if it is one of ours.
+    pub(crate) fn for_host(settings: &Settings, host: Option<&str>, provisioner: &str) -> Option<Self> {
+        let host = host?;
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let known = settings
+            .names
+            .iter()
+            .find(|known| known.as_str().eq_ignore_ascii_case(name))?;
+        Some(Self::new(settings, known, provisioner))
+    }
+
+    fn new(settings: &Settings, name: &DnsName, provisioner: &str) -> Self {
+        let authority = match settings.port_in_links {
+            None => name.to_string(),
+            Some(port) => format!("{name}:{port}"),
+        };
+        Self {
+            authority,
+            provisioner: provisioner.to_owned(),
+        }
+    }
+
+    /// The URL of a path below the provisioner's.
+    pub(crate) fn to(&self, path: &str) -> String {
+        format!("https://{}/acme/{}/{path}", self.authority, self.provisioner)
+    }
+
+    /// The URL that a request with this path and query was sent to.
+    pub(crate) fn of_request(&self, path_and_query: &str) -> String {
+        format!("https://{}{path_and_query}", self.authority)
+    }
+
+    pub(crate) fn directory(&self) -> String {
+        self.to("directory")
+    }
+
+    pub(crate) fn account(&self, id: AccountId) -> String {
+        self.to(&format!("account/{id}"))
+    }
+
+    pub(crate) fn orders(&self, id: AccountId) -> String {
+        self.to(&format!("account/{id}/orders"))
+    }
+
+    pub(crate) fn order(&self, id: OrderId) -> String {
+        self.to(&format!("order/{id}"))
+    }
+
+    pub(crate) fn finalize(&self, id: OrderId) -> String {
+        self.to(&format!("order/{id}/finalize"))
+    }
+
+    pub(crate) fn certificate(&self, id: OrderId) -> String {
+        self.to(&format!("certificate/{id}"))
+    }
+
+    pub(crate) fn authorization(&self, id: AuthorizationId) -> String {
+        self.to(&format!("authz/{id}"))
+    }
+
+    pub(crate) fn challenge(&self, id: ChallengeId) -> String {
+        self.to(&format!("challenge/{id}"))
+    }
+}
+
+/// The account that a `kid` names: the account URL under any of the configured names, compared as a whole
+/// (CONFORMANCE D18).
+pub(crate) fn account_of_kid(settings: &Settings, provisioner: &str, kid: &str) -> Option<AccountId> {
+    let id = kid.rsplit('/').next()?.parse().ok()?;
+    let ours = |name| Links::new(settings, name, provisioner).account(id) == kid;
+    settings.names.iter().any(ours).then_some(id)
+}

@@ -1,0 +1,175 @@
+//! The accept loops: TLS and HTTP/1.1 with a deadline on everything that a peer could drag out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::metrics::Metrics;
+use crate::server::{Server, admin};
+
+/// How many connections are open at most; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a request's head may take to arrive, and how long a connection may idle between two requests.
+const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long one connection may live: a client that reads its answers too slowly is cut off in the end.
+const CONNECTION_AGE: Duration = Duration::from_secs(300);
+
+/// How long open requests may take to end at a shutdown, and at the end of a connection's life.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// The longest request head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// The most header fields in a request.
+const MAX_HEADERS: usize = 100;
+
+/// How long the loop pauses when the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound socket that the server will listen on.
+pub struct Listener {
+    listener: TcpListener,
+}
+
+impl Listener {
+    /// Binds the address.
+    ///
+    /// # Errors
+    ///
+    /// The system's, e.g. that the address is in use.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        Ok(Self { listener })
+    }
+
+    /// The bound address, with the port that the system chose if it was 0.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves ACME over TLS until told to stop, then lets open requests end.
+    pub async fn serve_acme(self, server: Server, tls: Arc<ServerConfig>, stop: watch::Receiver<bool>) {
+        let routes = server.routes();
+        let acceptor = TlsAcceptor::from(tls);
+        let metrics = Arc::clone(&server.shared.metrics);
+        accept(self.listener, stop, move |stream, stop| {
+            let (routes, acceptor, metrics) = (routes.clone(), acceptor.clone(), Arc::clone(&metrics));
+            async move {
+                metrics.connections.inc();
+                match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => serve_connection(stream, routes, stop).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!("TLS handshake took too long"),
+                }
+                metrics.connections.dec();
+            }
+        })
+        .await;
+    }
+}
+
+/// Serves `/metrics` and `/health` over plain HTTP until told to stop.
+pub async fn serve_metrics(listener: Listener, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
+    let routes = admin::metrics_routes(metrics);
+    accept(listener.listener, stop, move |stream, stop| {
+        serve_connection(stream, routes.clone(), stop)
+    })
+    .await;
+}
+
+async fn accept<F>(
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+    serve: impl Fn(TcpStream, watch::Receiver<bool>) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, listener.accept().await)
+            } => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            (Ok(place), Ok((stream, _))) => {
+                // Answers are single small writes; waiting for more to send would only delay them.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY can not be set");
+                }
+                let connection = serve(stream, stop.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            (_, Err(error)) => {
+                tracing::warn!(%error, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            (Err(_), Ok(_)) => break,
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("connections were still open at the end of the shutdown's time");
+    }
+}
+
+async fn serve_connection<S>(stream: S, routes: Router, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_DEADLINE)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS);
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = stop.wait_for(|stop| *stop) => None,
+        () = tokio::time::sleep(CONNECTION_AGE) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(DRAIN, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return tracing::debug!("a connection was cut off"),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

@@ -1,0 +1,109 @@
+//! The ACME server (RFC 8555) over HTTPS: routes, signed bodies, answers. It parses what a client sends, calls one use
+//! case of `ra`, and writes what came of it. No HTTP/2: no ACME client needs it, and its class of floods is gone with it.
+
+mod account;
+mod admin;
+mod authorization;
+mod certificate;
+mod directory;
+mod link;
+mod listener;
+mod nonce;
+mod order;
+mod respond;
+mod router;
+mod signed;
+
+pub use crate::tls::Versions as TlsVersions;
+pub use listener::{Listener, serve_metrics};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::acme::identifier::DnsName;
+use crate::metrics::Metrics;
+use crate::ra::RegistrationAuthority;
+use crate::server::nonce::Nonces;
+use crate::server::signed::VerifierCache;
+
+/// How the server is reached.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The names under which clients reach it; the first is the main one.
+    pub names: Vec<DnsName>,
+    /// The port in the links that it hands out, unless it is 443.
+    pub port_in_links: Option<u16>,
+    /// Where its own certificate comes from.
+    pub own_certificate: OwnCertificate,
+    /// Which versions of TLS it offers.
+    pub tls: TlsVersions,
+    /// What the directories say of each provisioner.
+    pub provisioners: Vec<Meta>,
+    /// The header that carries a request's id.
+    pub trace_header: String,
+}
+
+/// Where the server's own certificate comes from.
+#[derive(Debug, Clone)]
+pub enum OwnCertificate {
+    /// Bought from the same CA as the clients'.
+    FromUpstream {
+        /// The names in it.
+        names: Vec<DnsName>,
+        /// Its common name, if one is wanted.
+        common_name: Option<String>,
+    },
+    /// From PEM files.
+    Files {
+        /// The chain.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+}
+
+/// A provisioner, and the `meta` of its directory (RFC 8555 §7.1.1).
+#[derive(Debug, Clone)]
+pub struct Meta {
+    /// The provisioner's name, a segment of every URL's path.
+    pub name: String,
+    /// URL of the terms of service.
+    pub terms_of_service: Option<String>,
+    /// URL of a page about the CA.
+    pub website: Option<String>,
+    /// The names that CAA records may give.
+    pub caa_identities: Vec<String>,
+}
+
+/// What every request needs.
+pub(crate) struct Shared {
+    pub(crate) ra: RegistrationAuthority,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) nonces: Nonces,
+    pub(crate) verifiers: VerifierCache,
+}
+
+/// The server, before it listens.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// A server over a registration authority.
+    pub fn new(settings: Settings, ra: RegistrationAuthority, metrics: Arc<Metrics>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                ra,
+                settings,
+                metrics,
+                nonces: Nonces::default(),
+                verifiers: VerifierCache::default(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Which request goes where, and what every answer gets on its way out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use http::header::{CACHE_CONTROL, HOST, LINK};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::acme::id::OrderId;
+use crate::acme::problem::Problem;
+use crate::server::link::Links;
+use crate::server::respond::{Rejected, Rejection};
+use crate::server::signed::provisioner_in;
+use crate::server::{Server, Shared};
+use crate::server::{account, admin, authorization, certificate, directory, order};
+
+/// How long a request may be worked on. A wait for the CA's answer to a revocation ends before that.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonce");
+
+/// The longest request id that is taken over from a client.
+const MAX_REQUEST_ID: usize = 64;
+
+impl Server {
+    /// Every route of the ACME listener.
+    pub(crate) fn routes(&self) -> Router {
+        let shared = Arc::clone(&self.shared);
+        Router::new()
+            .route(
+                "/acme/{provisioner}/directory",
+                get(directory::get).post(directory::post),
+            )
+            .route(
+                "/acme/{provisioner}/new-nonce",
+                get(directory::nonce_get)
+                    .head(directory::nonce_head)
+                    .post(directory::nonce_post),
+            )
+            .route("/acme/{provisioner}/new-account", post(account::new))
+            .route("/acme/{provisioner}/account/{id}", post(account::post))
+            .route("/acme/{provisioner}/account/{id}/orders", post(account::orders))
+            .route("/acme/{provisioner}/new-order", post(order::new))
+            .route("/acme/{provisioner}/order/{id}", post(order::get))
+            .route("/acme/{provisioner}/order/{id}/finalize", post(order::finalize))
+            .route("/acme/{provisioner}/authz/{id}", post(authorization::get))
+            .route(
+                "/acme/{provisioner}/challenge/{authz}/{type}",
+                post(authorization::challenge),
+            )
+            .route("/acme/{provisioner}/certificate/{id}", post(certificate::get))
+            .route("/acme/{provisioner}/revoke-cert", post(certificate::revoke))
+            .route("/health", get(health))
+            .route("/version", get(admin::version))
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(middleware::from_fn_with_state(Arc::clone(&shared), around))
+            .with_state(shared)
+    }
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Result<Response, Rejection> {
+    admin::health(&shared.metrics)
+}
+
+async fn not_found() -> Rejection {
+    Problem::malformed("there is no such resource")
+        .with_status(404)
+        .into()
+}
+
+async fn method_not_allowed() -> Rejection {
+    Problem::malformed("the resource does not take this method")
+        .with_status(405)
+        .into()
+}
+
+/// Runs a request: finds the URLs for its host, shields the process from panics and endless work, adds the headers
+/// that every ACME answer has, and counts and logs the outcome.
+async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    let started = shared.ra.clock().instant();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let endpoint = endpoint_of(&request);
+    let request_id = request_id(&request, &shared);
+    let is_acme = path.starts_with("/acme/");
+    let links = links_of(&request, &shared);
+    let mut response = match (is_acme, &links) {
+        // The Host selects among the configured names; an unknown one is never reflected.
+        (true, None) if provisioner_in(&path, &shared).is_some() => {
+            let names: Vec<&str> = shared.settings.names.iter().map(|name| name.as_str()).collect();
+            let detail = format!("this server is {}; use that name", names.join(" or "));
+            Rejection::from(Problem::malformed(detail).with_status(421)).into_response()
+        }
+        (true | false, links) => {
+            if let Some(links) = links {
+                request.extensions_mut().insert(links.clone());
+            }
+            run(&shared, request, next).await
+        }
+    };
+    if is_acme {
+        add_acme_headers(&shared, &method, endpoint, links.as_ref(), &mut response);
+    }
+    if let (Ok(name), Ok(value)) = (
+        HeaderName::from_bytes(shared.settings.trace_header.as_bytes()),
+        HeaderValue::from_str(&request_id),
+    ) {
+        response.headers_mut().insert(name, value);
+    }
+    let took = shared.ra.clock().instant().saturating_duration_since(started);
+    record(&shared, &method, &path, endpoint, &request_id, took, &response);
+    response
+}
+
+/// The handler runs as a task of its own: it goes on if the client hangs up in the middle of a change, and if it
+/// panics, only this request ends.
+async fn run(shared: &Shared, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(DEADLINE, tokio::spawn(next.run(request))).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => {
+            shared.metrics.handler_panics.inc();
+            tracing::error!(error = %panic, "a request handler panicked");
+            Rejection::from(Problem::internal()).into_response()
+        }
+        Err(_) => {
+            let problem = Problem::internal().with_status(503);
+            Rejection::from(problem).into_response()
+        }
+    }
+}
+
+fn add_acme_headers(
+    shared: &Shared,
+    method: &Method,
+    endpoint: &str,
+    links: Option<&Links>,
+    response: &mut Response,
+) {
+    let is_directory = endpoint == "directory" && response.status().is_success();
+    let headers = response.headers_mut();
+    // RFC 8555 §7.1: "The "index" link relation is present on all resources other than the directory".
+    if let Some(links) = links.filter(|_| !is_directory)
+        && let Ok(index) = HeaderValue::from_str(&format!("<{}>;rel=\"index\"", links.directory()))
+    {
+        headers.append(LINK, index);
+    }
+    // RFC 8555 §6.5: "a server MUST include a Replay-Nonce header field in every successful response to a POST
+    // request and SHOULD provide it in error responses as well".
+    if (*method == Method::POST || endpoint == "new-nonce")
+        && let Ok(nonce) = HeaderValue::from_str(&shared.nonces.mint())
+    {
+        headers.insert(REPLAY_NONCE, nonce);
+    }
+    if !is_directory {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
+fn links_of(request: &Request, shared: &Shared) -> Option<Links> {
+    let host = request.headers().get(HOST)?.to_str().ok();
+    let provisioner = provisioner_in(request.uri().path(), shared)?;
+    Links::for_host(&shared.settings, host, &provisioner)
+}
+
+/// The endpoint's name in metrics: the route's last fixed segment, so that their number does not grow with paths.
+fn endpoint_of(request: &Request) -> &'static str {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("", MatchedPath::as_str);
+    const NAMES: [(&str, &str); 12] = [
+        ("/directory", "directory"),
+        ("/new-nonce", "new-nonce"),
+        ("/new-account", "new-account"),
+        ("/account/{id}", "account"),
+        ("/orders", "orders"),
+        ("/new-order", "new-order"),
+        ("/order/{id}", "order"),
+        ("/finalize", "finalize"),
+        ("/authz/{id}", "authz"),
+        ("/challenge/{authz}/{type}", "challenge"),
+        ("/certificate/{id}", "certificate"),
+        ("/revoke-cert", "revoke-cert"),
+    ];
+    let known = NAMES.iter().find(|(end, _)| route.ends_with(end));
+    match (known, route) {
+        (Some((_, name)), _) => name,
+        (None, "/health") => "health",
+        (None, "/version") => "version",
+        (None, _) => "unknown",
+    }
+}
+
+/// The client's own request id if it is a sensible one, otherwise a new one.
+fn request_id(request: &Request, shared: &Shared) -> String {
+    let given = request.headers().get(shared.settings.trace_header.as_str());
+    let sensible = |text: &&str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        !text.is_empty() && text.len() <= MAX_REQUEST_ID && text.bytes().all(plain)
+    };
+    match given.and_then(|value| value.to_str().ok()).filter(sensible) {
+        Some(id) => id.to_owned(),
+        None => OrderId::random().to_string(),
+    }
+}
+
+fn record(
+    shared: &Shared,
+    method: &Method,
+    path: &str,
+    endpoint: &str,
+    request_id: &str,
+    took: Duration,
+    response: &Response,
+) {
+    let status = response.status();
+    let metrics = &shared.metrics;
+    metrics
+        .requests
+        .with_label_values(&[endpoint, status.as_str()])
+        .inc();
+    metrics
+        .request_duration
+        .with_label_values(&[endpoint])
+        .observe(took.as_secs_f64());
+    let rejected = response.extensions().get::<Rejected>();
+    if let Some(rejected) = rejected {
+        metrics.problems.with_label_values(&[rejected.kind.name()]).inc();
+    }
+    let detail = rejected.map(|rejected| rejected.detail.as_str());
+    let cause = rejected.and_then(|rejected| rejected.cause.as_deref());
+    let path = crate::acme::problem::cleaned(path, 200);
+    let (status, micros) = (
+        status.as_u16(),
+        u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    );
+    match StatusCode::from_u16(status).map(|status| status.is_server_error()) {
+        Ok(true) => {
+            tracing::error!(request.id = request_id, %method, path, status, duration_us = micros, detail, cause, "request failed")
+        }
+        Ok(false) | Err(_) if status >= 400 => {
+            tracing::warn!(request.id = request_id, %method, path, status, duration_us = micros, detail, cause, "request refused");
+        }
+        Ok(false) | Err(_) => {
+            tracing::info!(request.id = request_id, %method, path, status, duration_us = micros, "request")
+        }
+    }
+}

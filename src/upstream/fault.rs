@@ -1,0 +1,271 @@
+//! What went wrong between the CA and us, and what that means for an order: wait, give up, or open another one
+//! (UPSTREAM rule 5, RFC 8555 §6.7).
+//!
+//! Only what the CA says in a problem document of its own can end an order. Everything else, from a reset connection to
+//! a proxy's HTML page, passes.
+
+use std::fmt;
+use std::time::Duration;
+
+use instant_acme::Error as AcmeError;
+use instant_acme::Problem as Document;
+use instant_acme::Subproblem as Subdocument;
+
+use crate::acme::problem::NamedIdentifier;
+use crate::acme::problem::Problem;
+use crate::acme::problem::ProblemType;
+use crate::acme::problem::Subproblem;
+use crate::acme::problem::cleaned;
+use crate::upstream::Error;
+
+/// No more characters of the CA's words than this are kept.
+const MAX_DETAIL: usize = 200;
+
+/// No more subproblems than this are passed on.
+const MAX_SUBPROBLEMS: usize = 10;
+
+/// Why a request came to nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Fault {
+    /// The request was not made: the CA named a URL that is not its own.
+    #[error("{0} is not an https URL of the CA's own host; it is not used")]
+    Foreign(String),
+    /// There was no answer: DNS, connection, TLS, deadline.
+    #[error("no answer from the CA: {0}")]
+    Unreachable(String),
+    /// There was an answer, and it is not what the protocol asks for.
+    #[error("the CA's answer is not understood: {0}")]
+    Nonsense(String),
+    /// The CA said no.
+    #[error("the CA refused: {0}")]
+    Refused(Refusal),
+}
+
+/// An answer with an error status, or an error inside a CA's object.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// The HTTP status, or 0 if the error stood inside an object.
+    pub status: u16,
+    /// The CA's `Retry-After`, clamped.
+    pub retry_after: Option<Duration>,
+    /// The problem document, if the answer was one.
+    pub document: Option<Document>,
+}
+
+impl From<Document> for Refusal {
+    fn from(document: Document) -> Self {
+        Self {
+            status: document.status.unwrap_or(0),
+            retry_after: None,
+            document: Some(document),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.document.as_ref().and_then(|d| d.r#type.as_deref());
+        let kind = kind.unwrap_or("no problem document");
+        let detail = cleaned(&self.detail(), MAX_DETAIL);
+        write!(f, "status {}, {}: {detail}", self.status, cleaned(kind, 80))
+    }
+}
+
+impl Refusal {
+    /// The registered error type that the CA gave, if it gave one.
+    pub fn kind(&self) -> Option<ProblemType> {
+        registered(self.document.as_ref()?.r#type.as_deref())
+    }
+
+    /// Whether the CA itself says that there is nothing under the URL. A page of somebody else's with status 404 does
+    /// not count.
+    pub fn is_not_found(&self) -> bool {
+        self.status == 404 && self.document.is_some()
+    }
+
+    /// The CA's words, as they came.
+    fn detail(&self) -> String {
+        let Some(document) = &self.document else {
+            return "no detail".to_owned();
+        };
+        let first = document.subproblems.first().and_then(|s| s.detail.as_deref());
+        let detail = document.detail.as_deref().or(first);
+        detail.unwrap_or("no detail").to_owned()
+    }
+
+    /// Whether the CA asks us to slow down. Load balancers say so with 503 and a time (F3).
+    fn is_rate_limit(&self) -> bool {
+        let unavailable = self.status == 503 && self.retry_after.is_some();
+        self.status == 429 || unavailable || self.kind() == Some(ProblemType::RateLimited)
+    }
+
+    /// Whether the same request may be granted later. 405 is what ZeroSSL answers when it is overloaded, and a 4xx
+    /// without a problem document does not come from an ACME server at all.
+    fn may_pass(&self) -> bool {
+        matches!(self.status, 404 | 405 | 408 | 425 | 429 | 500..)
+            || self.document.is_none()
+            || matches!(
+                self.kind(),
+                Some(
+                    ProblemType::AccountDoesNotExist
+                        | ProblemType::BadNonce
+                        | ProblemType::ExternalAccountRequired
+                        | ProblemType::OrderNotReady
+                        | ProblemType::RateLimited
+                        | ProblemType::ServerInternal
+                        | ProblemType::UserActionRequired
+                )
+            )
+    }
+
+    /// The refusal in our words: what the client is told.
+    pub fn problem(&self) -> Problem {
+        let document = self.document.as_ref();
+        let subdocuments = document.map(|d| d.subproblems.as_slice()).unwrap_or_default();
+        let kind = match self.kind() {
+            Some(ProblemType::Compound) => registered(subdocuments.first().and_then(|s| s.r#type.as_deref())),
+            kind => kind,
+        };
+        let detail = cleaned(&self.detail(), MAX_DETAIL);
+        let subproblems = subdocuments.iter().take(MAX_SUBPROBLEMS);
+        Problem::new(for_the_client(kind), format!("the CA refused: {detail}"))
+            .with_subproblems(subproblems.filter_map(subproblem).collect())
+    }
+}
+
+fn registered(urn: Option<&str>) -> Option<ProblemType> {
+    urn?.parse().ok()
+}
+
+fn subproblem(subdocument: &Subdocument) -> Option<Subproblem> {
+    let instant_acme::Identifier::Dns(name) = subdocument.identifier.as_ref()? else {
+        return None;
+    };
+    Some(Subproblem {
+        kind: for_the_client(registered(subdocument.r#type.as_deref())),
+        detail: cleaned(subdocument.detail.as_deref().unwrap_or("no detail"), MAX_DETAIL),
+        identifier: NamedIdentifier {
+            kind: "dns".to_owned(),
+            value: cleaned(name, 253),
+        },
+    })
+}
+
+/// What the CA's error type means to our client. `unauthorized` is about our account at the CA, not about the client's
+/// with us: what it means to the client is that the CA will not certify the name. Failed validations are between the
+/// CA and us.
+fn for_the_client(kind: Option<ProblemType>) -> ProblemType {
+    match kind {
+        Some(ProblemType::Caa) => ProblemType::Caa,
+        Some(ProblemType::BadCsr | ProblemType::BadPublicKey) => ProblemType::BadCsr,
+        Some(ProblemType::RejectedIdentifier | ProblemType::Unauthorized) => ProblemType::RejectedIdentifier,
+        Some(ProblemType::UnsupportedIdentifier) => ProblemType::UnsupportedIdentifier,
+        Some(ProblemType::BadRevocationReason) => ProblemType::BadRevocationReason,
+        Some(ProblemType::AlreadyRevoked) => ProblemType::AlreadyRevoked,
+        _ => ProblemType::ServerInternal,
+    }
+}
+
+impl Fault {
+    /// The registered error type that the CA gave, if it gave one.
+    pub fn kind(&self) -> Option<ProblemType> {
+        match self {
+            Self::Refused(refusal) => refusal.kind(),
+            Self::Foreign(_) | Self::Unreachable(_) | Self::Nonsense(_) => None,
+        }
+    }
+
+    /// Whether the answer has status 404, whoever it is from.
+    pub fn has_status_404(&self) -> bool {
+        matches!(self, Self::Refused(Refusal { status: 404, .. }))
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        let detail = fault.to_string();
+        match fault {
+            Fault::Refused(refusal) if refusal.is_rate_limit() || refusal.may_pass() => Self::Transient {
+                detail,
+                retry_after: refusal.retry_after,
+                rate_limited: refusal.is_rate_limit(),
+            },
+            Fault::Refused(refusal) => Self::Permanent(refusal.problem()),
+            Fault::Foreign(_) | Fault::Unreachable(_) | Fault::Nonsense(_) => Self::transient(detail),
+        }
+    }
+}
+
+impl From<AcmeError> for Fault {
+    fn from(error: AcmeError) -> Self {
+        match error {
+            AcmeError::Api(document) => Self::Refused(document.into()),
+            AcmeError::Other(inner) => match inner.downcast::<Self>() {
+                Ok(fault) => *fault,
+                Err(other) => Self::Nonsense(cleaned(&other.to_string(), MAX_DETAIL)),
+            },
+            other => Self::Nonsense(cleaned(&other.to_string(), MAX_DETAIL)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(status: u16, kind: &str) -> Refusal {
+        let json = format!(r#"{{"type":"urn:ietf:params:acme:error:{kind}","detail":"no\u001b[31m"}}"#);
+        Refusal {
+            status,
+            retry_after: None,
+            document: serde_json::from_str(&json).ok(),
+        }
+    }
+
+    #[test]
+    fn f12_a_refusal_for_good_reaches_the_client_in_our_words() {
+        let told = |status, kind| match Error::from(Fault::Refused(refusal(status, kind))) {
+            Error::Permanent(problem) => problem.kind,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(403, "caa"), ProblemType::Caa);
+        assert_eq!(told(400, "badCSR"), ProblemType::BadCsr);
+        assert_eq!(told(400, "rejectedIdentifier"), ProblemType::RejectedIdentifier);
+        assert_eq!(told(403, "unauthorized"), ProblemType::RejectedIdentifier);
+        assert_eq!(told(400, "malformed"), ProblemType::ServerInternal);
+        assert_eq!(told(400, "neverHeardOf"), ProblemType::ServerInternal);
+    }
+
+    #[test]
+    fn f2_f3_an_overloaded_or_absent_ca_never_ends_an_order() {
+        let passes = |refusal| match Error::from(Fault::Refused(refusal)) {
+            Error::Transient { rate_limited, .. } => Some(rate_limited),
+            Error::Permanent(_) | Error::OrderGone(_) => None,
+        };
+        let page = |status, retry_after| Refusal {
+            status,
+            retry_after,
+            document: None,
+        };
+        assert_eq!(passes(page(502, None)), Some(false));
+        assert_eq!(passes(page(403, None)), Some(false));
+        assert_eq!(passes(page(302, None)), Some(false));
+        assert_eq!(passes(page(429, None)), Some(true));
+        assert_eq!(passes(page(503, Some(Duration::from_secs(7)))), Some(true));
+        assert_eq!(passes(refusal(405, "malformed")), Some(false));
+        assert_eq!(passes(refusal(403, "rateLimited")), Some(true));
+        assert_eq!(passes(refusal(400, "badNonce")), Some(false));
+        assert_eq!(passes(refusal(400, "accountDoesNotExist")), Some(false));
+    }
+
+    #[test]
+    fn c1108_the_cas_words_are_cleaned_and_capped() {
+        let mut refusal = refusal(400, "rejectedIdentifier");
+        assert_eq!(refusal.problem().detail, "the CA refused: no?[31m");
+        if let Some(document) = &mut refusal.document {
+            document.detail = Some("x".repeat(1_000_000));
+        }
+        assert!(refusal.problem().detail.chars().count() < 250);
+        assert!(refusal.to_string().chars().count() < 350);
+    }
+}

@@ -1,0 +1,287 @@
+//! What the tests of validation talk to: a DNS server and TCP servers on loopback, each with an answer to order.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use hickory_proto::op::OpCode;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Name;
+use hickory_proto::rr::RData;
+use hickory_proto::rr::Record;
+use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::CNAME;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::net::UdpSocket;
+
+use crate::validate::Settings;
+
+/// What the DNS server says.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// These records, owned by the name that was asked for.
+    Addresses(Vec<IpAddr>),
+    /// A chain of CNAME records from the name that was asked for, and the addresses at its end.
+    Aliased(Vec<String>, Vec<IpAddr>),
+    /// An address of another name, then these records.
+    Foreign(String, IpAddr, Vec<IpAddr>),
+    NoRecords,
+    NxDomain,
+    ServFail,
+    Refused,
+    Silence,
+    /// The records, and over UDP the question in lower case, whatever its case was.
+    LowerCase(Vec<IpAddr>),
+    /// The records over TCP only; UDP gets a truncated answer.
+    OverTcp(Vec<IpAddr>),
+}
+
+/// A DNS server, on UDP and TCP.
+pub(crate) struct DnsServer {
+    pub(crate) address: SocketAddr,
+    asked: Arc<Mutex<Vec<(String, RecordType)>>>,
+}
+
+type Script = Arc<dyn Fn(&str, RecordType) -> Answer + Send + Sync>;
+
+impl DnsServer {
+    /// Answers as the script says, given the lower-case name without its final dot, and the type.
+    pub(crate) async fn start(script: impl Fn(&str, RecordType) -> Answer + Send + Sync + 'static) -> Self {
+        let (tcp, udp) = loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+                break (tcp, udp);
+            }
+        };
+        let address = tcp.local_addr().unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let script: Script = Arc::new(script);
+        let (log, answers) = (asked.clone(), script.clone());
+        tokio::spawn(async move {
+            let mut packet = [0; 4096];
+            while let Ok((length, from)) = udp.recv_from(&mut packet).await {
+                if let Some(answer) = reply(&packet[..length], false, &answers, &log) {
+                    udp.send_to(&answer, from).await.unwrap();
+                }
+            }
+        });
+        let log = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = tcp.accept().await {
+                let length = stream.read_u16().await.unwrap();
+                let mut query = vec![0; length.into()];
+                stream.read_exact(&mut query).await.unwrap();
+                if let Some(answer) = reply(&query, true, &script, &log) {
+                    stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+                    stream.write_all(&answer).await.unwrap();
+                }
+            }
+        });
+        Self { address, asked }
+    }
+
+    /// A server that knows these addresses of these names, and nothing else.
+    pub(crate) async fn of(zone: &[(&str, &[&str])]) -> Self {
+        let zone: HashMap<String, Vec<IpAddr>> = zone
+            .iter()
+            .map(|(name, list)| {
+                (
+                    (*name).to_owned(),
+                    list.iter().map(|ip| ip.parse().unwrap()).collect(),
+                )
+            })
+            .collect();
+        Self::start(move |name, _| {
+            zone.get(name)
+                .cloned()
+                .map_or(Answer::NxDomain, Answer::Addresses)
+        })
+        .await
+    }
+
+    /// How many queries of the type have come.
+    pub(crate) fn queries(&self, kind: RecordType) -> usize {
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(_, asked)| *asked == kind)
+            .count()
+    }
+
+    /// The names that were asked for, as they were written.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+}
+
+fn reply(
+    packet: &[u8],
+    tcp: bool,
+    script: &Script,
+    log: &Mutex<Vec<(String, RecordType)>>,
+) -> Option<Vec<u8>> {
+    let query = Message::from_vec(packet).unwrap();
+    let question = query.queries[0].clone();
+    let (owner, kind) = (question.name().clone(), question.query_type());
+    log.lock().unwrap().push((owner.to_string(), kind));
+    let mut message = Message::response(query.id, OpCode::Query);
+    message.metadata.recursion_available = true;
+    message.add_query(question);
+    let mut add = |owner: &Name, addresses: Vec<IpAddr>| {
+        let data = addresses
+            .into_iter()
+            .map(RData::from)
+            .filter(|data| data.record_type() == kind);
+        message.add_answers(data.map(|data| Record::from_rdata(owner.clone(), 0, data)));
+    };
+    match script(owner.to_string().to_lowercase().trim_end_matches('.'), kind) {
+        Answer::Addresses(addresses) => add(&owner, addresses),
+        Answer::Foreign(name, address, addresses) => {
+            add(&Name::from_ascii(name).unwrap(), vec![address]);
+            add(&owner, addresses);
+        }
+        Answer::LowerCase(addresses) => {
+            add(&owner, addresses);
+            if !tcp {
+                let question = message.queries[0].name().to_lowercase();
+                message.queries[0].set_name(question);
+            }
+        }
+        Answer::OverTcp(addresses) if tcp => add(&owner, addresses),
+        Answer::OverTcp(_) => message.metadata.truncation = true,
+        Answer::Aliased(names, addresses) => {
+            let mut owner = owner;
+            let mut aliases = Vec::new();
+            for name in names {
+                let target = Name::from_ascii(name).unwrap();
+                aliases.push(Record::from_rdata(owner, 0, RData::CNAME(CNAME(target.clone()))));
+                owner = target;
+            }
+            add(&owner, addresses);
+            message.answers.splice(0..0, aliases);
+        }
+        Answer::NoRecords => {}
+        Answer::NxDomain => message.metadata.response_code = ResponseCode::NXDomain,
+        Answer::ServFail => message.metadata.response_code = ResponseCode::ServFail,
+        Answer::Refused => message.metadata.response_code = ResponseCode::Refused,
+        Answer::Silence => return None,
+    }
+    let bytes = message.to_vec().unwrap();
+    // What does not fit is left to TCP, as real servers do.
+    match bytes.len() > 1232 && !tcp {
+        true => {
+            message.answers.clear();
+            message.metadata.truncation = true;
+            Some(message.to_vec().unwrap())
+        }
+        false => Some(bytes),
+    }
+}
+
+/// Listeners on one port of several addresses.
+pub(crate) async fn listeners<const N: usize>(addresses: [&str; N]) -> (u16, [TcpListener; N]) {
+    'port: for _ in 0..100 {
+        let port = TcpListener::bind((addresses[0], 0))
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let mut bound = Vec::new();
+        for address in addresses {
+            match TcpListener::bind((address, port)).await {
+                Ok(listener) => bound.push(listener),
+                Err(_) => continue 'port,
+            }
+        }
+        return (port, bound.try_into().unwrap());
+    }
+    panic!("no port is free on all of {addresses:?}; the tests need IPv4 and IPv6 loopback");
+}
+
+/// Hands each connection to the handler; counts them.
+pub(crate) fn serve<F, R>(listener: TcpListener, handler: F) -> Arc<Mutex<usize>>
+where
+    F: Fn(TcpStream) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let count = Arc::new(Mutex::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            *counted.lock().unwrap() += 1;
+            tokio::spawn(handler(stream));
+        }
+    });
+    count
+}
+
+/// Answers each request by its head, e.g. `GET / HTTP/1.1` with the header fields, then closes.
+pub(crate) fn http(
+    listener: TcpListener,
+    answer: impl Fn(&str) -> String + Send + Sync + 'static,
+) -> Arc<Mutex<usize>> {
+    let answer = Arc::new(answer);
+    serve(listener, move |mut stream| {
+        let answer = answer.clone();
+        async move {
+            let head = head(&mut stream).await;
+            let _ = stream.write_all(answer(&head).as_bytes()).await;
+        }
+    })
+}
+
+/// Reads a request's head.
+pub(crate) async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// A complete answer.
+pub(crate) fn ok(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// A redirect.
+pub(crate) fn moved(status: u16, location: &str) -> String {
+    format!("HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
+}
+
+/// Fails if anyone has connected, even if nobody has accepted it yet.
+pub(crate) async fn assert_untouched(canary: &TcpListener) {
+    let connection = tokio::time::timeout(Duration::from_millis(20), canary.accept()).await;
+    assert!(connection.is_err(), "a connection to {:?}", canary.local_addr());
+}
+
+/// Settings with these resolvers, and only the named addresses allowed.
+pub(crate) fn settings(resolvers: &[SocketAddr], allow: &[&str], port: u16) -> Settings {
+    Settings {
+        resolvers: resolvers.to_vec(),
+        allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+        http_port: port,
+        tls_port: port,
+        timeout: Duration::from_secs(10),
+        ..Settings::default()
+    }
+}

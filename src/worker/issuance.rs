@@ -1,0 +1,229 @@
+//! Issuance jobs: bring one order's certificate from the CA (UPSTREAM rules 1 to 5, SECURITY 4.2).
+//!
+//! The CA's order is opened once, and its URL is stored before anything else is done with it. From then on every step
+//! starts from what the CA says about that order, so a step that was lost in a crash is repeated without harm.
+
+use std::time::Duration;
+
+use crate::acme::account::AccountStatus;
+use crate::acme::certificate::IssuedChain;
+use crate::acme::id::AccountId;
+use crate::acme::job::Work;
+use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
+use crate::acme::problem::{Problem, ProblemType};
+use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
+use crate::upstream::{self, Progress};
+use crate::worker::{Context, again, again_after_fault, ca_fault, done};
+
+/// How long an order waits before it looks again whether it is first in line for its names.
+const IN_LINE: Duration = Duration::from_secs(1);
+
+pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement, StoreError> {
+    let Work::Issue(id) = lease.job.work else {
+        return Ok(done());
+    };
+    let Some(order) = context.store.order(id).await? else {
+        return Ok(done());
+    };
+    let now = context.clock.now();
+    match order.value.status(now) {
+        OrderStatus::Processing => {}
+        OrderStatus::Invalid => {
+            let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
+            return Ok(failed(context, order, problem));
+        }
+        OrderStatus::Valid | OrderStatus::Pending | OrderStatus::Ready => return Ok(done()),
+    }
+    if !may_issue(context, order.value.account()).await? {
+        let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
+        return Ok(failed(context, order, problem));
+    }
+    // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
+    // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
+    if context.store.first_in_line(&order.value).await? != Some(id) {
+        return Ok(again(context, IN_LINE, 0));
+    }
+    let Some(validated) = order.value.validated(now) else {
+        tracing::error!(order.id = %id, "a finalized order has a name without a valid authorization; it does not go to the CA");
+        return Ok(failed(context, order, Problem::internal()));
+    };
+    match validated.upstream() {
+        Some(_) => advance(context, lease, order, validated).await,
+        None => open(context, lease, order, validated).await,
+    }
+}
+
+/// The account still stands; the daemon's own orders have none.
+async fn may_issue(context: &Context, account: AccountId) -> Result<bool, StoreError> {
+    if account == AccountId::DAEMON {
+        return Ok(true);
+    }
+    let account = context.store.account(account).await?;
+    Ok(account.is_some_and(|account| account.value.status() == AccountStatus::Valid))
+}
+
+/// Opens an order at the CA and stores its URL before anything else.
+async fn open(
+    context: &Context,
+    lease: &Lease,
+    order: Versioned<Order>,
+    validated: ValidatedOrder,
+) -> Result<Settlement, StoreError> {
+    let url = match timed(context, "obtain", context.issuer.open(&validated)).await {
+        Ok(url) => url,
+        Err(error) => return Ok(refused(context, lease, order, &error)),
+    };
+    context.ca.worked();
+    let Versioned { value, version } = order;
+    let opened = Versioned::with(version, value.opened_upstream(url));
+    let order = context.store.checkpoint(lease, opened).await?;
+    tracing::info!(order.id = %order.value.id(), "an order was opened at the CA");
+    match order.value.validated(context.clock.now()) {
+        Some(validated) => advance(context, lease, order, validated).await,
+        None => Ok(again(context, Duration::ZERO, 0)),
+    }
+}
+
+async fn advance(
+    context: &Context,
+    lease: &Lease,
+    order: Versioned<Order>,
+    validated: ValidatedOrder,
+) -> Result<Settlement, StoreError> {
+    match timed(context, "obtain", context.issuer.advance(&validated)).await {
+        Ok(Progress::Waiting { retry_after }) => {
+            context.ca.worked();
+            Ok(again(context, retry_after, 0))
+        }
+        Ok(Progress::Issued(pem)) => {
+            context.ca.worked();
+            Ok(collected(context, order, &validated, &pem))
+        }
+        Err(error) => Ok(refused(context, lease, order, &error)),
+    }
+}
+
+/// The CA has sent a chain: it is handed out only if it is the one that was ordered (CONFORMANCE K13).
+fn collected(
+    context: &Context,
+    order: Versioned<Order>,
+    validated: &ValidatedOrder,
+    pem: &str,
+) -> Settlement {
+    let now = context.clock.now();
+    let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
+        Ok(chain) => chain,
+        Err(mismatch) => {
+            context.metrics.certificate_mismatch.inc();
+            let evidence = crate::acme::problem::cleaned(&pem.replace('\n', " "), 16_384);
+            tracing::error!(audit = true, order.id = %order.value.id(), %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
+            let problem = Problem::new(
+                ProblemType::ServerInternal,
+                "the CA sent a certificate that does not match the order; it is withheld",
+            );
+            return failed(context, order, problem);
+        }
+    };
+    let certificate = &chain.certificate;
+    let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
+    let waited = order
+        .value
+        .in_line_since()
+        .map_or(0.0, |since| now.duration_since(since).as_secs_f64());
+    let metrics = &context.metrics;
+    metrics.certificates_issued.with_label_values(&["success"]).inc();
+    metrics
+        .certificate_request_duration
+        .with_label_values(&["issue"])
+        .observe(waited);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a lifetime in seconds is far below 2^52"
+    )]
+    metrics
+        .certificate_expiration
+        .with_label_values(&["issued"])
+        .observe(lifetime as f64);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a Unix time in seconds is far below 2^52"
+    )]
+    metrics.last_successful_certificate.set(now.as_second() as f64);
+    tracing::info!(
+        audit = true, account.id = %order.value.account(), order.id = %order.value.id(),
+        certificate.sha256 = %certificate.leaf().fingerprint(), certificate.not_after = %certificate.not_after(),
+        identifiers = names(&order.value), "certificate issued"
+    );
+    let Versioned { value, version } = order;
+    Settlement {
+        next: Next::Done,
+        order: Some(Versioned::with(version, value.issued(chain.certificate, now))),
+        issuers: chain.issuers,
+    }
+}
+
+/// The CA did not do what was asked: wait, give up, or start over.
+fn refused(context: &Context, lease: &Lease, order: Versioned<Order>, error: &upstream::Error) -> Settlement {
+    match error {
+        upstream::Error::Transient { .. } => ca_fault(context, lease, error),
+        upstream::Error::Permanent(problem) => {
+            context.ca.worked();
+            failed(context, order, problem.clone())
+        }
+        upstream::Error::OrderGone(detail) => {
+            tracing::warn!(order.id = %order.value.id(), detail, "the CA's order is gone; another one will be opened");
+            let Versioned { value, version } = order;
+            let url = value
+                .validated(context.clock.now())
+                .and_then(|v| v.upstream().map(str::to_owned));
+            let reopened = value.upstream_is_gone(&url.unwrap_or_default());
+            Settlement {
+                order: Some(Versioned::with(version, reopened)),
+                ..again_after_fault(context, lease, None)
+            }
+        }
+    }
+}
+
+fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
+    context
+        .metrics
+        .certificates_issued
+        .with_label_values(&["failure"])
+        .inc();
+    tracing::warn!(
+        audit = true, account.id = %order.value.account(), order.id = %order.value.id(),
+        problem = problem.kind.name(), detail = problem.detail, identifiers = names(&order.value), "issuance failed"
+    );
+    let Versioned { value, version } = order;
+    Settlement {
+        next: Next::Done,
+        order: Some(Versioned::with(
+            version,
+            value.failed(problem, context.clock.now()),
+        )),
+        issuers: Vec::new(),
+    }
+}
+
+fn names(order: &Order) -> String {
+    let names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
+    names.join(" ")
+}
+
+/// Runs a step at the CA and records how long it took.
+pub(crate) async fn timed<T>(context: &Context, operation: &str, step: impl Future<Output = T>) -> T {
+    let started = context.clock.instant();
+    let result = step.await;
+    let took = context
+        .clock
+        .instant()
+        .saturating_duration_since(started)
+        .as_secs_f64();
+    context
+        .metrics
+        .acme_roundtrip_duration
+        .with_label_values(&[operation])
+        .observe(took);
+    result
+}

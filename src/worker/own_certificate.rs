@@ -1,0 +1,240 @@
+//! The daemon's own certificate: an order like any other, for the names in the configuration, through the same queue
+//! and the same checks. Here it is asked for, installed and renewed at two thirds of its life.
+//!
+//! What is asked for is written down before the order is made, with the key: a crash or a restart finds it again, and
+//! no loop of restarts buys certificates.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use crate::acme::certificate::Der;
+use crate::acme::id::OrderId;
+use crate::acme::identifier::{DnsName, Identifier};
+use crate::acme::job::{Job, Work};
+use crate::acme::order::{Order, OrderStatus, after};
+use crate::store::{StoreError, Versioned};
+use crate::worker::{Context, backoff};
+
+/// The record's name in the store.
+const RECORD: &str = "own_certificate";
+
+/// The longest wait between two attempts to get a certificate.
+const RETRY_CEILING: Duration = Duration::from_secs(3600);
+
+/// How many steps up the ladder of back-offs the first wait is: about a minute.
+const RETRY_OFFSET: u32 = 6;
+
+/// The longest common name (RFC 5280, appendix A.1: ub-common-name).
+const MAX_COMMON_NAME: usize = 64;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    /// The certificate that is served.
+    current: Option<Asked>,
+    /// The one that has been asked for.
+    next: Option<Asked>,
+    /// How often in a row asking has led to nothing.
+    #[serde(default)]
+    faults: u32,
+    /// Not before this time is it asked for again.
+    not_before: Option<Timestamp>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Asked {
+    order: OrderId,
+    names: Vec<DnsName>,
+    /// PKCS #8, base64.
+    key: String,
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Asked({}, key [redacted])", self.order)
+    }
+}
+
+/// How the daemon's certificate is doing.
+pub(crate) enum State {
+    /// It is served, and not expired.
+    Good,
+    /// There is none to serve: why.
+    Missing(String),
+}
+
+/// What can go wrong here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OwnCertificateError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("no key or CSR can be made: {0}")]
+    Key(#[from] rcgen::Error),
+    #[error("the stored record of the own certificate is damaged: {0}")]
+    Record(String),
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+}
+
+/// Looks after the certificate, one step at a time.
+pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, OwnCertificateError> {
+    let stored = context.store.load(RECORD).await?;
+    let version = stored.as_ref().map_or(0, |stored| stored.version);
+    let mut record: Record = match &stored {
+        Some(stored) => serde_json::from_slice(&stored.value)
+            .map_err(|error| OwnCertificateError::Record(error.to_string()))?,
+        None => Record::default(),
+    };
+    let now = context.clock.now();
+    if let Some(next) = record.next.take() {
+        match context.store.order(next.order).await? {
+            None => {
+                place_order(context, &next, now).await?;
+                record.next = Some(next);
+            }
+            Some(order) => match order.value.status(now) {
+                OrderStatus::Valid => {
+                    record = Record {
+                        current: Some(next),
+                        ..Record::default()
+                    };
+                    save(context, version, &record).await?;
+                }
+                OrderStatus::Invalid => {
+                    record.faults = record.faults.saturating_add(1);
+                    let wait = backoff(record.faults.saturating_add(RETRY_OFFSET), RETRY_CEILING);
+                    record.not_before = Some(after(now, wait));
+                    tracing::error!(order.id = %next.order, wait_s = wait.as_secs(), "the own certificate was not issued; will ask again");
+                    save(context, version, &record).await?;
+                }
+                OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => {
+                    record.next = Some(next)
+                }
+            },
+        }
+    }
+    let served = match &record.current {
+        Some(current) => serve(context, current).await?,
+        None => None,
+    };
+    let wanted = match (&record.current, served) {
+        (Some(current), Some(validity)) => current.names != names || now >= validity.renew_at(),
+        (_, None) | (None, _) => true,
+    };
+    let may_ask = record.not_before.is_none_or(|time| time <= now);
+    if wanted && record.next.is_none() && may_ask {
+        ask(context, record, names, now).await?;
+    }
+    Ok(match served {
+        Some(validity) if validity.not_after > now => State::Good,
+        Some(_) => State::Missing("the own certificate has expired; a new one has been asked for".to_owned()),
+        None => State::Missing("the own certificate has been asked for and is not here yet; TLS clients will not trust this server".to_owned()),
+    })
+}
+
+/// Writes down what is asked for, then asks.
+async fn ask(
+    context: &Context,
+    mut record: Record,
+    names: &[DnsName],
+    now: Timestamp,
+) -> Result<(), OwnCertificateError> {
+    let key = KeyPair::generate()?;
+    let asked = Asked {
+        order: OrderId::random(),
+        names: names.to_vec(),
+        key: STANDARD.encode(key.serialize_der()),
+    };
+    record.next = Some(asked.clone());
+    let version = context
+        .store
+        .load(RECORD)
+        .await?
+        .map_or(0, |stored| stored.version);
+    save(context, version, &record).await?;
+    tracing::info!(order.id = %asked.order, "asking the CA for the own certificate");
+    place_order(context, &asked, now).await
+}
+
+async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result<(), OwnCertificateError> {
+    let key = STANDARD
+        .decode(&asked.key)
+        .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
+    let key = KeyPair::try_from(key.as_slice())?;
+    let names: Vec<String> = asked.names.iter().map(ToString::to_string).collect();
+    let mut subject = DistinguishedName::new();
+    if let Some(main) = names.first().filter(|name| name.len() <= MAX_COMMON_NAME) {
+        subject.push(DnType::CommonName, main);
+    }
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name = subject;
+    let csr = Der::new(params.serialize_request(&key)?.der().to_vec());
+    let identifiers = asked.names.iter().cloned().map(Identifier::Dns).collect();
+    let order = Order::for_daemon(
+        asked.order,
+        identifiers,
+        csr,
+        now,
+        context.settings.issuance_deadline,
+    );
+    context
+        .store
+        .create_order(&order, Some(Job::now(Work::Issue(asked.order), now)))
+        .await?;
+    Ok(())
+}
+
+/// When a certificate begins and ends to be valid.
+#[derive(Debug, Clone, Copy)]
+struct Validity {
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+impl Validity {
+    /// Two thirds of its life.
+    fn renew_at(self) -> Timestamp {
+        let life = self.not_after.as_second() - self.not_before.as_second();
+        Timestamp::from_second(self.not_before.as_second() + life / 3 * 2).unwrap_or(self.not_after)
+    }
+}
+
+/// Serves the order's certificate, if it is still stored.
+async fn serve(context: &Context, current: &Asked) -> Result<Option<Validity>, OwnCertificateError> {
+    let Some(order) = context.store.order(current.order).await? else {
+        return Ok(None);
+    };
+    let Some(certificate) = order.value.certificate() else {
+        return Ok(None);
+    };
+    let gauge = &context.metrics.own_certificate_expiry;
+    let validity = Validity {
+        not_before: certificate.not_before(),
+        not_after: certificate.not_after(),
+    };
+    if !context.slot.serves(certificate.leaf().as_bytes()) {
+        let issuers = context.store.issuers(certificate.issuers()).await?;
+        let chain = std::iter::once(certificate.leaf()).chain(&issuers);
+        let key = STANDARD
+            .decode(&current.key)
+            .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
+        context
+            .slot
+            .install(chain.map(|der| der.as_bytes().to_vec()).collect(), key)?;
+        gauge.set(validity.not_after.as_second());
+        tracing::info!(order.id = %current.order, certificate.not_after = %validity.not_after, "serving the own certificate");
+    }
+    Ok(Some(validity))
+}
+
+async fn save(context: &Context, version: u64, record: &Record) -> Result<(), OwnCertificateError> {
+    let bytes = serde_json::to_vec(record).map_err(|error| OwnCertificateError::Record(error.to_string()))?;
+    context
+        .store
+        .save(RECORD, Versioned::with(version, bytes))
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Validation jobs (RFC 8555 §8): one attempt at a challenge, and its verdict.
+
+use std::time::Duration;
+
+use crate::acme::account::AccountStatus;
+use crate::acme::authorization::Authorization;
+use crate::acme::id::{AccountId, ChallengeId};
+use crate::acme::job::Work;
+use crate::acme::order::{Order, Settled, Verdict};
+use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
+use crate::worker::{Context, again, backoff, done};
+
+/// The longest wait between two attempts. Four attempts take about a quarter of a minute of waiting.
+const RETRY_CEILING: Duration = Duration::from_secs(20);
+
+/// The first wait is two steps up the ladder of back-offs: about four seconds.
+const RETRY_OFFSET: u32 = 2;
+
+pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement, StoreError> {
+    let Work::Validate(id) = lease.job.work else {
+        return Ok(done());
+    };
+    let Some(Versioned {
+        value: order,
+        version,
+    }) = context.store.order(id.authorization.order).await?
+    else {
+        return Ok(done());
+    };
+    let now = context.clock.now();
+    let (Some(attempt), Some(authorization)) =
+        (order.attempt(id, now), order.authorization(id.authorization))
+    else {
+        return Ok(done());
+    };
+    // RFC 8555 §8.3: the key authorization is made with the account's current key.
+    let Some(thumbprint) = thumbprint(context, order.account()).await? else {
+        return Ok(done());
+    };
+    let verdict = attempt_at(context, id, authorization, &thumbprint, &order).await;
+    let attempts = context.settings.validation_attempts;
+    let (next, order) = match order.settle_validation(id, attempt, verdict, attempts, context.clock.now()) {
+        Settled::Stale => return Ok(done()),
+        Settled::Finished(order) => (Next::Done, order),
+        Settled::Repeat(order) => (again(context, retry_wait(attempt), 0).next, order),
+    };
+    Ok(Settlement {
+        next,
+        order: Some(Versioned::with(version, order)),
+        issuers: Vec::new(),
+    })
+}
+
+/// How long to wait after this attempt, counted from 0.
+pub(crate) fn retry_wait(attempt: u32) -> Duration {
+    backoff(attempt.saturating_add(1 + RETRY_OFFSET), RETRY_CEILING)
+}
+
+async fn attempt_at(
+    context: &Context,
+    id: ChallengeId,
+    authorization: &Authorization,
+    thumbprint: &str,
+    order: &Order,
+) -> Verdict {
+    let token = authorization.token();
+    let name = authorization.identifier().base();
+    let started = context.clock.instant();
+    let outcome = context
+        .validator
+        .validate(id.kind, name, token, &token.key_authorization(thumbprint))
+        .await;
+    let took = context
+        .clock
+        .instant()
+        .saturating_duration_since(started)
+        .as_secs_f64();
+    let kind = id.kind.name();
+    context
+        .metrics
+        .validation_duration
+        .with_label_values(&[kind])
+        .observe(took);
+    let (label, verdict) = match outcome {
+        Ok(()) => ("valid", Verdict::Proved),
+        Err(failure) => {
+            tracing::info!(
+                account.id = %order.account(), order.id = %order.id(), challenge.id = %id, identifier = %name,
+                problem = failure.problem.kind.name(), transient = failure.transient, detail = failure.detail,
+                "validation attempt failed"
+            );
+            match failure.transient {
+                true => ("retry", Verdict::TryAgain(failure.problem)),
+                false => ("invalid", Verdict::Refused(failure.problem)),
+            }
+        }
+    };
+    if label == "valid" {
+        tracing::info!(
+            audit = true, account.id = %order.account(), order.id = %order.id(), challenge.id = %id, identifier = %name,
+            "identifier validated"
+        );
+    }
+    context
+        .metrics
+        .validations
+        .with_label_values(&[kind, label])
+        .inc();
+    verdict
+}
+
+async fn thumbprint(context: &Context, account: AccountId) -> Result<Option<String>, StoreError> {
+    let account = context.store.account(account).await?;
+    let usable = account.filter(|account| account.value.status() == AccountStatus::Valid);
+    Ok(usable.map(|account| account.value.key().thumbprint()))
+}

@@ -1,0 +1,159 @@
+//! C1201: what is wrong with a file is said with file, line, key, value and fix, all of it at once, and the exit code
+//! is the Go program's.
+
+use std::path::PathBuf;
+
+use acme_proxy::config::Config;
+use acme_proxy::config::Overrides;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::config::lines;
+use crate::config::load;
+use crate::config::load_text;
+
+/// A key, a value that it may not have, and a part of the one line that says so.
+const BAD_VALUES: &str = r#"
+/address | null | address: is missing; write e.g. ":443"
+/address | 443 | address: is a number; write a string in quotes
+/address | "0.0.0.0" | address: "0.0.0.0" has no port; write
+/address | ":0" | address: ":0" has no port between 1 and 65535; write
+/address | ":70000" | address: ":70000" has no port between
+/address | "ca.example.com:443" | is no IP address and port; write
+/dnsNames | null | dnsNames: has no name; write the names
+/dnsNames | [] | dnsNames: has no name; write the names
+/dnsNames | ["127.0.0.1"] | dnsNames: has no name; write the names
+/dnsNames | "a.example.com" | dnsNames: is a string; write a list
+/dnsNames | ["localhost"] | dnsNames[0]: "localhost" can not be certified
+/commonName | "Step Online CA" | commonName: "Step Online CA" can not be certified
+/metricsAddress | "9123" | metricsAddress: "9123" has no port
+/metricsAddress | ":443" | address: has the port that metrics are served on
+/logger | {"format": "xml"} | logger.format: "xml" is no format of the request log; write
+/logger | {"traceHeader": "a b"} | logger.traceHeader: "a b" is no name of an HTTP header
+/db | null | db: is missing; write
+/db/type | "postgresql" | db.type: "postgresql" is not available in this version; write
+/db/type | "mysql" | db.type: "mysql" is not supported; write
+/db/dataSource | "" | db.dataSource: is missing; write
+/tls/minVersion | "1.2" | tls.minVersion: is a string; write 1.2 or 1.3
+/tls/minVersion | 1.4 | tls.minVersion: 1.4 is no TLS version; write 1.2
+/tls | {"minVersion": 1.3, "maxVersion": 1.2} | tls.minVersion: 1.3 is above maxVersion, 1.2
+/tls/certificate | "/nowhere.pem" | tls.key: is missing
+/crl/enabled | true | crl.enabled: true: the CA publishes its CRL itself; write false
+/authority/type | "softcas" | authority.type: "softcas" would sign certificates itself
+/authority/enableAdmin | true | authority.enableAdmin: true: provisioners and policy are not kept
+/authority/backdate | "-1m" | authority.backdate: "-1m" is negative
+/authority/backdate | 60 | authority.backdate: is a number; write a string
+/authority/provisioners | [] | authority.provisioners: has no provisioner; write
+/authority/provisioners/0/type | "JWK" | provisioners[0].type: "JWK" is no type of provisioner
+/authority/provisioners/0/name | "" | provisioners[0].name: is missing; write
+/authority/provisioners/0/name | "a/b" | provisioners[0].name: "a/b" can not stand in a URL
+/authority/provisioners/0/challenges | ["http-02"] | challenges[0]: "http-02" can not be offered
+/authority/provisioners/0/challenges | ["dns-01"] | this version can validate http-01 only
+/authority/provisioners/0/requireEAB | true | requireEAB: true is not available in this version
+/authority/provisioners/0/termsOfService | "terms" | termsOfService: "terms" is no URL; write
+/authority/provisioners/0/options | {"webhooks": [{"url": "https://x.example"}]} | options.webhooks: are not called by this version
+/authority/provisioners | [{"type": "ACME", "name": "a"}, {"type": "acme", "name": "a"}] | provisioners[1].name: "a" is taken already; write another name
+/authority/policy | {"x509": {"allow": {"dns": ["*"]}}} | allow.dns[0]: "*" is no pattern
+/authority/provisioners/0/policy | {"x509": {"deny": {"dns": "example.com"}}} | provisioners[0].policy.x509.deny.dns: is a string; write a list
+/authority/config/ca_url | "" | ca_url: is missing; write the CA's directory URL
+/authority/config/ca_url | "http://ca.example.com" | "http://ca.example.com" is not an https URL
+/authority/config/ca_url | "https://ca.example.com/ dir" | is not an https URL; write
+/authority/config/ca_url | "ca.example.com" | ca_url: "ca.example.com" is not a URL; write
+/authority/config/ca_root | "/nowhere.pem" | ca_root: "/nowhere.pem" can not be read
+/authority/config/ca_root | "/dev/null" | ca_root: "/dev/null" holds no PEM block
+/authority/config/account_email | "admin" | account_email: "admin" is no e-mail address; write
+/authority/config/eab_kid | "" | eab_kid: is missing; write both parts
+/authority/config/eab_hmac_key | "" | eab_hmac_key: is missing; write both parts
+/authority/config/eab_hmac_key | "not base64!" | eab_hmac_key: [redacted] is not base64url; write
+/authority/config/eab_hmac_key | "file:/nowhere" | "file:/nowhere" can not be read
+/authority/config/eab_hmac_key | "file:/dev/null" | "file:/dev/null" names an empty file
+/authority/config/eab_kid | "env:NO_SUCH_VARIABLE_9" | names a variable that is not set
+/authority/config/certlifetime | -1 | certlifetime: -1 is out of range; write a number of days
+/authority/config/dns01_txt/provider | "cloudflare" | the known ones: "exec"
+/authority/config/dns01_txt | {"provider": "exec"} | dns01_txt.env_vars: EXEC_PATH is missing
+/authority/config/dns01 | {"provider": "exec", "env_vars": {"EXEC_PATH": "dns.sh"}} | dns01.env_vars: EXEC_PATH is not the full path of a file
+/authority/config/metrics | {"port": 70000} | metrics.port: 70000 is out of range; write a port
+/authority/config/metrics | {"enabled": "yes"} | metrics.enabled: is a string; write true or false
+/authority/config/validation/resolvers | ["dns.example.com"] | is no address of a DNS server
+/authority/config/validation/allow | ["0.0.0.0/0"] | "0.0.0.0/0" would open every address
+/authority/config/validation/deny | ["10.0.0.1/8"] | "10.0.0.1/8" has bits set beyond
+/authority/config/validation/http_port | 0 | http_port: 0 is no port; write
+/authority/config/issuance/deadline | "-1h" | deadline: "-1h" is negative; write
+/authority/config/issuance/deadline | "99999999h" | deadline: "99999999h" is longer than 292 years
+/authority/config/issuance/deadline | "1d" | deadline: "1d" is no duration; write
+/authority/config/issuance/deadline | 24 | deadline: is a number; write a string
+/authority/config/issuance/deadline | "5s" | deadline: is less than a minute
+"#;
+
+#[test]
+fn c1201_every_bad_value_is_an_error_with_key_and_value_and_fix() {
+    for case in BAD_VALUES.lines().skip(1) {
+        let parts: Vec<&str> = case.split(" | ").collect();
+        let value: Value = serde_json::from_str(parts[1]).unwrap();
+        let error = match load(&[(parts[0], value)]) {
+            Err(error) => error,
+            Ok(_) => panic!("{case}: was accepted"),
+        };
+        assert_eq!(error.exit_code(), 2, "{case}");
+        let lines = lines(Err(error));
+        assert!(
+            lines.len() == 1 && lines[0].contains(parts[2]),
+            "{case}: {lines:#?}"
+        );
+        assert!(lines[0].contains("ca.json:"), "{lines:?}");
+    }
+}
+
+#[test]
+fn c1201_all_faults_are_named_at_once_in_the_files_order() {
+    let lines = lines(load_text(
+        "{\n\"address\": \":0\",\n\"dnsNames\": [\"a_b\", \"localhost\"],\n\"db\": {\"type\": \"mysql\", \"dataSource\": \"/x\"},\n\
+         \"authority\": {\"config\": {\"ca_url\": \"http://x.example\",\n\"issuance\": {\"deadline\": \"-1h\"}},\n\
+         \"provisioners\": [{\"type\": \"SCEP\"}]}}",
+    ));
+    let places: Vec<&str> = lines
+        .iter()
+        .map(|line| line.split_once("ca.json:").unwrap().1.split(": ").next().unwrap())
+        .collect();
+    assert_eq!(places, ["2", "3", "3", "4", "5", "6", "7", "7"], "{lines:#?}");
+}
+
+#[test]
+fn c1201_a_file_that_is_not_there_or_can_not_be_read_is_exit_code_1() {
+    let dir = TempDir::new().unwrap();
+    let dangling = dir.path().join("link.json");
+    std::os::unix::fs::symlink("/nowhere/ca.json", &dangling).unwrap();
+    for (path, expected) in [
+        (dir.path().join("ca.json"), "there is no such file"),
+        (dangling, "there is no such file"),
+        (dir.path().to_owned(), "is a directory"),
+        (PathBuf::from("/dev/zero"), "larger than 10 MB"),
+    ] {
+        let error = Config::load(&path, &Overrides::default()).unwrap_err();
+        assert_eq!(error.exit_code(), 1, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(expected) && !text.contains('\n'), "{text}");
+    }
+}
+
+#[test]
+fn c1201_a_file_that_is_no_json_is_one_line_and_exit_code_2() {
+    for text in [
+        "",
+        " \n",
+        "{",
+        "{\"address\": \":443\",}",
+        "[]",
+        "null",
+        "\"text\"",
+        "{} {}",
+        "{'a': 1}",
+    ] {
+        let error = load_text(text).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("ca.json"), "{text}: {error}");
+    }
+    let lines = lines(load_text("{\n  \"address\": \":443\",\n}"));
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("ca.json:3: not valid JSON"), "{lines:?}");
+}

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes sure that programs and libraries are there: PACKAGE:PROGRAM or PACKAGE:LIBRARY.pc for each. Installs the Debian
+# packages that are missing if it may, otherwise names the command that does.
+set -eu
+
+is_there() {
+  case $1 in
+    *.pc) command -v pkg-config >/dev/null && pkg-config --exists "${1%.pc}" ;;
+    *) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] ;;
+  esac
+}
+
+missing=
+for need in "$@"; do
+  is_there "${need#*:}" || missing="$missing ${need%%:*}"
+done
+[ -n "$missing" ] || exit 0
+
+command="apt-get install --yes --no-install-recommends$missing"
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "Installing what is missing:$missing"
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get update && $command; } >&2 || { echo "It could not be installed. Run: apt-get update && $command" >&2; exit 1; }
+else
+  echo "Missing on this machine:$missing. Run as root: $command" >&2
+  exit 1
+fi
+for need in "$@"; do
+  is_there "${need#*:}" || { echo "${need%%:*} is installed, and ${need#*:} is still not found" >&2; exit 1; }
+done
