@@ -389,7 +389,7 @@ impl Life {
             return Ok(refused(order));
         }
         let pem = self.ca.sign(&validated, dice)?;
-        Ok(match IssuedChain::verify(&pem, &validated, self.now) {
+        Ok(match IssuedChain::verify(&pem, validated.ordered(), self.now) {
             Ok(chain) => (
                 Next::Done,
                 Some(order.issued(chain.certificate, self.now)),
