@@ -2,8 +2,8 @@
 //!
 //! sled's own `flush` is not durable on Linux: it ends in `sync_file_range`, which writes neither file sizes nor extents
 //! (spacejam/sled#1452). Hence each group is one batch, a `flush`, and then a sync of sled's log through our own handle.
-//! A group is at most 64 kB: sled may overwrite a segment of its log before what has replaced it is synced, which
-//! loses data once the log grows by more than a segment (512 kB) between two syncs.
+//! A group is at most 64 kB: syncing only every 276 kB and more left some stores unopenable after simulated power cuts
+//! (SECURITY 4.1). The cause is probably that sled overwrites a segment of its log before what replaces it is synced.
 //!
 //! A failed write or sync is final. The kernel may have dropped the pages that it could not write, so that a second
 //! sync would lie; only a restart, which reads the disk again, can tell what is on it.
