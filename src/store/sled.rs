@@ -180,7 +180,7 @@ impl Drop for SledStore {
 
 fn decoded<T: DeserializeOwned>(key: &Key, stored: &Versioned<Vec<u8>>) -> Result<Versioned<T>, StoreError> {
     Ok(Versioned {
-        value: codec::decode(&keys::describe(key), &stored.value)?,
+        value: codec::decode(keys::describe(key), &stored.value)?,
         version: stored.version,
     })
 }
@@ -190,7 +190,7 @@ fn stored_jobs(tree: &sled::Tree) -> Result<Queue, StoreError> {
     let mut unknown = 0_u64;
     for entry in tree.scan_prefix(keys::jobs()) {
         let (key, value) = entry.map_err(|e| failure(&e))?;
-        match codec::decode_job(&keys::describe(&key), &value)? {
+        match codec::decode_job(keys::describe(&key), &value)? {
             Some(job) => queue.wait(job),
             None => unknown = unknown.saturating_add(1),
         }
@@ -414,7 +414,7 @@ impl Store for SledStore {
             return Ok(None);
         };
         Ok(Some(Versioned {
-            value: codec::decode_bytes(&keys::describe(&key), &stored.value)?,
+            value: codec::decode_bytes(keys::describe(&key), &stored.value)?,
             version: stored.version,
         }))
     }

@@ -372,7 +372,7 @@ impl Committer {
             let Some(value) = overlay.get(&job)? else {
                 continue;
             };
-            if let Some(known) = codec::decode_job(&keys::describe(&job), &value)? {
+            if let Some(known) = codec::decode_job(keys::describe(&job), &value)? {
                 // At once, so that a settlement in the same group finds its lease lost.
                 self.shared
                     .queue
