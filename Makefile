@@ -50,7 +50,7 @@ build: needs ## The release binary
 	$(CARGO) build --locked --release --bin acme-proxy
 
 install: build ## Installs binary, unit and a first ca.json; see install.sh for its variables
-	$(SUDO) ./install.sh $(TARGET_DIR)/release/acme-proxy
+	$(SUDO) env BINARY=$(TARGET_DIR)/release/acme-proxy ./install.sh
 
 # The build needs a C compiler and OpenSSL's headers (for josekit).
 needs:
