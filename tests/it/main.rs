@@ -25,5 +25,6 @@ mod storm;
 mod world;
 
 mod config;
+mod own_certificate;
 mod recovery;
 mod upstream;

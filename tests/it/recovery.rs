@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use instant_acme::OrderStatus;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::process::{Installation, NAME};
+use crate::process::{Installation, NAME, PATIENCE};
 use crate::recovery::client::Client;
 use crate::recovery::ledger::Ledger;
 use crate::storm::{Moment, fraction};
 use crate::world::World;
 
 /// How many clients order at the same time.
-const CLIENTS: usize = 12;
+const CLIENTS: usize = 16;
 
 /// How many orders a client places under one account.
 const ORDERS_PER_ACCOUNT: usize = 4;
@@ -32,8 +33,8 @@ const END: Duration = Duration::from_secs(120);
 #[expect(clippy::print_stdout, reason = "the figures are asked for")]
 async fn f24_kill_9_at_any_moment_loses_nothing_and_buys_nothing_twice() {
     let cycles: u32 = std::env::var("KILL_CYCLES").map_or(12, |cycles| cycles.parse().unwrap());
-    let world = World::with(Duration::from_millis(200), |options| {
-        options.processing = Duration::from_millis(700);
+    let world = World::with(Duration::from_millis(100), |options| {
+        options.processing = Duration::from_millis(300);
     });
     let world = Arc::new(world.await);
     let ledger = Arc::new(Ledger::default());
@@ -155,4 +156,39 @@ async fn f24_a_registration_that_is_cut_off_finds_the_account_again_and_spends_n
         assert_eq!(world.orders_for(&[NAME]), 1, "{moment:?}");
         daemon.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f1_f15_orders_that_are_finalized_while_the_ca_is_down_wait_and_are_all_issued_once_it_is_back() {
+    const ORDERS: usize = 20;
+    let world = Arc::new(World::new().await);
+    let ledger = Arc::new(Ledger::default());
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    world.storm.goes_down();
+    let mut clients = JoinSet::new();
+    for number in 0..ORDERS {
+        let mut client = Client::new(&world, &ledger);
+        let name = format!("o{number}.test.example.com");
+        clients.spawn(async move { client.obtain(&[&name]).await });
+    }
+    let all_wait = ledger.has(ORDERS, OrderStatus::Processing);
+    timeout(PATIENCE, all_wait)
+        .await
+        .expect("an order does not get as far as processing");
+    // Long enough for the daemon to try, to fail, and to show what that does to an order.
+    sleep(Duration::from_secs(3)).await;
+    assert!(ledger.has_now(ORDERS, OrderStatus::Processing), "they wait");
+    assert_eq!(world.ca.stats().orders_opened, 1, "the daemon's own");
+    world.storm.comes_up();
+    let ended = async { while clients.join_next().await.is_some() {} };
+    timeout(END, ended)
+        .await
+        .expect("an order was not issued after the CA's return");
+    for number in 0..ORDERS {
+        let name = format!("o{number}.test.example.com");
+        assert_eq!(world.orders_for(&[&name]), 1, "{name}");
+    }
+    ledger.audit(&world).await.assert_clean();
+    daemon.stop().await;
 }

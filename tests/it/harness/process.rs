@@ -175,7 +175,10 @@ impl Installation {
     }
 
     fn client_builder(&self) -> reqwest::ClientBuilder {
-        let builder = reqwest::Client::builder().no_proxy().resolve(NAME, self.address);
+        let builder = reqwest::Client::builder()
+            .no_proxy()
+            .tls_info(true)
+            .resolve(NAME, self.address);
         builder.timeout(Duration::from_secs(30))
     }
 }

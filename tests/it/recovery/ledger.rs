@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use instant_acme::{Account, AccountBuilder, Key, OrderStatus};
 use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio::time::sleep;
 
 use crate::check;
 use crate::instant::InstantHttp;
@@ -96,6 +98,19 @@ impl Ledger {
     /// The daemon has broken its word.
     pub(crate) fn complain(&self, what: String) {
         self.lost.lock().unwrap().push(what);
+    }
+
+    /// Waits until there are so many orders, and all have the status.
+    pub(crate) async fn has(&self, count: usize, status: OrderStatus) {
+        while !self.has_now(count, status) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether there are so many orders, and all were last seen with the status.
+    pub(crate) fn has_now(&self, count: usize, status: OrderStatus) -> bool {
+        let orders = self.orders.lock().unwrap();
+        orders.len() == count && orders.iter().all(|order| order.status == status)
     }
 
     /// I3, I5: every account is there, and every order; each certificate is the one that was handed out, and is for its
