@@ -27,4 +27,5 @@ mod world;
 mod config;
 mod own_certificate;
 mod recovery;
+mod start;
 mod upstream;

@@ -6,6 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
 use instant_acme::{Account, Identifier, NewAccount, NewOrder, OrderStatus};
 use reqwest::tls::TlsInfo;
 use serde_json::Value;
@@ -134,37 +138,21 @@ async fn f32_it_is_renewed_at_two_thirds_of_its_life_without_breaking_an_open_co
 
 /// One connection, and nothing that would open another in its place.
 struct KeptConnection {
-    sender: hyper::client::conn::http1::SendRequest<http_body_util::Empty<bytes::Bytes>>,
+    sender: SendRequest<Empty<Bytes>>,
 }
 
 impl KeptConnection {
     async fn open(installation: &Installation) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        let root = std::fs::read(installation.path("root.pem")).unwrap();
-        roots
-            .add(rustls::pki_types::pem::PemObject::from_pem_slice(&root).unwrap())
-            .unwrap();
-        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-        let stream = tokio::net::TcpStream::connect(installation.address)
-            .await
-            .unwrap();
-        let stream = connector.connect(NAME.try_into().unwrap(), stream).await.unwrap();
-        let stream = hyper_util::rt::TokioIo::new(stream);
-        let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        let stream = installation.connect().await;
+        let stream = TokioIo::new(stream);
+        let (sender, connection) = http1::handshake(stream).await.unwrap();
         tokio::spawn(async move { connection.await.ok() });
         Self { sender }
     }
 
     async fn get_health(&mut self) {
-        use http_body_util::BodyExt as _;
         let request = http::Request::get("/health").header("host", NAME);
-        let request = request.body(http_body_util::Empty::new()).unwrap();
+        let request = request.body(Empty::new()).unwrap();
         self.sender.ready().await.expect("the open connection was broken");
         let answer = self
             .sender

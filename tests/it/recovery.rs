@@ -3,8 +3,8 @@
 //!
 //! `KILL_CYCLES` says how often the daemon is killed at random; `make kill9` sets it to 200.
 
-mod client;
-mod ledger;
+pub(crate) mod client;
+pub(crate) mod ledger;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

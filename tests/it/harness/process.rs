@@ -7,13 +7,20 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::ca;
 
@@ -67,7 +74,7 @@ impl Installation {
                         "http_port": http_port,
                     },
                 },
-                "provisioners": [{ "type": "ACME", "name": "acme" }],
+                "provisioners": [{ "type": "ACME", "name": "acme", "challenges": ["http-01"] }],
             },
         });
         installation.write_config(config.to_string().as_bytes());
@@ -174,6 +181,23 @@ impl Installation {
             .unwrap()
     }
 
+    /// A connection, under a certificate that leads to the CA's root.
+    pub(crate) async fn connect(&self) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.root_pem.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(NAME.try_into().unwrap(), stream).await.unwrap()
+    }
+
     fn client_builder(&self) -> reqwest::ClientBuilder {
         let builder = reqwest::Client::builder()
             .no_proxy()
@@ -240,20 +264,21 @@ impl Daemon {
             .await;
     }
 
-    /// What the metrics listener says about its health.
-    pub(crate) async fn health(&self) -> Option<Value> {
+    /// A page of the metrics listener.
+    pub(crate) async fn page(&self, path: &str) -> Option<String> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(5))
             .build();
-        let answer = client
-            .unwrap()
-            .get(format!("http://{}/health", self.metrics))
-            .send()
-            .await
-            .ok()?;
+        let url = format!("http://{}{path}", self.metrics);
+        let answer = client.unwrap().get(url).send().await.ok()?;
         assert_eq!(answer.status(), 200);
-        serde_json::from_slice(&answer.bytes().await.ok()?).ok()
+        answer.text().await.ok()
+    }
+
+    /// What the metrics listener says about its health.
+    pub(crate) async fn health(&self) -> Option<Value> {
+        serde_json::from_str(&self.page("/health").await?).ok()
     }
 
     async fn wait_for(&mut self, what: &str, enough: impl Fn(&Value) -> bool) {

@@ -1,6 +1,7 @@
 //! Trouble for the throwaway CA, at the test's command.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,6 +30,7 @@ pub(crate) struct Storm {
     stopped: watch::Sender<Option<(Moment, Step)>>,
     /// How many requests have been stopped.
     caught: watch::Sender<u32>,
+    connections: AtomicU32,
     refused: Mutex<Option<(Step, u16, &'static str)>>,
     /// Every request waits up to this long when it is received, and again when it is done.
     delay: Duration,
@@ -41,6 +43,7 @@ impl Storm {
             down: watch::Sender::new(false),
             stopped: watch::Sender::new(None),
             caught: watch::Sender::new(0),
+            connections: AtomicU32::new(0),
             refused: Mutex::new(None),
             delay,
         }
@@ -77,6 +80,11 @@ impl Storm {
     /// From now on, refuses requests for this step.
     pub(crate) fn refuse(&self, step: Step, status: u16, kind: &'static str) {
         *self.refused.lock().unwrap() = Some((step, status, kind));
+    }
+
+    /// How many connections were opened to the CA.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     async fn blow(&self, moment: Moment, path: &str) {
@@ -116,6 +124,8 @@ pub(crate) fn fraction() -> f64 {
 #[async_trait]
 impl Trouble for Storm {
     fn is_down(&self) -> bool {
+        // Asked once for each connection.
+        self.connections.fetch_add(1, Ordering::Relaxed);
         *self.down.borrow()
     }
 
