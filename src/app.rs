@@ -60,7 +60,7 @@ impl App {
     pub async fn build_at(config: Config, clock: Clock) -> anyhow::Result<Self> {
         let acme = bind("address", config.server.address).await?;
         let metrics_listener = match config.metrics {
-            Some(address) => Some(bind("authority.config.metrics.port", address).await?),
+            Some(address) => Some(bind("metricsAddress or authority.config.metrics.port", address).await?),
             None => None,
         };
         let settings = config.store;

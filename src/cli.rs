@@ -1,8 +1,10 @@
 //! The command line (COMPAT section 2): `acme-proxy ca.json` serves, `acme-proxy check ca.json` only looks.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -250,8 +252,12 @@ struct PidFile(PathBuf);
 impl PidFile {
     fn write(path: &Path) -> anyhow::Result<Self> {
         use anyhow::Context as _;
-        std::fs::write(path, format!("{}\n", std::process::id()))
-            .with_context(|| format!("--pidfile {} can not be written", path.display()))?;
+        let write = || {
+            std::fs::write(path, format!("{}\n", std::process::id()))?;
+            // The umask is for secrets; whoever watches over the daemon reads this file.
+            std::fs::set_permissions(path, Permissions::from_mode(0o644))
+        };
+        write().with_context(|| format!("--pidfile {} can not be written", path.display()))?;
         Ok(Self(path.to_owned()))
     }
 }

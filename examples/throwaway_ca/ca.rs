@@ -12,11 +12,13 @@ mod jws;
 #[path = "pki.rs"]
 mod pki;
 #[path = "problem.rs"]
-mod problem;
+pub(crate) mod problem;
 #[path = "protocol.rs"]
 mod protocol;
 #[path = "state.rs"]
 mod state;
+#[path = "trouble.rs"]
+pub(crate) mod trouble;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use self::pki::Pki;
 use self::protocol::Ca;
 use self::state::{Memory, Stats};
+use self::trouble::{NoTrouble, Trouble};
 
 /// How the CA behaves.
 pub(crate) struct Options {
@@ -51,6 +54,10 @@ pub(crate) struct Options {
     pub(crate) bad_nonces: u8,
     /// Whether every revocation is refused for good.
     pub(crate) revocations_refused: bool,
+    /// How long certificates are valid, from the moment that they are issued; 90 days, and an hour back, if left out.
+    pub(crate) life: Option<Duration>,
+    /// What goes wrong.
+    pub(crate) trouble: Arc<dyn Trouble>,
 }
 
 impl Default for Options {
@@ -65,6 +72,8 @@ impl Default for Options {
             processing: Duration::ZERO,
             bad_nonces: 0,
             revocations_refused: false,
+            life: None,
+            trouble: Arc::new(NoTrouble),
         }
     }
 }
@@ -115,7 +124,7 @@ impl Drop for Running {
 
 /// Makes keys and certificates, and starts to listen.
 pub(crate) async fn start(options: Options) -> anyhow::Result<Running> {
-    let pki = Pki::generate()?;
+    let pki = Pki::generate(options.life)?;
     let root_pem = pki.root_pem();
     let listener = TcpListener::bind(options.listen)
         .await

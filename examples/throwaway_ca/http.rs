@@ -13,33 +13,43 @@ use http::{HeaderMap, StatusCode, Uri};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::problem::Problem;
-use super::protocol::Ca;
+use super::protocol::{Ca, Verified};
 
 /// Serves until it is aborted; its connections end with it.
 pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, ca: Arc<Ca>) {
-    let service = TowerToHyperService::new(routes(ca));
+    let service = TowerToHyperService::new(routes(ca.clone()));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((tcp, _)) = listener.accept().await else {
             continue;
         };
-        let (acceptor, service) = (acceptor.clone(), service.clone());
+        if ca.options.trouble.is_down() {
+            continue;
+        }
+        let (acceptor, service, ca) = (acceptor.clone(), service.clone(), ca.clone());
         connections.spawn(async move {
-            let _ = tcp.set_nodelay(true);
-            if let Ok(tls) = acceptor.accept(tcp).await {
-                // A connection that breaks is the client's affair.
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(tls), service)
-                    .await;
+            tokio::select! {
+                () = ca.options.trouble.going_down() => {}
+                () = serve_connection(tcp, &acceptor, service) => {}
             }
         });
+    }
+}
+
+async fn serve_connection(tcp: TcpStream, acceptor: &TlsAcceptor, service: TowerToHyperService<Router>) {
+    let _ = tcp.set_nodelay(true);
+    if let Ok(tls) = acceptor.accept(tcp).await {
+        // A connection that breaks is the client's affair.
+        let _ = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(tls), service)
+            .await;
     }
 }
 
@@ -77,8 +87,16 @@ async fn post(
     if headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) != Some(b"application/jose+json") {
         return Err(Problem::new(415, "malformed", "send application/jose+json"));
     }
-    let request = ca.authenticate(uri.path(), &body)?;
-    let path: Vec<&str> = uri.path().trim_start_matches('/').split('/').collect();
+    ca.options.trouble.before(uri.path()).await?;
+    let answer = ca
+        .authenticate(uri.path(), &body)
+        .and_then(|request| route(&ca, uri.path(), request));
+    ca.options.trouble.after(uri.path()).await;
+    answer
+}
+
+fn route(ca: &Ca, path: &str, request: Verified) -> Result<Response, Problem> {
+    let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match path.as_slice() {
         ["new-account"] => ca.new_account(request),
         ["account", id] => ca.show_account(&request, id),

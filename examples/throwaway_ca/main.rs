@@ -48,6 +48,9 @@ struct Arguments {
     /// Percent of good nonces to refuse.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
     bad_nonces: u8,
+    /// Seconds that certificates are valid; 90 days if left out.
+    #[arg(long)]
+    life: Option<u64>,
 }
 
 #[tokio::main]
@@ -69,6 +72,8 @@ async fn main() -> anyhow::Result<()> {
         processing: Duration::from_millis(arguments.processing),
         bad_nonces: arguments.bad_nonces,
         revocations_refused: false,
+        life: arguments.life.map(Duration::from_secs),
+        trouble: defaults.trouble,
     })
     .await?;
     std::fs::write(&arguments.root, &running.root_pem)

@@ -28,6 +28,7 @@ pub(crate) struct Pki {
     root: CertifiedIssuer<'static, KeyPair>,
     intermediate: CertifiedIssuer<'static, KeyPair>,
     intermediate_pem: String,
+    life: Option<Duration>,
 }
 
 /// A certificate that was issued.
@@ -39,8 +40,8 @@ pub(crate) struct Leaf {
 }
 
 impl Pki {
-    /// Makes the keys and certificates.
-    pub(crate) fn generate() -> anyhow::Result<Self> {
+    /// Makes the keys and certificates. Leaves are valid for `life`, or as long as a public CA's.
+    pub(crate) fn generate(life: Option<Duration>) -> anyhow::Result<Self> {
         let root = CertifiedIssuer::self_signed(ca_params("Throwaway Root", 3650), KeyPair::generate()?)?;
         let params = ca_params("Throwaway Intermediate", 1825);
         let intermediate = CertifiedIssuer::signed_by(params, KeyPair::generate()?, &root)?;
@@ -49,6 +50,7 @@ impl Pki {
             root,
             intermediate,
             intermediate_pem,
+            life,
         })
     }
 
@@ -95,7 +97,10 @@ impl Pki {
         let key = SubjectKey::read(&csr)?;
 
         let mut params = CertificateParams::new(identifiers).map_err(Problem::internal)?;
-        dated(&mut params, 90);
+        match self.life {
+            Some(life) => valid_from_now(&mut params, life),
+            None => dated(&mut params, 90),
+        }
         params.distinguished_name = rcgen::DistinguishedName::new();
         // RFC 5280 appendix A.1: ub-common-name is 64 characters.
         if let Some(name) = identifiers.iter().find(|name| name.len() <= 64) {
@@ -130,15 +135,19 @@ fn ca_params(name: &str, days: u32) -> CertificateParams {
 }
 
 /// Valid from an hour ago, as public CAs do, so that a clock that is a little slow does not refuse it.
+fn dated(params: &mut CertificateParams, days: u32) {
+    valid_from_now(params, DAY * days);
+    params.not_before -= Duration::from_secs(3600);
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "a CA stands for the outside world, which has its own clock"
 )]
-fn dated(params: &mut CertificateParams, days: u32) {
+fn valid_from_now(params: &mut CertificateParams, life: Duration) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_secs());
-    params.not_before = now - Duration::from_secs(3600);
-    params.not_after = now + DAY * days;
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_secs());
+    params.not_after = params.not_before + life;
 }
 
 /// Sixteen random bytes that are a positive integer in DER without a leading zero (RFC 5280 §4.1.2.2).

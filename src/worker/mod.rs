@@ -91,17 +91,19 @@ impl Worker {
         slot: Arc<CertificateSlot>,
         settings: Settings,
     ) -> Self {
+        let context = Context {
+            store,
+            issuer,
+            validator,
+            clock,
+            metrics,
+            slot,
+            settings,
+            ca: CaHealth::default(),
+        };
+        upkeep::report_unknown(&context);
         Self {
-            context: Arc::new(Context {
-                store,
-                issuer,
-                validator,
-                clock,
-                metrics,
-                slot,
-                settings,
-                ca: CaHealth::default(),
-            }),
+            context: Arc::new(context),
         }
     }
 

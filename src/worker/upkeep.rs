@@ -37,6 +37,17 @@ const UPSTREAM_ACCOUNT: &str = "upstream account";
 const OWN_CERTIFICATE: &str = "own certificate";
 const STORE: &str = "store";
 
+/// Says what is missing before anything has been looked at: nobody is told that all is well before it is.
+pub(crate) fn report_unknown(context: &Context) {
+    let health = &context.metrics.health;
+    let account = "the account at the CA has not been looked up yet".to_owned();
+    health.report(UPSTREAM_ACCOUNT, Err(account));
+    if context.settings.own_certificate_names.is_some() {
+        let certificate = "the own certificate has not been looked up yet".to_owned();
+        health.report(OWN_CERTIFICATE, Err(certificate));
+    }
+}
+
 /// Runs all of it until told to stop.
 pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
     let work = async {
@@ -57,10 +68,6 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
 /// Asks for the account at the CA until there is one. Only then are orders worked on.
 async fn prepare(context: &Context) {
     let health = &context.metrics.health;
-    health.report(
-        UPSTREAM_ACCOUNT,
-        Err("the account at the CA has not been looked up yet".to_owned()),
-    );
     let mut faults = 0_u32;
     loop {
         match timed(context, "register", context.issuer.prepare()).await {

@@ -10,5 +10,8 @@
 mod config;
 mod harness;
 mod layering;
+mod own_certificate;
+mod recovery;
 mod rfc8555;
+mod start;
 mod upstream;

@@ -1,0 +1,264 @@
+//! The daemon's own certificate comes from the CA like any other: bought once, kept over restarts, renewed in time, and
+//! waited for while the CA is away (SECURITY F14, F32).
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use instant_acme::{Account, Identifier, NewAccount, NewOrder, OrderStatus};
+use reqwest::tls::TlsInfo;
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+
+use crate::harness::instant::InstantHttp;
+use crate::harness::process::{Daemon, Installation, NAME, PATIENCE};
+use crate::harness::world::World;
+
+/// Gets `/health` on a connection of its own, and the certificate that came with it.
+async fn health_and_leaf(installation: &Installation) -> (Value, Vec<u8>) {
+    let client = installation.trusting_client();
+    let answer = client.get(health_url(installation)).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let info: &TlsInfo = answer.extensions().get().unwrap();
+    let leaf = info.peer_certificate().unwrap().to_vec();
+    (
+        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap(),
+        leaf,
+    )
+}
+
+fn health_url(installation: &Installation) -> String {
+    format!("https://{NAME}:{}/health", installation.address.port())
+}
+
+/// First and last second of the certificate's validity, Unix time.
+fn validity(leaf: &[u8]) -> (i64, i64) {
+    let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
+    (
+        leaf.validity().not_before.timestamp(),
+        leaf.validity().not_after.timestamp(),
+    )
+}
+
+fn modes(path: &Path, found: &mut BTreeSet<(String, u32)>) {
+    for entry in std::fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        let metadata = entry.metadata().unwrap();
+        let kind = if metadata.is_dir() { "directory" } else { "file" };
+        found.insert((kind.to_owned(), metadata.permissions().mode() & 0o7777));
+        if metadata.is_dir() {
+            modes(&entry.path(), found);
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_is_bought_once_and_served_again_after_every_restart() {
+    let world = World::new().await;
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let (health, bought) = health_and_leaf(&world.installation).await;
+    assert_eq!(health["status"], "ok");
+    for _ in 0..5 {
+        daemon.stop().await;
+        daemon = world.installation.start();
+        daemon.is_well().await;
+        let (_, leaf) = health_and_leaf(&world.installation).await;
+        assert!(leaf == bought, "another certificate after a restart");
+    }
+    assert_eq!(world.orders_for(&[NAME]), 1);
+    let answer = world
+        .installation
+        .client()
+        .get(health_url(&world.installation))
+        .send()
+        .await;
+    assert_eq!(
+        answer.unwrap().status(),
+        200,
+        "a client that trusts the CA trusts the daemon"
+    );
+
+    let store = world.installation.store();
+    let mode = std::fs::metadata(&store).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode, 0o700, "the store's directory");
+    let mut found = BTreeSet::new();
+    modes(&store, &mut found);
+    let private = BTreeSet::from([("directory".to_owned(), 0o700), ("file".to_owned(), 0o600)]);
+    assert!(found.is_subset(&private) && !found.is_empty(), "{found:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn f32_it_is_renewed_at_two_thirds_of_its_life_without_breaking_an_open_connection() {
+    const LIFE: i64 = 15;
+    let world = World::with(Duration::ZERO, |options| {
+        options.life = Some(Duration::from_secs(15))
+    });
+    let world = world.await;
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let (_, first) = health_and_leaf(&world.installation).await;
+    let (from, to) = validity(&first);
+    assert_eq!(to - from, LIFE);
+
+    let address = world.installation.address;
+    let mut kept = KeptConnection::open(&world.installation).await;
+    let renewed = timeout(PATIENCE, async {
+        loop {
+            kept.get_health().await;
+            let (_, leaf) = health_and_leaf(&world.installation).await;
+            if leaf != first {
+                return leaf;
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+    });
+    let renewed = renewed.await.expect("it is not renewed");
+    kept.get_health().await;
+    assert!(daemon.runs(), "{address}");
+    let (renewed_from, _) = validity(&renewed);
+    assert!(
+        renewed_from >= from + LIFE * 2 / 3,
+        "renewed too early: {renewed_from} after {from}"
+    );
+    assert!(
+        renewed_from <= to,
+        "renewed too late: {renewed_from}, when the first ended at {to}"
+    );
+    daemon.stop().await;
+}
+
+/// One connection, and nothing that would open another in its place.
+struct KeptConnection {
+    sender: SendRequest<Empty<Bytes>>,
+}
+
+impl KeptConnection {
+    async fn open(installation: &Installation) -> Self {
+        let stream = installation.connect().await;
+        let stream = TokioIo::new(stream);
+        let (sender, connection) = http1::handshake(stream).await.unwrap();
+        tokio::spawn(async move { connection.await.ok() });
+        Self { sender }
+    }
+
+    async fn get_health(&mut self) {
+        let request = http::Request::get("/health").header("host", NAME);
+        let request = request.body(Empty::new()).unwrap();
+        self.sender.ready().await.expect("the open connection was broken");
+        let answer = self
+            .sender
+            .send_request(request)
+            .await
+            .expect("the open connection was broken");
+        assert_eq!(answer.status(), 200);
+        answer.into_body().collect().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn f14_with_the_ca_down_the_daemon_serves_says_what_is_missing_and_gets_well_by_itself() {
+    let world = World::new().await;
+    world.storm.goes_down();
+    let mut daemon = world.installation.start();
+    daemon.serves().await;
+    let missing = what_is_missing(&world, &daemon).await;
+    for part in ["upstream account", "own certificate"] {
+        assert!(
+            missing[part].as_str().is_some_and(|text| !text.is_empty()),
+            "{part}: {missing}"
+        );
+    }
+
+    let http = world.installation.trusting_client();
+    let newcomer = NewAccount {
+        contact: &[],
+        terms_of_service_agreed: true,
+        only_return_existing: false,
+    };
+    let (account, _) = Account::builder_with_http(Box::new(InstantHttp(http)))
+        .create(&newcomer, world.installation.directory_url(), None)
+        .await
+        .expect("directory and new-account are served");
+    let identifiers = [Identifier::Dns("www.test.example.com".to_owned())];
+    let mut order = account.new_order(&NewOrder::new(&identifiers)).await.unwrap();
+    assert_eq!(order.state().status, OrderStatus::Pending);
+
+    world.storm.comes_up();
+    daemon.is_well().await;
+    let (health, _) = health_and_leaf(&world.installation).await;
+    assert_eq!(health["status"], "ok");
+    let stats = world.ca.stats();
+    assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
+    assert_eq!(world.orders_for(&[NAME]), 1);
+    daemon.stop().await;
+}
+
+/// What both listeners say, which must be the same.
+async fn what_is_missing(world: &World, daemon: &Daemon) -> Value {
+    let told = async {
+        loop {
+            let (public, _) = health_and_leaf(&world.installation).await;
+            let operators = daemon.health().await.unwrap();
+            let complete = public["missing"]
+                .as_object()
+                .is_some_and(|missing| missing.len() == 2);
+            // The reasons change while it tries.
+            if complete && public == operators {
+                assert_eq!(public["status"], "degraded");
+                return public["missing"].clone();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, told)
+        .await
+        .expect("/health does not say what is missing")
+}
+
+#[tokio::test]
+async fn a_ca_that_refuses_it_is_not_asked_again_by_restarts() {
+    let world = World::new().await;
+    world.storm.refuse("finalize", 403, "rejectedIdentifier");
+    restart_without_certificate(&world, "was not issued").await;
+    let stats = world.ca.stats();
+    assert_eq!(stats.orders_opened, 1, "a restart asked for another certificate");
+}
+
+#[tokio::test]
+async fn a_ca_that_fails_keeps_the_one_order_over_restarts() {
+    let world = World::new().await;
+    world.storm.refuse("finalize", 500, "serverInternal");
+    restart_without_certificate(&world, "will try again").await;
+    let stats = world.ca.stats();
+    assert_eq!(stats.orders_opened, 1, "a restart opened another order");
+}
+
+/// Starts the daemon six times; each time it has the time to ask, and gets no certificate.
+async fn restart_without_certificate(world: &World, what_it_says: &str) {
+    for _ in 0..6 {
+        let mut daemon = world.installation.start();
+        daemon.serves().await;
+        let opened = async {
+            while world.ca.stats().orders_opened == 0 || !world.installation.log().contains(what_it_says) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let opened = timeout(PATIENCE, opened).await;
+        opened.unwrap_or_else(|_| panic!("it does not ask:\n{}", world.installation.log()));
+        // As long as it takes to look after the certificate once or twice.
+        sleep(Duration::from_millis(1500)).await;
+        let health = daemon.health().await.unwrap();
+        assert!(health["missing"]["own certificate"].is_string(), "{health}");
+        assert!(health["missing"]["upstream account"].is_null(), "{health}");
+        daemon.stop().await;
+    }
+}

@@ -1,0 +1,194 @@
+//! What the daemon has acknowledged survives `kill -9` at any moment, and the CA issues once for each order (SECURITY
+//! section 2, I2 to I5 and I7; F1, F15, F24; UPSTREAM rules 1 and 4).
+//!
+//! `KILL_CYCLES` says how often the daemon is killed at random; `make kill9` sets it to 200.
+
+pub(crate) mod client;
+pub(crate) mod ledger;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use instant_acme::OrderStatus;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::harness::process::{Installation, NAME, PATIENCE};
+use crate::harness::storm::{Moment, fraction};
+use crate::harness::world::World;
+use crate::recovery::client::Client;
+use crate::recovery::ledger::Ledger;
+
+/// How many clients order at the same time.
+const CLIENTS: usize = 16;
+
+/// How many orders a client places under one account.
+const ORDERS_PER_ACCOUNT: usize = 4;
+
+/// How long everything that is under way may take to end once the killing is over.
+const END: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "the figures are asked for")]
+async fn f24_kill_9_at_any_moment_loses_nothing_and_buys_nothing_twice() {
+    let cycles: u32 = std::env::var("KILL_CYCLES").map_or(12, |cycles| cycles.parse().unwrap());
+    let world = World::with(Duration::from_millis(100), |options| {
+        options.processing = Duration::from_millis(300);
+    });
+    let world = Arc::new(world.await);
+    let ledger = Arc::new(Ledger::default());
+    let enough = Arc::new(AtomicBool::new(false));
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let client = Client::new(&world, &ledger);
+        clients.spawn(order_until(enough.clone(), client, number));
+    }
+    for _ in 0..cycles {
+        kill_once(&world.installation).await;
+    }
+    let mut daemon = world.installation.start();
+    daemon.serves().await;
+    enough.store(true, Ordering::Relaxed);
+    let ended = timeout(END, async { while clients.join_next().await.is_some() {} }).await;
+    clients.shutdown().await;
+    let verdict = ledger.audit(&world).await;
+    daemon.stop().await;
+    println!(
+        "kill -9 cycles: {cycles}, orders acknowledged: {}, lost: {}, issued twice: {}, stuck: {}",
+        verdict.acknowledged,
+        verdict.lost.len(),
+        verdict.issued_twice.len(),
+        verdict.stuck.len()
+    );
+    verdict.assert_clean();
+    ended.expect("a client did not come to an end");
+}
+
+/// One certificate after the other, each for names of its own.
+async fn order_until(enough: Arc<AtomicBool>, mut client: Client, number: usize) {
+    for order in 0.. {
+        if order % ORDERS_PER_ACCOUNT == 0 {
+            client.register().await;
+        }
+        let name = |which| format!("{which}.o{order}.c{number}.test.example.com");
+        let (first, second) = (name("a"), name("b"));
+        match order % 3 == 0 {
+            true => client.obtain(&[&first, &second]).await,
+            false => client.obtain(&[&first]).await,
+        }
+        if enough.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// Starts the daemon and kills it: mostly some time after it serves requests, sometimes while it starts.
+async fn kill_once(installation: &Installation) {
+    let mut daemon = installation.start();
+    if fraction() < 0.15 {
+        sleep(Duration::from_millis(300).mul_f64(fraction())).await;
+    } else {
+        daemon.serves().await;
+        sleep(Duration::from_millis(50) + Duration::from_millis(1450).mul_f64(fraction())).await;
+    }
+    daemon.kill().await;
+}
+
+/// Every point between the daemon and the CA at which an order can be cut off, one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f24_an_order_that_is_cut_off_between_the_daemon_and_the_ca_is_taken_up_where_it_was() {
+    let world = Arc::new(World::new().await);
+    let ledger = Arc::new(Ledger::default());
+    let mut client = Client::new(&world, &ledger);
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let points = [
+        (Moment::Received, "new-order"),
+        (Moment::Done, "new-order"),
+        (Moment::Received, "order"),
+        (Moment::Done, "order"),
+        (Moment::Received, "finalize"),
+        (Moment::Done, "finalize"),
+        (Moment::Received, "certificate"),
+        (Moment::Done, "certificate"),
+    ];
+    for (number, (moment, step)) in points.into_iter().enumerate() {
+        let name = format!("o{number}.test.example.com");
+        world.storm.stop(moment, step);
+        let order = async {
+            client.obtain(&[&name]).await;
+        };
+        let kill = async {
+            world.storm.has_caught_one().await;
+            daemon.kill().await;
+            world.storm.let_go();
+            world.installation.start()
+        };
+        let both = timeout(END, async { tokio::join!(order, kill) }).await;
+        ((), daemon) = both.unwrap_or_else(|_| panic!("no certificate after a crash at {moment:?} {step}"));
+        // Only an order whose URL was on its way may be opened once more; it issues nothing.
+        let opened = if (moment, step) == (Moment::Done, "new-order") {
+            2
+        } else {
+            1
+        };
+        assert_eq!(world.orders_for(&[&name]), opened, "{moment:?} {step}");
+        assert_eq!(world.finalizes_for(&[&name]), 1, "{moment:?} {step}");
+    }
+    ledger.audit(&world).await.assert_clean();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f24_a_registration_that_is_cut_off_finds_the_account_again_and_spends_no_second_eab() {
+    for moment in [Moment::Received, Moment::Done] {
+        let world = World::new().await;
+        world.storm.stop(moment, "new-account");
+        let daemon = world.installation.start();
+        world.storm.has_caught_one().await;
+        daemon.kill().await;
+        world.storm.let_go();
+        let mut daemon = world.installation.start();
+        daemon.is_well().await;
+        let stats = world.ca.stats();
+        assert_eq!((stats.accounts, stats.eab_uses), (1, 1), "{moment:?}");
+        assert_eq!(world.orders_for(&[NAME]), 1, "{moment:?}");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f1_f15_orders_that_are_finalized_while_the_ca_is_down_wait_and_are_all_issued_once_it_is_back() {
+    const ORDERS: usize = 20;
+    let world = Arc::new(World::new().await);
+    let ledger = Arc::new(Ledger::default());
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    world.storm.goes_down();
+    let mut clients = JoinSet::new();
+    for number in 0..ORDERS {
+        let mut client = Client::new(&world, &ledger);
+        let name = format!("o{number}.test.example.com");
+        clients.spawn(async move { client.obtain(&[&name]).await });
+    }
+    let all_wait = ledger.has(ORDERS, OrderStatus::Processing);
+    timeout(PATIENCE, all_wait)
+        .await
+        .expect("an order does not get as far as processing");
+    // Long enough for the daemon to try, to fail, and to show what that does to an order.
+    sleep(Duration::from_secs(3)).await;
+    assert!(ledger.has_now(ORDERS, OrderStatus::Processing), "they wait");
+    assert_eq!(world.ca.stats().orders_opened, 1, "the daemon's own");
+    world.storm.comes_up();
+    let ended = async { while clients.join_next().await.is_some() {} };
+    timeout(END, ended)
+        .await
+        .expect("an order was not issued after the CA's return");
+    for number in 0..ORDERS {
+        let name = format!("o{number}.test.example.com");
+        assert_eq!(world.orders_for(&[&name]), 1, "{name}");
+    }
+    ledger.audit(&world).await.assert_clean();
+    daemon.stop().await;
+}
