@@ -16,6 +16,7 @@ use crate::harness::ca;
 use crate::harness::client::Client;
 use crate::harness::dns::{self, Dns};
 use crate::harness::key::Key;
+use crate::harness::process::free_address;
 use crate::harness::web::Web;
 use crate::harness::wire::{NAMES, Site};
 
@@ -58,7 +59,7 @@ impl Daemon {
         let ca = ca::start(plan.ca).await.unwrap();
         let dns = loop {
             // It needs the port twice, for UDP and for TCP.
-            if let Ok(dns) = dns::start((Ipv4Addr::LOCALHOST, some_port()).into()).await {
+            if let Ok(dns) = dns::start((Ipv4Addr::LOCALHOST, free_address().port()).into()).await {
                 break dns;
             }
         };
@@ -99,7 +100,7 @@ impl Daemon {
             },
         });
         let (address, running) = loop {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, some_port()));
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_address().port()));
             file["address"] = address.to_string().into();
             write("ca.json", &file.to_string());
             match serve(directory.path(), &plan.clock).await {
@@ -149,13 +150,6 @@ async fn serve(directory: &Path, clock: &Clock) -> anyhow::Result<Running> {
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(app.run(stopped));
     Ok(Running { stop, task })
-}
-
-/// Below the ports that the system gives to outgoing connections, so that few others want it.
-fn some_port() -> u16 {
-    let mut random = [0; 2];
-    aws_lc_rs::rand::fill(&mut random).unwrap();
-    20_000 + u16::from_be_bytes(random) % 12_000
 }
 
 fn write(path: &Path, text: &str) {
