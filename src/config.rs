@@ -324,7 +324,7 @@ fn store(root: &Section<'_>, db: &Section<'_>) -> Result<crate::store::Settings,
         path,
         reserve_bytes: 64 << 20,
         cache_bytes: 64 << 20,
-        gather: Duration::from_millis(2),
+        gather: Duration::from_millis(5),
     })
 }
 

@@ -58,6 +58,7 @@ struct Load {
 struct Summary {
     p50_ms: f64,
     p99_ms: f64,
+    count: u32,
 }
 
 #[tokio::main]
@@ -90,7 +91,7 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     };
     println!("\n{}", table::aligned(&rows));
     println!(
-        "newOrder and finalize: p50/p99 ms. CPU, fsyncs, commits and bytes: acme-proxy's own, per issuance."
+        "newOrder and finalize: p50/p99 ms. Requests, CPU, fsyncs, commits and bytes: acme-proxy's own, per issuance."
     );
     println!("{} name(s) in each certificate; {connections}.", arguments.names);
     Ok(())
@@ -98,8 +99,8 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
 
 fn headings() -> Vec<String> {
     let headings = [
-        "workers", "issued", "failed", "per s", "newOrder", "finalize", "CPU ms", "RSS MB", "fsyncs",
-        "commits", "bytes",
+        "workers", "issued", "failed", "per s", "newOrder", "finalize", "requests", "CPU ms", "RSS MB",
+        "fsyncs", "commits", "bytes",
     ];
     headings.map(str::to_owned).to_vec()
 }
@@ -173,6 +174,15 @@ async fn measure_once(
         format!("{:.1}", load.issuances_per_second),
         times("newOrder"),
         times("finalize"),
+        each(
+            Some(
+                load.endpoints
+                    .values()
+                    .map(|endpoint| f64::from(endpoint.count))
+                    .sum(),
+            ),
+            1,
+        ),
         each(Some(used.cpu_ms), 2),
         format!("{:.1}", used.rss_mb),
         each(used.syncs, 2),

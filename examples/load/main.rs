@@ -68,7 +68,7 @@ struct Arguments {
     #[arg(long)]
     dns_port: Option<u16>,
     /// Milliseconds before the first poll; grows by half each time, up to a second.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 50)]
     poll_interval: u64,
     /// Seconds after which an issuance has failed.
     #[arg(long, default_value_t = 90)]

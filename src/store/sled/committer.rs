@@ -34,6 +34,9 @@ const OVERHEAD_BYTES: usize = 512;
 /// What a deletion costs: it writes little, but makes sled merge nodes, which it then writes anew.
 const DELETION_BYTES: usize = 4096;
 
+/// From so many changes in a group on, there is load.
+const LOAD: usize = 3;
+
 /// Makes what was written to sled's log durable.
 pub(crate) type Sync = Box<dyn FnMut() -> std::io::Result<()> + Send>;
 
@@ -215,10 +218,19 @@ impl Committer {
         Some(group)
     }
 
+    /// How many changes are worth waiting for: as many as came last time, and under load twice as many, so that groups
+    /// grow until the wait is used up.
+    fn expected(&self) -> usize {
+        match self.crowd >= LOAD {
+            true => self.crowd.saturating_mul(2),
+            false => self.crowd,
+        }
+    }
+
     fn next(&self, gathered: usize, deadline: Instant) -> Option<Request> {
         match self.requests.try_recv() {
             Ok(request) => Some(request),
-            Err(TryRecvError::Empty) if gathered < self.crowd => {
+            Err(TryRecvError::Empty) if gathered < self.expected() => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.requests.recv_timeout(left).ok()
             }
