@@ -12,6 +12,7 @@ help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps it running for certbot
+	@echo "Building, which takes a few minutes the first time ..."
 	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
 	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
 
@@ -26,7 +27,7 @@ check: needs ## Format, lints with warnings denied, one crypto provider
 	    echo "$$crate is linked into the daemon: the only crypto provider is aws-lc-rs" >&2; exit 1; fi; done
 
 unit: needs ## Unit and integration tests
-	$(CARGO) test --locked --lib --test it --examples
+	$(CARGO) test --locked --lib --test it --examples -- --test-threads=8
 
 clients: needs needs-test ## certbot and lego against acme-proxy against Pebble
 	$(CARGO) test --locked --test e2e
@@ -49,7 +50,7 @@ build: needs ## The release binary
 	$(CARGO) build --locked --release --bin acme-proxy
 
 install: build ## Installs binary, unit and a first ca.json; see install.sh for its variables
-	$(SUDO) ./install.sh $(TARGET_DIR)/release/acme-proxy
+	$(SUDO) env BINARY=$(TARGET_DIR)/release/acme-proxy ./install.sh
 
 # The build needs a C compiler and OpenSSL's headers (for josekit).
 needs:

@@ -263,7 +263,11 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     }
     let worker = crate::worker::Settings {
         own_certificate_names: match &server.own_certificate {
-            crate::server::OwnCertificate::FromUpstream { names, .. } => Some(names.clone()),
+            crate::server::OwnCertificate::FromUpstream { names, common_name } => {
+                let mut names = names.clone();
+                names.sort_by_key(|name| Some(name.as_str()) != common_name.as_deref());
+                Some(names)
+            }
             crate::server::OwnCertificate::Files { .. } => None,
         },
         validations: 256,

@@ -203,6 +203,11 @@ impl Metrics {
             registry,
         };
         metrics.register()?;
+        // Shown from the start, so that a rate over them is right from the first event on.
+        for status in ["success", "failure"] {
+            metrics.certificates_issued.with_label_values(&[status]);
+            metrics.certificates_revoked.with_label_values(&[status]);
+        }
         Ok(metrics)
     }
 
@@ -272,5 +277,58 @@ impl Health {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_the_go_programs_metrics_and_those_of_the_process() {
+        let metrics = Metrics::new().unwrap();
+        metrics
+            .external_ca_up
+            .with_label_values(&["https://ca.example/"])
+            .set(1);
+        metrics
+            .certificate_expiration
+            .with_label_values(&["issued"])
+            .observe(DAY);
+        metrics
+            .certificate_request_duration
+            .with_label_values(&["issue"])
+            .observe(2.0);
+        metrics
+            .acme_roundtrip_duration
+            .with_label_values(&["obtain"])
+            .observe(0.2);
+        let page = metrics.page().unwrap();
+        for line in [
+            "externalcas_certificates_issued_total{status=\"success\"} 0",
+            "externalcas_certificates_revoked_total{status=\"failure\"} 0",
+            "externalcas_certificate_request_duration_seconds_bucket{operation=\"issue\",le=\"2.5\"} 1",
+            "externalcas_acme_roundtrip_duration_seconds_bucket{acme_operation=\"obtain\",le=\"0.25\"} 1",
+            "externalcas_certificate_expiration_seconds_bucket{status=\"issued\",le=\"86400\"} 1",
+            "externalcas_external_ca_up{ca_url=\"https://ca.example/\"} 1",
+            "externalcas_last_successful_certificate_timestamp_seconds 0",
+            "acme_proxy_nonces_rejected_total 0",
+            "acme_proxy_certificate_mismatch_total 0",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+        assert!(page.contains("\nprocess_open_fds "));
+    }
+
+    #[test]
+    fn a_part_is_missing_until_it_is_reported_to_work() {
+        let health = Health::default();
+        health.report("store", Err("the disk is full".to_owned()));
+        assert_eq!(
+            health.missing().get("store").map(String::as_str),
+            Some("the disk is full")
+        );
+        health.report("store", Ok(()));
+        assert!(health.missing().is_empty());
     }
 }

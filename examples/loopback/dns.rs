@@ -20,15 +20,19 @@ pub(crate) struct Dns {
     _tasks: JoinSet<()>,
 }
 
-/// Starts to listen; port 0 takes a free one.
+/// How often a port is looked for that is free for both UDP and TCP.
+const ATTEMPTS: usize = 50;
+
+/// Starts to listen; port 0 takes one that is free for both UDP and TCP.
 pub(crate) async fn start(listen: SocketAddr) -> anyhow::Result<Dns> {
-    let udp = UdpSocket::bind(listen)
-        .await
-        .with_context(|| format!("the DNS server cannot listen on {listen}, UDP"))?;
-    let address = udp.local_addr()?;
-    let tcp = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("the DNS server cannot listen on {address}, TCP"))?;
+    let mut bound = bind(listen).await;
+    for _ in 1..ATTEMPTS {
+        if bound.is_ok() || listen.port() != 0 {
+            break;
+        }
+        bound = bind(listen).await;
+    }
+    let (udp, tcp, address) = bound?;
     let mut tasks = JoinSet::new();
     tasks.spawn(serve_udp(udp));
     tasks.spawn(serve_tcp(tcp));
@@ -36,6 +40,17 @@ pub(crate) async fn start(listen: SocketAddr) -> anyhow::Result<Dns> {
         address,
         _tasks: tasks,
     })
+}
+
+async fn bind(listen: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener, SocketAddr)> {
+    let udp = UdpSocket::bind(listen)
+        .await
+        .with_context(|| format!("the DNS server cannot listen on {listen}, UDP"))?;
+    let address = udp.local_addr()?;
+    let tcp = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("the DNS server cannot listen on {address}, TCP"))?;
+    Ok((udp, tcp, address))
 }
 
 async fn serve_udp(socket: UdpSocket) {

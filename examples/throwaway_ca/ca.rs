@@ -52,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) processing: Duration,
     /// The share of good nonces refused with `badNonce`, in percent.
     pub(crate) bad_nonces: u8,
+    /// Whether every revocation is refused for good.
+    pub(crate) revocations_refused: bool,
     /// How long certificates are valid, from the moment that they are issued; 90 days, and an hour back, if left out.
     pub(crate) life: Option<Duration>,
     /// What goes wrong.
@@ -69,6 +71,7 @@ impl Default for Options {
             challenges_succeed: true,
             processing: Duration::ZERO,
             bad_nonces: 0,
+            revocations_refused: false,
             life: None,
             trouble: Arc::new(NoTrouble),
         }

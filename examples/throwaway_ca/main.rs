@@ -71,6 +71,7 @@ async fn main() -> anyhow::Result<()> {
         challenges_succeed: !arguments.fail_challenges,
         processing: Duration::from_millis(arguments.processing),
         bad_nonces: arguments.bad_nonces,
+        revocations_refused: false,
         life: arguments.life.map(Duration::from_secs),
         trouble: defaults.trouble,
     })

@@ -441,6 +441,10 @@ impl Ca {
                 "RFC 5280 section 5.3.1 has no such reason",
             ));
         }
+        if self.options.revocations_refused {
+            let why = "this throwaway CA was told to refuse revocations";
+            return Err(Problem::new(403, "unauthorized", why));
+        }
         if certificate.revoked {
             return Err(Problem::new(400, "alreadyRevoked", "it is revoked already"));
         }

@@ -3,6 +3,9 @@
 //! [`IssuedChain::verify`] is the only way to make one (CONFORMANCE K13): the leaf's key is the CSR's, its names are
 //! the order's, it is an end entity's, valid now, and signed by the certificate after it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -15,7 +18,6 @@ use x509_parser::prelude::*;
 
 use crate::acme::id::OrderId;
 use crate::acme::identifier::Identifier;
-use crate::acme::order::ValidatedOrder;
 use crate::jose::jwk::Jwk;
 
 /// The most certificates that a chain may have, the leaf among them.
@@ -156,6 +158,17 @@ impl IssuedCertificate {
     }
 }
 
+/// What was ordered from the CA: what a certificate is held against.
+#[derive(Debug, Clone, Copy)]
+pub struct Ordered<'a> {
+    /// The order.
+    pub(crate) order: OrderId,
+    /// The CSR that the CA got.
+    pub(crate) csr: &'a Der,
+    /// The names that the certificate is to have.
+    pub(crate) identifiers: &'a [Identifier],
+}
+
 /// A whole chain that matches its order.
 #[derive(Debug, Clone)]
 pub struct IssuedChain {
@@ -176,7 +189,7 @@ impl IssuedChain {
     /// # Errors
     ///
     /// [`Mismatch`] names the first thing that is wrong. Such a chain must not be handed out.
-    pub fn verify(pem: &str, order: &ValidatedOrder, now: Timestamp) -> Result<Self, Mismatch> {
+    pub fn verify(pem: &str, ordered: Ordered<'_>, now: Timestamp) -> Result<Self, Mismatch> {
         if pem.len() > MAX_CHAIN_BYTES {
             return Err(Mismatch("the chain is longer than 64 KiB"));
         }
@@ -194,7 +207,7 @@ impl IssuedChain {
         let mut chain = chain.into_iter();
         let leaf = chain.next().ok_or(Mismatch("the chain is empty"))?;
         let issuers = in_order(&leaf, chain.collect())?;
-        let certificate = verify_leaf(leaf, &issuers, order, now)?;
+        let certificate = verify_leaf(leaf, &issuers, ordered, now)?;
         Ok(Self { certificate, issuers })
     }
 }
@@ -223,17 +236,17 @@ fn in_order(leaf: &Der, mut unsorted: Vec<Der>) -> Result<Vec<Der>, Mismatch> {
 fn verify_leaf(
     leaf: Der,
     issuers: &[Der],
-    order: &ValidatedOrder,
+    ordered: Ordered<'_>,
     now: Timestamp,
 ) -> Result<IssuedCertificate, Mismatch> {
     let (not_before, not_after) = {
         let parsed_leaf = parsed(&leaf)?;
-        let (_, csr) = X509CertificationRequest::from_der(order.csr().as_bytes())
+        let (_, csr) = X509CertificationRequest::from_der(ordered.csr.as_bytes())
             .map_err(|_| Mismatch("the stored CSR can not be read"))?;
         if parsed_leaf.public_key().raw != csr.certification_request_info.subject_pki.raw {
             return Err(Mismatch("it certifies another key than the CSR's"));
         }
-        if names_of(&parsed_leaf)? != order.identifiers().iter().map(ToString::to_string).collect() {
+        if names_of(&parsed_leaf)? != ordered.identifiers.iter().map(ToString::to_string).collect() {
             return Err(Mismatch("its names are not the order's"));
         }
         if parsed_leaf.is_ca() {
@@ -254,7 +267,7 @@ fn verify_leaf(
     let time =
         |seconds| Timestamp::from_second(seconds).map_err(|_| Mismatch("its validity is out of range"));
     Ok(IssuedCertificate {
-        order: order.id(),
+        order: ordered.order,
         leaf,
         issuers: issuers.iter().map(Der::fingerprint).collect(),
         not_before: time(not_before)?,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::acme::challenge::ChallengeType;
+use crate::acme::random::random_bytes;
 
 /// The text is not an id of the expected kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +41,7 @@ macro_rules! random_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                write!(f, "{:032x}", u128::from_be_bytes(self.0))
             }
         }
 
@@ -140,22 +141,6 @@ impl fmt::Display for ChallengeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.authorization, self.kind)
     }
-}
-
-/// `N` bytes from the operating system's random source.
-#[expect(
-    clippy::expect_used,
-    reason = "without entropy there is no safe way on; the process must stop"
-)]
-pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source works");
-    bytes
-}
-
-/// A random number from 0 to 1, for jitter.
-pub(crate) fn random_fraction() -> f64 {
-    f64::from(u32::from_be_bytes(random_bytes())) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -10,4 +10,5 @@ pub mod identifier;
 pub mod job;
 pub mod order;
 pub mod problem;
+pub(crate) mod random;
 pub mod revocation;

@@ -4,45 +4,12 @@
 //! see the bytes and the signature. Nonces, URLs and accounts are the server's business.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny};
 
-use crate::jose::jwk::{BadKey, Jwk, RawJwk, Verifier};
-
-/// The signature algorithms that are accepted (RFC 7518 §3.1, RFC 8037 §3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// ECDSA with P-256 and SHA-256.
-    Es256,
-    /// ECDSA with P-384 and SHA-384.
-    Es384,
-    /// ECDSA with P-521 and SHA-512.
-    Es512,
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    Rs256,
-    /// Ed25519.
-    EdDsa,
-}
-
-impl Algorithm {
-    /// Every accepted algorithm.
-    pub const ALL: [Self; 5] = [Self::Es256, Self::Es384, Self::Es512, Self::Rs256, Self::EdDsa];
-
-    /// The registered name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Es256 => "ES256",
-            Self::Es384 => "ES384",
-            Self::Es512 => "ES512",
-            Self::Rs256 => "RS256",
-            Self::EdDsa => "EdDSA",
-        }
-    }
-}
+use crate::jose::jwk::{Algorithm, BadKey, Jwk, Present, RawJwk, Verifier};
 
 /// Why a signed request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,16 +50,6 @@ pub struct Unverified {
     message: Vec<u8>,
     payload: Vec<u8>,
     signature: Vec<u8>,
-}
-
-/// A member that must not be there, whatever its value.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Present(pub(crate) bool);
-
-impl<'de> Deserialize<'de> for Present {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self(true))
-    }
 }
 
 #[derive(Deserialize)]
@@ -230,12 +187,6 @@ pub fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Option<T> {
         return None;
     }
     serde_json::from_slice(json).ok()
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 #[cfg(test)]

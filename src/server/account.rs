@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
 use http::header::{LINK, LOCATION};
@@ -32,11 +32,6 @@ struct NewAccountRequest {
 struct UpdateRequest {
     contact: Option<Vec<String>>,
     status: Option<String>,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Cursor {
-    cursor: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -115,14 +110,11 @@ pub(crate) async fn post(
 pub(crate) async fn orders(
     State(shared): State<Arc<Shared>>,
     Path((_, id)): Path<(String, String)>,
-    Query(Cursor { cursor }): Query<Cursor>,
+    RawQuery(query): RawQuery,
     signed: PostAsGet,
 ) -> Result<Response, Rejection> {
     require_own(&signed.account, &id)?;
-    let after: Option<OrderId> = cursor
-        .map(|cursor| cursor.parse())
-        .transpose()
-        .map_err(|_| Problem::not_found())?;
+    let after = query.as_deref().map(page_after).transpose()?;
     let page = shared.ra.orders(&signed.account, after).await?;
     let links = &signed.links;
     let object = OrdersObject {
@@ -138,6 +130,12 @@ pub(crate) async fn orders(
             respond::json(StatusCode::OK, [(LINK, next)], &object)
         }
     }
+}
+
+/// The order after which a page starts: the only queries are those of our own `next` links.
+fn page_after(query: &str) -> Result<OrderId, Problem> {
+    let cursor = query.strip_prefix("cursor=").and_then(|id| id.parse().ok());
+    cursor.ok_or_else(Problem::not_found)
 }
 
 /// An account may only look at itself; others' accounts and none at all give the same answer.

@@ -9,7 +9,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::acme::problem::{Problem, ProblemType};
-use crate::jose::jws::{Algorithm, JwsError};
+use crate::jose::jwk::Algorithm;
+use crate::jose::jws::JwsError;
 use crate::ra::Refusal;
 
 /// An answer that is a problem document.

@@ -8,7 +8,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, HOST, LINK};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, LINK};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::acme::id::OrderId;
@@ -89,23 +89,32 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let endpoint = endpoint_of(&request);
     let request_id = request_id(&request, &shared);
     let is_acme = path.starts_with("/acme/");
-    let links = links_of(&request, &shared);
+    let provisioner = provisioner_in(&path, &shared);
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let links = provisioner.map(|provisioner| Links::for_host(&shared.settings, host, &provisioner));
     let mut response = match (is_acme, &links) {
+        (true, None) => not_found().await.into_response(),
         // The Host selects among the configured names; an unknown one is never reflected.
-        (true, None) if provisioner_in(&path, &shared).is_some() => {
+        (true, Some(None)) => {
             let names: Vec<&str> = shared.settings.names.iter().map(|name| name.as_str()).collect();
             let detail = format!("this server is {}; use that name", names.join(" or "));
             Rejection::from(Problem::malformed(detail).with_status(421)).into_response()
         }
         (true | false, links) => {
-            if let Some(links) = links {
+            if let Some(Some(links)) = links {
                 request.extensions_mut().insert(links.clone());
             }
             run(&shared, request, next).await
         }
     };
     if is_acme {
-        add_acme_headers(&shared, &method, endpoint, links.as_ref(), &mut response);
+        add_acme_headers(
+            &shared,
+            &method,
+            endpoint,
+            links.flatten().as_ref(),
+            &mut response,
+        );
     }
     if let (Ok(name), Ok(value)) = (
         HeaderName::from_bytes(shared.settings.trace_header.as_bytes()),
@@ -122,7 +131,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
 /// panics, only this request ends.
 async fn run(shared: &Shared, request: Request, next: Next) -> Response {
     match tokio::time::timeout(DEADLINE, tokio::spawn(next.run(request))).await {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => as_problem(response),
         Ok(Err(panic)) => {
             shared.metrics.handler_panics.inc();
             tracing::error!(error = %panic, "a request handler panicked");
@@ -133,6 +142,31 @@ async fn run(shared: &Shared, request: Request, next: Next) -> Response {
             Rejection::from(problem).into_response()
         }
     }
+}
+
+/// axum's own refusals, of a path that is no UTF-8 for one, are plain text: they become problem documents, too
+/// (RFC 8555 §6.7).
+fn as_problem(response: Response) -> Response {
+    let (status, headers) = (response.status(), response.headers());
+    let is_problem = headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/problem+json");
+    if is_problem || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let problem = match status.is_server_error() {
+        true => Problem::internal(),
+        false => Problem::malformed("the request can not be understood"),
+    };
+    let mut replaced = Rejection::from(problem.with_status(status.as_u16())).into_response();
+    // What else the refusal said, `Allow` for one, still holds.
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, _)| ![CONTENT_TYPE, CONTENT_LENGTH].contains(*name))
+    {
+        replaced.headers_mut().append(name, value.clone());
+    }
+    replaced
 }
 
 fn add_acme_headers(
@@ -160,12 +194,6 @@ fn add_acme_headers(
     if !is_directory {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-}
-
-fn links_of(request: &Request, shared: &Shared) -> Option<Links> {
-    let host = request.headers().get(HOST)?.to_str().ok();
-    let provisioner = provisioner_in(request.uri().path(), shared)?;
-    Links::for_host(&shared.settings, host, &provisioner)
 }
 
 /// The endpoint's name in metrics: the route's last fixed segment, so that their number does not grow with paths.

@@ -199,6 +199,11 @@ impl Received {
     async fn verify(self, shared: &Shared) -> Result<ByAccountOrKey, Rejection> {
         let nonce = match self.body.nonce() {
             None => return Err(bad_nonce(shared, "the request has no nonce")),
+            // RFC 8555 §6.5.2: "If the value of a "nonce" header parameter is not valid according to this encoding, then
+            // the verifier MUST reject the JWS as malformed."
+            Some(text) if !text.bytes().all(is_base64url) => {
+                return Err(Problem::malformed("the nonce is not base64url").into());
+            }
             Some(text) => shared.nonces.authenticate(text),
         };
         let nonce = nonce
@@ -261,6 +266,10 @@ pub(crate) fn provisioner_in(path: &str, shared: &Shared) -> Option<String> {
         .iter()
         .find(|known| known.name == name)?;
     Some(known.name.clone())
+}
+
+fn is_base64url(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }
 
 fn bad_nonce(shared: &Shared, detail: &str) -> Rejection {

@@ -3,6 +3,8 @@
 //! A later form gets a new number and a new arm in [`open`], so that the records of older binaries can still be read. What
 //! can not be read is [`StoreError::Corrupt`] under the record's name; its content is never shown, for it may be secret.
 
+use std::fmt::Display;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
@@ -49,7 +51,7 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
 }
 
 /// The record of that name, read from its bytes.
-pub(crate) fn decode<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, StoreError> {
+pub(crate) fn decode<T: DeserializeOwned>(name: impl Display + Copy, bytes: &[u8]) -> Result<T, StoreError> {
     parse(name, open(name, bytes)?)
 }
 
@@ -62,7 +64,7 @@ pub(crate) fn encode_job(job: &Job) -> Result<Vec<u8>, StoreError> {
 }
 
 /// The job of that name, or `None` if it is of a kind that this version does not know.
-pub(crate) fn decode_job(name: &str, bytes: &[u8]) -> Result<Option<Job>, StoreError> {
+pub(crate) fn decode_job(name: impl Display + Copy, bytes: &[u8]) -> Result<Option<Job>, StoreError> {
     let record: ReadJob<'_> = parse(name, open(name, bytes)?)?;
     match WorkKind::ALL.iter().any(|kind| kind.name() == record.kind) {
         true => parse(name, record.job).map(Some),
@@ -76,7 +78,7 @@ pub(crate) fn encode_bytes(bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
 }
 
 /// The bytes that [`encode_bytes`] took.
-pub(crate) fn decode_bytes(name: &str, bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn decode_bytes(name: impl Display + Copy, bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
     let text: String = decode(name, bytes)?;
     STANDARD
         .decode(text)
@@ -84,7 +86,7 @@ pub(crate) fn decode_bytes(name: &str, bytes: &[u8]) -> Result<Vec<u8>, StoreErr
 }
 
 /// The content of an envelope of a form that is known.
-fn open<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a RawValue, StoreError> {
+fn open<'a>(name: impl Display + Copy, bytes: &'a [u8]) -> Result<&'a RawValue, StoreError> {
     let envelope: Read<'a> = serde_json::from_slice(bytes).map_err(|error| unreadable(name, &error))?;
     match envelope.v {
         FORM => Ok(envelope.record),
@@ -94,12 +96,12 @@ fn open<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a RawValue, StoreError> {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(name: &str, record: &'a RawValue) -> Result<T, StoreError> {
+fn parse<'a, T: Deserialize<'a>>(name: impl Display + Copy, record: &'a RawValue) -> Result<T, StoreError> {
     serde_json::from_str(record.get()).map_err(|error| unreadable(name, &error))
 }
 
 /// Where reading stopped, but not what stands there: serde's own message quotes the content.
-fn unreadable(name: &str, error: &serde_json::Error) -> StoreError {
+fn unreadable(name: impl Display + Copy, error: &serde_json::Error) -> StoreError {
     StoreError::Corrupt(format!("{name} can not be read (column {})", error.column()))
 }
 

@@ -1,1 +1,206 @@
-//! Tests.
+//! The contract of [`Store`] as tests, run against each backend: `contract!(Backend)` in the backend's own tests.
+
+pub(crate) mod jobs;
+pub(crate) mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair};
+use tokio::task::JoinSet;
+
+use crate::acme::account::Account;
+use crate::acme::certificate::{Der, IssuedChain, to_pem};
+use crate::acme::challenge::ChallengeType;
+use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
+use crate::acme::identifier::Identifier;
+use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::order::{Accepted, Order};
+use crate::jose::jwk::{Curve, Jwk};
+use crate::store::{Lease, Next, Settlement, Store, Versioned};
+
+/// A place where a backend keeps a store.
+#[async_trait]
+pub(crate) trait Backend {
+    /// A new, empty place.
+    fn new() -> Self;
+
+    /// Opens the store. The one that was opened before has been dropped.
+    async fn open(&self) -> Arc<dyn Store>;
+
+    /// How many keys or rows the closed store has.
+    async fn size(&self) -> usize;
+
+    /// Adds a due job of a kind that nobody knows to the closed store.
+    async fn plant_unknown_job(&self, order: OrderId);
+}
+
+/// Makes a test of each function of `records` and `jobs`.
+macro_rules! contract {
+    ($backend:ty) => {
+        $crate::store::contract::contract! { $backend:
+            records::a_key_has_one_account_however_many_register_it
+            records::an_account_is_replaced_by_compare_and_swap
+            records::of_many_commits_on_one_version_one_wins
+            records::an_order_and_its_job_are_one_write
+            records::an_acknowledged_write_is_visible_to_every_reader
+            records::the_line_is_ordered_by_finalization
+            records::orders_are_listed_by_account
+            records::a_large_order_reads_back_whole
+            records::issuers_are_stored_once
+            records::small_values_are_replaced_by_compare_and_swap
+            records::the_sweep_leaves_nothing_behind
+            records::the_sweep_spares_what_has_changed
+            records::f24_everything_is_there_after_reopening
+            jobs::a_job_is_leased_by_one_holder_the_longest_due_first
+            jobs::a_lease_runs_out_unless_it_is_renewed
+            jobs::a_lost_lease_settles_nothing
+            jobs::a_refused_settlement_writes_nothing_and_keeps_the_lease
+            jobs::a_job_goes_back_into_the_queue_with_its_faults
+            jobs::enqueuing_twice_is_enqueuing_once
+            jobs::f24_a_crash_voids_leases_but_loses_no_job
+            jobs::a_waiting_worker_is_woken
+            jobs::jobs_of_unknown_kinds_are_left_alone
+        }
+    };
+    ($backend:ty: $($module:ident::$name:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let backend = <$backend as $crate::store::contract::Backend>::new();
+                $crate::store::contract::$module::$name(&backend).await;
+            }
+        )*
+    };
+}
+pub(crate) use contract;
+
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) fn at(seconds: u64) -> Timestamp {
+    "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + Duration::from_secs(seconds)
+}
+
+/// The first moment at which nothing is of use any more.
+pub(crate) fn far() -> Timestamp {
+    at(400 * 24 * 3600)
+}
+
+/// An account with a key of its own.
+pub(crate) fn account() -> Account {
+    let key = Jwk::Ec {
+        crv: Curve::P256,
+        x: OrderId::random().to_string(),
+        y: OrderId::random().to_string(),
+    };
+    Account::new("acme".to_owned(), key, Vec::new(), true, at(0))
+}
+
+pub(crate) fn names(names: &[&str]) -> Vec<Identifier> {
+    names.iter().map(|name| Identifier::dns(name).unwrap()).collect()
+}
+
+/// A pending order for one name.
+pub(crate) fn order(owner: AccountId) -> Order {
+    let offered = (names(&["www.example.com"]).remove(0), vec![ChallengeType::Http01]);
+    Order::new(owner, "acme".to_owned(), vec![offered], at(0), LIFETIME)
+}
+
+pub(crate) fn finalized(identifiers: Vec<Identifier>, now: Timestamp) -> Order {
+    Order::for_daemon(
+        OrderId::random(),
+        identifiers,
+        Der::new(vec![7; 8192]),
+        now,
+        LIFETIME,
+    )
+}
+
+/// The order with a challenge that is being validated, and the work.
+pub(crate) fn answered(order: Order) -> (Order, Work) {
+    let id = ChallengeId {
+        authorization: AuthorizationId {
+            order: order.id(),
+            index: 0,
+        },
+        kind: ChallengeType::Http01,
+    };
+    match order.accept_challenge(id, at(1)) {
+        Ok(Accepted::Started(order, work)) => (order, work),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An order whose certificate is here, with the issuers' certificates.
+pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
+    let authority = |name: &str, size: usize| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let padding = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![4; size]);
+        params.custom_extensions.push(padding);
+        params
+    };
+    let (root, intermediate, key) = (
+        KeyPair::generate().unwrap(),
+        KeyPair::generate().unwrap(),
+        KeyPair::generate().unwrap(),
+    );
+    let root_params = authority("Root", 6000);
+    let root_certificate = root_params.self_signed(&root).unwrap();
+    let intermediate_params = authority("Intermediate", 100);
+    let intermediate_certificate = intermediate_params
+        .signed_by(&intermediate, &Issuer::new(root_params, root))
+        .unwrap();
+    let mut leaf_params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+    leaf_params.not_after = rcgen::date_time_ymd(2026, 4, 1);
+    let csr = leaf_params.serialize_request(&key).unwrap();
+    let leaf = leaf_params
+        .signed_by(&key, &Issuer::new(intermediate_params, intermediate))
+        .unwrap();
+    let chain = [leaf.der(), intermediate_certificate.der(), root_certificate.der()];
+    let chain = chain.map(|der| Der::new(der.to_vec()));
+    let csr = Der::new(csr.der().to_vec());
+    let order = Order::for_daemon(OrderId::random(), names(&[host]), csr, at(0), LIFETIME);
+    let chain =
+        IssuedChain::verify(&to_pem(&chain), order.validated(at(1)).unwrap().ordered(), at(1)).unwrap();
+    (order.issued(chain.certificate, at(1)), chain.issuers)
+}
+
+pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<Work>) {
+    let job = work.map(|work| Job::now(work, at(1)));
+    store.create_order(order, job).await.unwrap();
+}
+
+pub(crate) async fn lease(store: &Arc<dyn Store>, kind: WorkKind, now: u64) -> Vec<Lease> {
+    store.lease(kind, at(now), at(now + 100), 1000).await.unwrap()
+}
+
+pub(crate) fn done(order: Option<Versioned<Order>>) -> Settlement {
+    Settlement {
+        next: Next::Done,
+        order,
+        issuers: Vec::new(),
+    }
+}
+
+pub(crate) fn again(due: u64, faults: u32) -> Settlement {
+    let next = Next::Again { due: at(due), faults };
+    Settlement { next, ..done(None) }
+}
+
+pub(crate) async fn all<T: Send + 'static>(
+    tasks: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    tasks.into_iter().collect::<JoinSet<T>>().join_all().await
+}
+
+/// A stored order with a leased issue job: held until 101.
+pub(crate) async fn leased(store: &Arc<dyn Store>) -> (Versioned<Order>, Lease) {
+    let order = finalized(names(&["a.example.com"]), at(0));
+    create(store, &order, Some(Work::Issue(order.id()))).await;
+    let lease = lease(store, WorkKind::Issue, 1).await.remove(0);
+    (store.order(order.id()).await.unwrap().unwrap(), lease)
+}

@@ -145,7 +145,9 @@ impl SledStore {
         constants: Vec<(Key, Vec<u8>)>,
         jobs: Jobs,
     ) -> Result<(), StoreError> {
-        match self.submit(Change::Write { put, constants, jobs }).await? {
+        let put = put.map(Box::new);
+        let change = Change::Write { put, constants, jobs };
+        match self.submit(change).await? {
             Outcome::Written => Ok(()),
             Outcome::Taken => Err(StoreError::Conflict),
         }
@@ -178,7 +180,7 @@ impl Drop for SledStore {
 
 fn decoded<T: DeserializeOwned>(key: &Key, stored: &Versioned<Vec<u8>>) -> Result<Versioned<T>, StoreError> {
     Ok(Versioned {
-        value: codec::decode(&keys::describe(key), &stored.value)?,
+        value: codec::decode(keys::describe(key), &stored.value)?,
         version: stored.version,
     })
 }
@@ -188,7 +190,7 @@ fn stored_jobs(tree: &sled::Tree) -> Result<Queue, StoreError> {
     let mut unknown = 0_u64;
     for entry in tree.scan_prefix(keys::jobs()) {
         let (key, value) = entry.map_err(|e| failure(&e))?;
-        match codec::decode_job(&keys::describe(&key), &value)? {
+        match codec::decode_job(keys::describe(&key), &value)? {
             Some(job) => queue.wait(job),
             None => unknown = unknown.saturating_add(1),
         }
@@ -259,7 +261,7 @@ impl Store for SledStore {
             return existing().await?.map(Registration::Exists).ok_or(full);
         }
         let change = Change::Write {
-            put: Some(account_put(account, 0)?),
+            put: Some(Box::new(account_put(account, 0)?)),
             constants: Vec::new(),
             jobs: Jobs::Untouched,
         };
@@ -412,7 +414,7 @@ impl Store for SledStore {
             return Ok(None);
         };
         Ok(Some(Versioned {
-            value: codec::decode_bytes(&keys::describe(&key), &stored.value)?,
+            value: codec::decode_bytes(keys::describe(&key), &stored.value)?,
             version: stored.version,
         }))
     }

@@ -111,7 +111,7 @@ fn collected(
     pem: &str,
 ) -> Settlement {
     let now = context.clock.now();
-    let chain = match IssuedChain::verify(pem, validated, now) {
+    let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
         Ok(chain) => chain,
         Err(mismatch) => {
             context.metrics.certificate_mismatch.inc();

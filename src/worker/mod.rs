@@ -17,9 +17,9 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::acme::id::random_fraction;
 use crate::acme::identifier::DnsName;
 use crate::acme::job::WorkKind;
+use crate::acme::random::random_fraction;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::{Lease, Next, Settlement, Store, StoreError};
@@ -48,7 +48,7 @@ const BREAKER_THRESHOLD: u32 = 5;
 /// How the worker works.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The names of the daemon's own certificate, if it is to be bought from the CA.
+    /// The names of the daemon's own certificate, the common name first, if it is to be bought from the CA.
     pub own_certificate_names: Option<Vec<DnsName>>,
     /// How many validations run at a time.
     pub validations: usize,

@@ -465,7 +465,7 @@ fn the_own_certificate_is_for_all_names_and_the_common_name() {
             .map(|name| name.as_str())
             .collect::<Vec<_>>()
             .join(" "),
-        "a.example.com b.example.com c.example.com"
+        "c.example.com a.example.com b.example.com"
     );
     let OwnCertificate::FromUpstream { common_name, .. } = config.server.own_certificate else {
         panic!()

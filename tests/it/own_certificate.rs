@@ -17,9 +17,9 @@ use tokio::time::{sleep, timeout};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
-use crate::instant::InstantHttp;
-use crate::process::{Daemon, Installation, NAME, PATIENCE};
-use crate::world::World;
+use crate::harness::instant::InstantHttp;
+use crate::harness::process::{Daemon, Installation, NAME, PATIENCE};
+use crate::harness::world::World;
 
 /// Gets `/health` on a connection of its own, and the certificate that came with it.
 async fn health_and_leaf(installation: &Installation) -> (Value, Vec<u8>) {

@@ -14,11 +14,11 @@ use instant_acme::OrderStatus;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::process::{Installation, NAME, PATIENCE};
+use crate::harness::process::{Installation, NAME, PATIENCE};
+use crate::harness::storm::{Moment, fraction};
+use crate::harness::world::World;
 use crate::recovery::client::Client;
 use crate::recovery::ledger::Ledger;
-use crate::storm::{Moment, fraction};
-use crate::world::World;
 
 /// How many clients order at the same time.
 const CLIENTS: usize = 16;

@@ -16,10 +16,10 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use crate::process::{NAME, PATIENCE, free_address};
+use crate::harness::process::{NAME, PATIENCE, free_address};
+use crate::harness::world::World;
 use crate::recovery::client::Client;
 use crate::recovery::ledger::{Ledger, builder};
-use crate::world::World;
 
 /// Starts the program, which must refuse with this exit code and one line that holds these words, and leave nothing
 /// behind.

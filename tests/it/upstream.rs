@@ -4,7 +4,6 @@ mod double;
 mod hostile;
 mod pebble;
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -57,15 +56,6 @@ impl TlsFiles {
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
-}
-
-/// A port that nobody listens on.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// A vault in memory that can be told to crash: the save with that number stores nothing, or stores and does not return

@@ -1,6 +1,8 @@
 //! The keys of the one sled tree: a byte for what it is, then the name. Numbers are big-endian, so that byte order is
 //! their order.
 
+use std::fmt;
+
 use jiff::Timestamp;
 
 use crate::acme::certificate::Fingerprint;
@@ -124,23 +126,33 @@ pub(crate) fn order_at_end(key: &[u8]) -> Option<OrderId> {
     key.last_chunk::<16>().map(|id| OrderId::from_bytes(*id))
 }
 
-/// The key for people: what it is, and its name.
-pub(crate) fn describe(key: &[u8]) -> String {
-    let Some((kind, name)) = key.split_first() else {
-        return "the empty key".to_owned();
-    };
-    let what = match *kind {
-        ACCOUNT => "account",
-        ORDER => "order",
-        JOB => "job",
-        ISSUER => "issuer",
-        IDENTITY => "identity",
-        NAMED => return format!("value {}", String::from_utf8_lossy(name)),
-        CHUNK => return format!("a part of {}", describe(name)),
-        other => return format!("index {}", char::from(other)),
-    };
-    let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{what} {hex}")
+/// A key for people: what it is, and its name. Costs nothing until it is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Described<'a>(&'a [u8]);
+
+/// The key for people.
+pub(crate) fn describe(key: &[u8]) -> Described<'_> {
+    Described(key)
+}
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((kind, name)) = self.0.split_first() else {
+            return f.write_str("the empty key");
+        };
+        let what = match *kind {
+            ACCOUNT => "account",
+            ORDER => "order",
+            JOB => "job",
+            ISSUER => "issuer",
+            IDENTITY => "identity",
+            NAMED => return write!(f, "value {}", String::from_utf8_lossy(name)),
+            CHUNK => return write!(f, "a part of {}", describe(name)),
+            other => return write!(f, "index {}", char::from(other)),
+        };
+        write!(f, "{what} ")?;
+        name.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 fn sortable(time: Timestamp) -> [u8; 16] {

@@ -180,12 +180,13 @@ fn open_sled(settings: &Settings) -> Result<sled::Db, StoreError> {
                 error = first,
                 "sled could not be opened; its snapshots are set aside, and the whole log is read"
             );
-            try_sled(settings).map_err(|second| {
-                StoreError::Corrupt(format!(
+            try_sled(settings).map_err(|second| match second {
+                StoreError::Corrupt(second) => StoreError::Corrupt(format!(
                     "{}: {second}; without its snapshots ({}) as well as with them",
                     path.display(),
                     moved.join(" ")
-                ))
+                )),
+                other => other,
             })
         }
         Err(other) => Err(other),

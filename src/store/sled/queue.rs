@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::acme::id::random_bytes;
 use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::random::random_bytes;
 use crate::store::{Lease, StoreError};
 
 /// The index.

@@ -2,7 +2,7 @@
 //! writes stop at an eighth of it, because sled does not survive a write that fails for want of space.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::statvfs;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::store::StoreError;
 
-/// How long a look at the file system counts.
+/// How long a look at the file system counts for callers, of whom there are many.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The part of the reserve that not even work under way may touch.
@@ -36,17 +36,20 @@ impl Room {
 
     /// Whether there is room for new accounts and orders.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        self.require(self.reserve)
+        let seen = *self.seen();
+        match seen {
+            Some((at, free)) if at.elapsed() < FRESH => self.require(free, self.reserve),
+            Some(_) | None => self.require(self.look()?, self.reserve),
+        }
     }
 
-    /// Whether there is room for anything at all.
+    /// Whether there is room for anything at all, as of now.
     pub(crate) fn check_for_any_write(&self) -> Result<(), StoreError> {
-        self.require(self.reserve / FLOOR)
+        self.require(self.look()?, self.reserve / FLOOR)
     }
 
-    fn require(&self, bytes: u64) -> Result<(), StoreError> {
-        let free = self.free()?;
-        match free < bytes {
+    fn require(&self, free: u64, needed: u64) -> Result<(), StoreError> {
+        match free < needed {
             true => Err(StoreError::Full {
                 free,
                 reserve: self.reserve,
@@ -55,18 +58,16 @@ impl Room {
         }
     }
 
-    fn free(&self) -> Result<u64, StoreError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, free)) = *seen
-            && at.elapsed() < FRESH
-        {
-            return Ok(free);
-        }
+    fn look(&self) -> Result<u64, StoreError> {
         let answer = statvfs(&self.path).map_err(|e| {
             StoreError::Failed(format!("asking for free space of {}: {e}", self.path.display()))
         })?;
         let free = answer.f_bavail.saturating_mul(answer.f_frsize);
-        *seen = Some((Instant::now(), free));
+        *self.seen() = Some((Instant::now(), free));
         Ok(free)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

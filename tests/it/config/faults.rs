@@ -90,9 +90,8 @@ fn c1201_every_bad_value_is_an_error_with_key_and_value_and_fix() {
     for case in BAD_VALUES.lines().skip(1) {
         let parts: Vec<&str> = case.split(" | ").collect();
         let value: Value = serde_json::from_str(parts[1]).unwrap();
-        let error = match load(&[(parts[0], value)]) {
-            Err(error) => error,
-            Ok(_) => panic!("{case}: was accepted"),
+        let Err(error) = load(&[(parts[0], value)]) else {
+            panic!("{case}: was accepted");
         };
         assert_eq!(error.exit_code(), 2, "{case}");
         let lines = lines(Err(error));

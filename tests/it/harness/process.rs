@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::ca;
+use crate::harness::ca;
 
 /// The name that the daemon goes by. It resolves nowhere: clients are told its address.
 pub(crate) const NAME: &str = "acmeproxy.test.example.com";

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::ca::problem::Problem;
-use crate::ca::trouble::Trouble;
-use crate::process::PATIENCE;
+use crate::harness::ca::problem::Problem;
+use crate::harness::ca::trouble::Trouble;
+use crate::harness::process::PATIENCE;
 
 /// Where a request is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

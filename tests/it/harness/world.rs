@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _};
 
-use crate::ca::{self, Options};
-use crate::dns::{self, Dns};
-use crate::http01::{self, Http01};
-use crate::process::Installation;
-use crate::storm::Storm;
+use crate::harness::ca::{self, Options};
+use crate::harness::dns::{self, Dns};
+use crate::harness::http01::{self, Http01};
+use crate::harness::process::Installation;
+use crate::harness::storm::Storm;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 

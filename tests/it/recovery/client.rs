@@ -11,8 +11,8 @@ use instant_acme::{
 };
 use tokio::time::sleep;
 
+use crate::harness::world::{Request, World};
 use crate::recovery::ledger::{Acknowledged, Ledger, builder};
-use crate::world::{Request, World};
 
 /// Between two looks at an object, and before another try.
 const PAUSE: Duration = Duration::from_millis(50);

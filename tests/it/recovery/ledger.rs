@@ -8,9 +8,9 @@ use instant_acme::{Account, AccountBuilder, Key, OrderStatus};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::time::sleep;
 
-use crate::check;
-use crate::instant::InstantHttp;
-use crate::world::World;
+use crate::harness::check;
+use crate::harness::instant::InstantHttp;
+use crate::harness::world::World;
 
 /// Everything that was answered with 2xx, and every broken word.
 #[derive(Default)]

@@ -25,10 +25,10 @@ use acme_proxy::upstream::acme::Ca;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::harness::process::free_address;
 use crate::upstream::Crash;
 use crate::upstream::MemoryVault;
 use crate::upstream::TlsFiles;
-use crate::upstream::free_port;
 use crate::upstream::issued;
 use crate::upstream::now;
 use crate::upstream::opened;
@@ -82,10 +82,10 @@ impl Pebble {
 
     async fn start(environment: Vec<(&'static str, &'static str)>) -> Self {
         let files = TlsFiles::new();
-        let port = free_port();
+        let port = free_address().port();
         let config = serde_json::json!({"pebble": {
             "listenAddress": format!("127.0.0.1:{port}"),
-            "managementListenAddress": format!("127.0.0.1:{}", free_port()),
+            "managementListenAddress": format!("127.0.0.1:{}", free_address().port()),
             "certificate": files.path("server.pem"), "privateKey": files.path("server.key"),
             "httpPort": 5002, "tlsPort": 5001, "ocspResponderURL": "",
             "externalAccountBindingRequired": true, "externalAccountMACKeys": {"kid-1": HMAC_KEY},
@@ -95,8 +95,8 @@ impl Pebble {
         std::fs::write(files.path("dns.sh"), PROGRAM).unwrap();
         std::fs::set_permissions(files.path("dns.sh"), Permissions::from_mode(0o755)).unwrap();
         let (dns, management) = (
-            format!("127.0.0.1:{}", free_port()),
-            format!("127.0.0.1:{}", free_port()),
+            format!("127.0.0.1:{}", free_address().port()),
+            format!("127.0.0.1:{}", free_address().port()),
         );
         let dns_server = Command::new("pebble-challtestsrv")
             .args(["-dns01", &dns, "-management", &management])
@@ -195,7 +195,7 @@ impl Pebble {
 }
 
 fn checked(chain: &str, order: &Order) {
-    IssuedChain::verify(chain, &validated(order), now()).unwrap();
+    IssuedChain::verify(chain, validated(order).ordered(), now()).unwrap();
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn foreign_csrs_of_both_kinds_are_issued_and_revoked_with_a_reason() {
         let order = opened(&ca, order_of(&["www.example.com", "*.example.com"], algorithm)).await;
         let chain = issued(&ca, &order).await.unwrap();
         checked(&chain, &order);
-        let leaf = IssuedChain::verify(&chain, &validated(&order), now()).unwrap();
+        let leaf = IssuedChain::verify(&chain, validated(&order).ordered(), now()).unwrap();
         let leaf = leaf.certificate.leaf().clone();
         ca.revoke(&leaf, Some(RevocationReason::Superseded))
             .await

@@ -1,0 +1,281 @@
+//! The order's life, and what must not happen in it (RFC 8555 §7.1.6, SECURITY I4).
+
+use super::*;
+use crate::acme::csr::Csr;
+use crate::acme::revocation::RevocationReason;
+
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn order(names: &[&str]) -> Order {
+    let identifier = |name: &&str| (Identifier::dns(name).unwrap(), vec![ChallengeType::Http01]);
+    let identifiers = names.iter().map(identifier).collect();
+    Order::new(
+        AccountId::random(),
+        "acme".to_owned(),
+        identifiers,
+        at(0),
+        LIFETIME,
+    )
+}
+
+fn challenge(order: &Order, index: u16) -> ChallengeId {
+    let authorization = AuthorizationId {
+        order: order.id(),
+        index,
+    };
+    ChallengeId {
+        authorization,
+        kind: ChallengeType::Http01,
+    }
+}
+
+fn accepted(order: Order, id: ChallengeId) -> Order {
+    match order.accept_challenge(id, at(1)).unwrap() {
+        Accepted::Started(order, Work::Validate(work)) if work == id => order,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn settled(order: Order, id: ChallengeId, attempt: u32, verdict: Verdict) -> Order {
+    match order.settle_validation(id, attempt, verdict, 3, at(2)) {
+        Settled::Finished(order) | Settled::Repeat(order) => order,
+        Settled::Stale => panic!("the verdict was dropped"),
+    }
+}
+
+fn ready(names: &[&str]) -> Order {
+    (0..u16::try_from(names.len()).unwrap()).fold(order(names), |order, index| {
+        let id = challenge(&order, index);
+        settled(accepted(order, id), id, 0, Verdict::Proved)
+    })
+}
+
+fn csr(names: &[&str]) -> Csr {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let mut params = rcgen::CertificateParams::new(names).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    Csr::parse(params.serialize_request(&key).unwrap().der().to_vec()).unwrap()
+}
+
+fn finalized(order: Order, names: &[&str]) -> Order {
+    let matched = csr(names).matching(&order, None).unwrap();
+    order.finalize(matched, at(3), LIFETIME).unwrap().0
+}
+
+fn dns_problem() -> Problem {
+    Problem::new(ProblemType::Dns, "no answer")
+}
+
+#[test]
+fn h14_an_order_is_ready_when_the_last_of_its_names_is_proved() {
+    let first = challenge_of_two(0);
+    assert_eq!(first.status(at(2)), OrderStatus::Pending);
+    assert_eq!(
+        ready(&["a.example.com", "b.example.com"]).status(at(2)),
+        OrderStatus::Ready
+    );
+}
+
+fn challenge_of_two(index: u16) -> Order {
+    let order = order(&["a.example.com", "b.example.com"]);
+    let id = challenge(&order, index);
+    settled(accepted(order, id), id, 0, Verdict::Proved)
+}
+
+#[test]
+fn each_single_name_that_is_not_proved_keeps_the_order_from_the_ca() {
+    // Let's Encrypt's incident of 2020-02-29: N names to check, one of them checked N times.
+    let names = ["a.example.com", "b.example.com", "c.example.com", "d.example.com"];
+    for bad in 0..4 {
+        let order = (0..4).fold(order(&names), |order, index| {
+            let id = challenge(&order, index);
+            let verdict = match index == bad {
+                true => Verdict::Refused(dns_problem()),
+                false => Verdict::Proved,
+            };
+            match order.accept_challenge(id, at(1)).unwrap() {
+                Accepted::Started(order, _) => settled(order, id, 0, verdict),
+                Accepted::Unchanged(order) => order,
+            }
+        });
+        assert_eq!(order.status(at(2)), OrderStatus::Invalid, "{bad}");
+        assert!(order.validated(at(2)).is_none(), "{bad}");
+        let problem = order.problem(at(2)).unwrap();
+        assert!(problem.detail.contains(names[usize::from(bad)]), "{problem}");
+    }
+}
+
+#[test]
+fn j3_a_challenge_that_is_under_way_or_proved_is_not_started_again() {
+    let order = order(&["a.example.com"]);
+    let id = challenge(&order, 0);
+    let order = accepted(order, id);
+    let Accepted::Unchanged(order) = order.accept_challenge(id, at(1)).unwrap() else {
+        panic!("started twice");
+    };
+    let order = settled(order, id, 0, Verdict::Proved);
+    assert!(matches!(
+        order.accept_challenge(id, at(2)),
+        Ok(Accepted::Unchanged(_))
+    ));
+}
+
+#[test]
+fn j6_a_passing_fault_is_tried_again_and_the_last_one_counts() {
+    let order = order(&["a.example.com"]);
+    let id = challenge(&order, 0);
+    let mut order = accepted(order, id);
+    for attempt in 0..2 {
+        order = settled(order, id, attempt, Verdict::TryAgain(dns_problem()));
+        assert_eq!(order.status(at(2)), OrderStatus::Pending);
+        assert_eq!(order.attempt(id, at(2)), Some(attempt + 1));
+    }
+    let order = settled(order, id, 2, Verdict::TryAgain(dns_problem()));
+    assert_eq!(order.status(at(2)), OrderStatus::Invalid);
+    assert!(order.accept_challenge(id, at(2)).is_err());
+}
+
+#[test]
+fn j8_a_verdict_for_another_attempt_or_an_ended_order_is_dropped() {
+    let order = order(&["a.example.com"]);
+    let id = challenge(&order, 0);
+    let order = accepted(order, id);
+    let dropped = |order: Order, attempt, now| {
+        matches!(
+            order.settle_validation(id, attempt, Verdict::Proved, 3, now),
+            Settled::Stale
+        )
+    };
+    assert!(
+        dropped(order.clone(), 1, at(2)),
+        "of an attempt that was not made"
+    );
+    assert!(dropped(order.clone(), 0, at(3600)), "after the order's end");
+    let proved = settled(order.clone(), id, 0, Verdict::Proved);
+    assert!(dropped(proved, 0, at(2)), "of a settled challenge");
+    let other = challenge(&ready(&["a.example.com"]), 0);
+    assert!(matches!(
+        order.settle_validation(other, 0, Verdict::Proved, 3, at(2)),
+        Settled::Stale
+    ));
+}
+
+#[test]
+fn k2_only_a_ready_order_is_finalized_and_only_once() {
+    let names = ["a.example.com"];
+    let pending = order(&names);
+    let matched = csr(&names).matching(&pending, None).unwrap();
+    let refused = pending.finalize(matched, at(1), LIFETIME).unwrap_err();
+    assert_eq!((refused.kind, refused.status), (ProblemType::OrderNotReady, 403));
+    let processing = finalized(ready(&names), &names);
+    assert_eq!(processing.status(at(4)), OrderStatus::Processing);
+    let again = csr(&names).matching(&processing, None).unwrap();
+    assert_eq!(
+        processing.finalize(again, at(4), LIFETIME).unwrap_err().kind,
+        ProblemType::OrderNotReady
+    );
+}
+
+#[test]
+fn k6_k9_a_csr_for_other_names_or_with_an_accounts_key_matches_no_order() {
+    let order = ready(&["a.example.com", "b.example.com"]);
+    for names in [
+        &["a.example.com"][..],
+        &["a.example.com", "b.example.com", "c.example.com"],
+        &["a.example.com", "c.example.com"],
+    ] {
+        assert_eq!(
+            csr(names).matching(&order, None).unwrap_err().kind,
+            ProblemType::BadCsr,
+            "{names:?}"
+        );
+    }
+    let right = csr(&["B.example.com", "a.example.com"]);
+    assert!(right.matching(&order, None).is_ok());
+    assert_eq!(
+        right
+            .matching(&order, Some(AccountId::random()))
+            .unwrap_err()
+            .kind,
+        ProblemType::BadCsr
+    );
+}
+
+#[test]
+fn a_csr_that_matches_one_order_does_not_finalize_another() {
+    let names = ["a.example.com"];
+    let matched = csr(&names).matching(&ready(&names), None).unwrap();
+    assert!(ready(&names).finalize(matched, at(3), LIFETIME).is_err());
+}
+
+#[test]
+fn i1_only_a_finalized_order_that_has_not_ended_goes_to_the_ca() {
+    let names = ["a.example.com"];
+    assert!(ready(&names).validated(at(3)).is_none());
+    let processing = finalized(ready(&names), &names);
+    let expires = processing.expires();
+    assert!(processing.validated(at(4)).is_some());
+    assert!(processing.validated(expires).is_none());
+    assert!(processing.failed(dns_problem(), at(5)).validated(at(6)).is_none());
+}
+
+#[test]
+fn only_the_first_url_at_the_ca_counts_until_the_ca_says_that_it_is_dead() {
+    let names = ["a.example.com"];
+    let order = finalized(ready(&names), &names).opened_upstream("one".to_owned());
+    let order = order.opened_upstream("two".to_owned());
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("one"));
+    let order = order.upstream_is_gone("two");
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("one"));
+    let order = order.upstream_is_gone("one").opened_upstream("three".to_owned());
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("three"));
+}
+
+#[test]
+fn i7_a_processing_order_ends_at_its_deadline_and_says_so() {
+    let names = ["a.example.com"];
+    let order = finalized(ready(&names), &names);
+    assert_eq!(order.expires(), at(3 + 3600));
+    assert_eq!(order.status(at(3 + 3600)), OrderStatus::Invalid);
+    assert_eq!(
+        order.problem(at(3 + 3600)).unwrap().kind,
+        ProblemType::ServerInternal
+    );
+    assert_eq!(order.problem(at(4)), None);
+}
+
+#[test]
+fn an_order_is_in_line_from_finalization_to_its_end() {
+    let names = ["a.example.com"];
+    assert_eq!(ready(&names).in_line_since(), None);
+    let order = finalized(ready(&names), &names);
+    assert_eq!(order.in_line_since(), Some(at(3)));
+    assert_eq!(order.failed(dns_problem(), at(4)).in_line_since(), None);
+}
+
+#[test]
+fn the_daemons_own_order_goes_to_the_ca_without_a_client() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["proxy.example.com".to_owned()]).unwrap();
+    let csr = Der::new(params.serialize_request(&key).unwrap().der().to_vec());
+    let names = vec![Identifier::dns("proxy.example.com").unwrap()];
+    let order = Order::for_daemon(OrderId::random(), names, csr, at(0), LIFETIME);
+    assert_eq!(order.account(), AccountId::DAEMON);
+    assert!(order.validated(at(1)).is_some());
+}
+
+#[test]
+fn a_revocation_needs_a_certificate() {
+    let names = ["a.example.com"];
+    let order = finalized(ready(&names), &names);
+    assert!(
+        order
+            .request_revocation(Some(RevocationReason::Superseded), at(4))
+            .is_err()
+    );
+}

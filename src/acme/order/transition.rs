@@ -1,0 +1,295 @@
+//! Every transition of an order (RFC 8555 §7.1.6). Each consumes the order and gives the next one; one that does not
+//! apply to the order's stage leaves it as it is, or says why it is refused.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::acme::authorization::{Authorization, AuthorizationStatus};
+use crate::acme::certificate::IssuedCertificate;
+use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType};
+use crate::acme::csr::MatchedCsr;
+use crate::acme::id::{AuthorizationId, ChallengeId};
+use crate::acme::job::Work;
+use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, ValidatedOrder, Verdict, after};
+use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::revocation::{Revocation, RevocationReason};
+
+impl Order {
+    /// The client says that a challenge is met (RFC 8555 §7.5.1).
+    ///
+    /// # Errors
+    ///
+    /// `malformed` if there is no such challenge, or it can not lead anywhere any more.
+    pub fn accept_challenge(mut self, id: ChallengeId, now: Timestamp) -> Result<Accepted, Problem> {
+        let expires = self.expires;
+        let authorization = self
+            .authorization_mut(id.authorization)
+            .ok_or_else(Problem::not_found)?;
+        let status = authorization.status(expires, now);
+        let challenge = find_mut(authorization, id.kind).ok_or_else(Problem::not_found)?;
+        match (&challenge.state, status) {
+            (
+                ChallengeState::Valid(_) | ChallengeState::Processing { .. },
+                AuthorizationStatus::Valid | AuthorizationStatus::Pending,
+            ) => Ok(Accepted::Unchanged(self)),
+            (ChallengeState::Pending, AuthorizationStatus::Pending) => {
+                challenge.state = ChallengeState::Processing {
+                    failed_attempts: 0,
+                    problem: None,
+                };
+                Ok(Accepted::Started(self, Work::Validate(id)))
+            }
+            (_, status) => Err(Problem::malformed(format!(
+                "the authorization is {status}; make a new order"
+            ))),
+        }
+    }
+
+    /// How many attempts at the challenge have failed, if it is being validated: what [`Self::settle_validation`]
+    /// wants to hear again.
+    pub fn attempt(&self, id: ChallengeId, now: Timestamp) -> Option<u32> {
+        if self.expires <= now || !matches!(self.stage, Stage::Open) {
+            return None;
+        }
+        match self.challenge(id)?.state {
+            ChallengeState::Processing { failed_attempts, .. } => Some(failed_attempts),
+            ChallengeState::Pending | ChallengeState::Valid(_) | ChallengeState::Invalid(_) => None,
+        }
+    }
+
+    /// Records what an attempt at a challenge found out, if the challenge is still the one that the attempt left
+    /// behind. After `max_attempts` a passing reason counts as final.
+    pub fn settle_validation(
+        mut self,
+        id: ChallengeId,
+        attempt: u32,
+        verdict: Verdict,
+        max_attempts: u32,
+        now: Timestamp,
+    ) -> Settled {
+        if self.attempt(id, now) != Some(attempt) {
+            return Settled::Stale;
+        }
+        let authorization = self.authorization_mut(id.authorization);
+        let Some(challenge) = authorization.and_then(|a| find_mut(a, id.kind)) else {
+            return Settled::Stale;
+        };
+        let failed_attempts = attempt.saturating_add(1);
+        match verdict {
+            Verdict::Proved => challenge.state = ChallengeState::Valid(now),
+            Verdict::TryAgain(problem) if failed_attempts < max_attempts => {
+                challenge.state = ChallengeState::Processing {
+                    failed_attempts,
+                    problem: Some(problem),
+                };
+                return Settled::Repeat(self);
+            }
+            Verdict::TryAgain(problem) | Verdict::Refused(problem) => {
+                challenge.state = ChallengeState::Invalid(problem);
+            }
+        }
+        Settled::Finished(self)
+    }
+
+    /// The client hands in its CSR (RFC 8555 §7.4). The order stays alive for `deadline` from now on, so that the CA
+    /// has that long to issue.
+    ///
+    /// # Errors
+    ///
+    /// `orderNotReady` unless the order is ready.
+    pub fn finalize(
+        self,
+        csr: MatchedCsr,
+        now: Timestamp,
+        deadline: Duration,
+    ) -> Result<(Self, Work), Problem> {
+        self.require_ready(now)?;
+        if csr.order() != self.id {
+            return Err(Problem::internal());
+        }
+        let work = Work::Issue(self.id);
+        let next = Self {
+            expires: after(now, deadline).max(self.expires),
+            stage: Stage::Processing {
+                csr: csr.into_der(),
+                finalized: now,
+                upstream: None,
+            },
+            ..self
+        };
+        Ok((next, work))
+    }
+
+    /// # Errors
+    ///
+    /// RFC 8555 §7.4: "A request to finalize an order will result in error if the order is not in the "ready" state.
+    /// In such cases, the server MUST return a 403 (Forbidden) error with a problem document of type "orderNotReady"."
+    pub fn require_ready(&self, now: Timestamp) -> Result<(), Problem> {
+        match self.status(now) {
+            OrderStatus::Ready => Ok(()),
+            status @ (OrderStatus::Pending
+            | OrderStatus::Processing
+            | OrderStatus::Valid
+            | OrderStatus::Invalid) => Err(Problem::new(
+                ProblemType::OrderNotReady,
+                format!("the order is {status}, not ready"),
+            )),
+        }
+    }
+
+    /// The order as proof that it may go to the CA, or `None` if it may not: not finalized, ended, or a name without a
+    /// valid authorization.
+    pub fn validated(&self, now: Timestamp) -> Option<ValidatedOrder> {
+        let Stage::Processing { csr, upstream, .. } = &self.stage else {
+            return None;
+        };
+        let valid = |a: &Authorization| a.status(self.expires, now) == AuthorizationStatus::Valid;
+        if self.authorizations.is_empty() || !self.authorizations.iter().all(valid) {
+            return None;
+        }
+        Some(ValidatedOrder {
+            id: self.id,
+            identifiers: self.identifiers().cloned().collect(),
+            csr: csr.clone(),
+            upstream: upstream.clone(),
+            expires: self.expires,
+        })
+    }
+
+    /// An order was opened at the CA under this URL. Only the first URL counts.
+    pub fn opened_upstream(self, url: String) -> Self {
+        let stage = match self.stage {
+            Stage::Processing {
+                csr,
+                finalized,
+                upstream: None,
+            } => Stage::Processing {
+                csr,
+                finalized,
+                upstream: Some(url),
+            },
+            stage
+            @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+        };
+        Self { stage, ..self }
+    }
+
+    /// The CA has confirmed that its order under this URL is dead and has issued nothing: another one may be opened.
+    pub fn upstream_is_gone(self, url: &str) -> Self {
+        let stage = match self.stage {
+            Stage::Processing {
+                csr,
+                finalized,
+                upstream: Some(known),
+            } if known == url => Stage::Processing {
+                csr,
+                finalized,
+                upstream: None,
+            },
+            stage
+            @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+        };
+        Self { stage, ..self }
+    }
+
+    /// The certificate has come, and has been checked against this order's CSR and names.
+    pub fn issued(self, certificate: IssuedCertificate, now: Timestamp) -> Self {
+        let stage = match self.stage {
+            Stage::Processing { upstream, .. } if certificate.order() == self.id => Stage::Issued {
+                certificate,
+                issued: now,
+                upstream,
+                revocation: None,
+            },
+            stage
+            @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+        };
+        Self { stage, ..self }
+    }
+
+    /// Issuance has failed for good. An order that has ended already stays as it is.
+    pub fn failed(self, problem: Problem, now: Timestamp) -> Self {
+        let stage = match self.stage {
+            Stage::Processing { .. } => Stage::Failed { problem, failed: now },
+            stage @ (Stage::Open | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+        };
+        Self { stage, ..self }
+    }
+
+    /// Somebody who may do so asks for the certificate's revocation (RFC 8555 §7.6). A refusal by the CA does not
+    /// stand in the way of another try.
+    ///
+    /// # Errors
+    ///
+    /// `alreadyRevoked` if the CA has confirmed a revocation; `malformed` if there is no certificate.
+    pub fn request_revocation(
+        self,
+        reason: Option<RevocationReason>,
+        now: Timestamp,
+    ) -> Result<(Self, Work), Problem> {
+        let Stage::Issued {
+            certificate,
+            issued,
+            upstream,
+            revocation,
+        } = self.stage
+        else {
+            return Err(Problem::not_found());
+        };
+        if let Some(Revocation::Confirmed { .. }) = revocation {
+            return Err(Problem::new(
+                ProblemType::AlreadyRevoked,
+                "the certificate is revoked already",
+            ));
+        }
+        let work = Work::Revoke(self.id);
+        let requested = match revocation {
+            Some(requested @ Revocation::Requested { .. }) => requested,
+            Some(Revocation::Confirmed { .. } | Revocation::Refused { .. }) | None => {
+                Revocation::Requested { reason, at: now }
+            }
+        };
+        let stage = Stage::Issued {
+            certificate,
+            issued,
+            upstream,
+            revocation: Some(requested),
+        };
+        Ok((Self { stage, ..self }, work))
+    }
+
+    /// The CA has answered a requested revocation.
+    pub fn settle_revocation(self, answer: Result<(), Problem>, now: Timestamp) -> Self {
+        let stage = match self.stage {
+            Stage::Issued {
+                certificate,
+                issued,
+                upstream,
+                revocation: Some(Revocation::Requested { reason, .. }),
+            } => Stage::Issued {
+                certificate,
+                issued,
+                upstream,
+                revocation: Some(match answer {
+                    Ok(()) => Revocation::Confirmed { reason, at: now },
+                    Err(problem) => Revocation::Refused { problem, at: now },
+                }),
+            },
+            stage
+            @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+        };
+        Self { stage, ..self }
+    }
+
+    fn authorization_mut(&mut self, id: AuthorizationId) -> Option<&mut Authorization> {
+        if id.order != self.id {
+            return None;
+        }
+        self.authorizations.get_mut(usize::from(id.index))
+    }
+}
+
+fn find_mut(authorization: &mut Authorization, kind: ChallengeType) -> Option<&mut Challenge> {
+    authorization.challenges.iter_mut().find(|c| c.kind == kind)
+}

@@ -1,0 +1,189 @@
+//! The queue: leases, settlements, wake-ups.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::acme::id::AccountId;
+use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::problem::Problem;
+use crate::store::contract::{
+    Backend, again, all, answered, at, create, done, far, finalized, issued, lease, leased, names, order,
+};
+use crate::store::{Lease, Settlement, StoreError, Versioned};
+
+pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend: &impl Backend) {
+    let store = backend.open().await;
+    let mut longest_due = Vec::new();
+    for due in (0..60).rev() {
+        let order = finalized(names(&["a.example.com"]), at(0));
+        let job = Job {
+            due: at(due),
+            ..Job::now(Work::Issue(order.id()), at(0))
+        };
+        store.create_order(&order, Some(job)).await.unwrap();
+        longest_due.insert(0, job);
+    }
+    assert!(lease(&store, WorkKind::Revoke, 99).await.is_empty());
+    let first = store.lease(WorkKind::Issue, at(4), at(200), 3).await.unwrap();
+    assert_eq!(
+        first.iter().map(|lease| lease.job).collect::<Vec<_>>(),
+        longest_due[..3]
+    );
+    let others = (0..16).map(|_| {
+        let store = Arc::clone(&store);
+        async move { store.lease(WorkKind::Issue, at(49), at(200), 5).await.unwrap() }
+    });
+    let others: Vec<Lease> = all(others).await.into_iter().flatten().collect();
+    let works: BTreeSet<Work> = others.iter().map(|lease| lease.job.work).collect();
+    assert_eq!((others.len(), works.len()), (47, 47));
+    assert_eq!(works, longest_due[3..50].iter().map(|job| job.work).collect());
+    let tokens: BTreeSet<u64> = first.iter().chain(&others).map(|lease| lease.token).collect();
+    assert_eq!(tokens.len(), 50);
+    assert_eq!(store.census().await.unwrap().jobs[&WorkKind::Issue], 60);
+}
+
+pub(crate) async fn a_lease_runs_out_unless_it_is_renewed(backend: &impl Backend) {
+    let store = backend.open().await;
+    let (order, held) = leased(&store).await;
+    assert!(lease(&store, WorkKind::Issue, 100).await.is_empty());
+    let opened = order.value.opened_upstream("https://ca.example.com/1".to_owned());
+    let renewed = Lease {
+        until: at(300),
+        ..held.clone()
+    };
+    let order = store
+        .checkpoint(&renewed, Versioned::with(order.version, opened))
+        .await
+        .unwrap();
+    assert_eq!(store.order(order.value.id()).await, Ok(Some(order.clone())));
+    assert!(lease(&store, WorkKind::Issue, 299).await.is_empty());
+    let next = lease(&store, WorkKind::Issue, 300).await.remove(0);
+    assert_eq!(next.job, held.job);
+    assert_ne!(next.token, held.token);
+    assert_eq!(store.settle(next, done(Some(order))).await, Ok(()));
+    assert!(lease(&store, WorkKind::Issue, 9999).await.is_empty());
+}
+
+pub(crate) async fn a_lost_lease_settles_nothing(backend: &impl Backend) {
+    let store = backend.open().await;
+    let (order, held) = leased(&store).await;
+    let other = lease(&store, WorkKind::Issue, 101).await.remove(0);
+    let changed = order.value.clone().failed(Problem::internal(), at(2));
+    let changed = Versioned::with(order.version, changed);
+    let late = store.checkpoint(&held, changed.clone()).await;
+    assert_eq!(late, Err(StoreError::LeaseLost));
+    for late in [done(Some(changed.clone())), done(None), again(5, 0), again(5, 1)] {
+        assert_eq!(store.settle(held.clone(), late).await, Err(StoreError::LeaseLost));
+    }
+    assert_eq!(store.order(order.value.id()).await, Ok(Some(order)));
+    assert_eq!(store.settle(other.clone(), done(Some(changed))).await, Ok(()));
+    assert_eq!(store.settle(other, done(None)).await, Err(StoreError::LeaseLost));
+}
+
+pub(crate) async fn a_refused_settlement_writes_nothing_and_keeps_the_lease(backend: &impl Backend) {
+    let store = backend.open().await;
+    let (issued, issuers) = issued("a.example.com");
+    let (order, held) = leased(&store).await;
+    let stale = Settlement {
+        issuers: issuers.clone(),
+        ..done(Some(Versioned::with(order.version + 1, order.value.clone())))
+    };
+    assert_eq!(store.settle(held.clone(), stale).await, Err(StoreError::Conflict));
+    let fingerprints = issued.certificate().unwrap().issuers();
+    assert!(matches!(
+        store.issuers(fingerprints).await,
+        Err(StoreError::Corrupt(_))
+    ));
+    assert!(lease(&store, WorkKind::Issue, 50).await.is_empty());
+    assert_eq!(store.settle(held, done(Some(order))).await, Ok(()));
+}
+
+pub(crate) async fn a_job_goes_back_into_the_queue_with_its_faults(backend: &impl Backend) {
+    let mut store = backend.open().await;
+    let (_, held) = leased(&store).await;
+    assert_eq!(store.settle(held.clone(), again(20, 0)).await, Ok(()));
+    assert!(lease(&store, WorkKind::Issue, 19).await.is_empty());
+    let held = lease(&store, WorkKind::Issue, 20).await.remove(0);
+    assert_eq!((held.job.due, held.job.faults), (at(20), 0));
+    assert_eq!(store.settle(held, again(40, 3)).await, Ok(()));
+    for _ in 0..2 {
+        assert!(lease(&store, WorkKind::Issue, 39).await.is_empty());
+        let held = lease(&store, WorkKind::Issue, 40).await.remove(0);
+        assert_eq!((held.job.due, held.job.faults), (at(40), 3));
+        drop(store);
+        store = backend.open().await;
+    }
+}
+
+pub(crate) async fn enqueuing_twice_is_enqueuing_once(backend: &impl Backend) {
+    let store = backend.open().await;
+    let (order, held) = leased(&store).await;
+    let job = Some(held.job);
+    store.commit(order.clone(), job).await.unwrap();
+    assert!(
+        lease(&store, WorkKind::Issue, 50).await.is_empty(),
+        "while it is being done"
+    );
+    assert_eq!(store.settle(held, done(None)).await, Ok(()));
+    let held = lease(&store, WorkKind::Issue, 50).await;
+    assert_eq!(held.len(), 1, "it is done once more after that");
+    assert_eq!(store.settle(held[0].clone(), again(60, 1)).await, Ok(()));
+    store
+        .commit(Versioned::with(order.version + 1, order.value), job)
+        .await
+        .unwrap();
+    let held = lease(&store, WorkKind::Issue, 50).await;
+    assert_eq!(held.len(), 1, "the new one takes the place of the one that waits");
+    assert_eq!(held[0].job.faults, 0);
+    assert_eq!(store.settle(held[0].clone(), done(None)).await, Ok(()));
+    assert!(lease(&store, WorkKind::Issue, 9999).await.is_empty());
+}
+
+pub(crate) async fn f24_a_crash_voids_leases_but_loses_no_job(backend: &impl Backend) {
+    let store = backend.open().await;
+    let (_, held) = leased(&store).await;
+    drop(store);
+    let store = backend.open().await;
+    let next = lease(&store, WorkKind::Issue, 200).await;
+    assert_eq!(next.len(), 1);
+    assert_eq!(next[0].job, held.job);
+    assert_eq!(store.settle(held, done(None)).await, Err(StoreError::LeaseLost));
+}
+
+pub(crate) async fn a_waiting_worker_is_woken(backend: &impl Backend) {
+    let store = backend.open().await;
+    let waiting = Arc::clone(&store);
+    let worker = tokio::spawn(async move {
+        loop {
+            let leases = lease(&waiting, WorkKind::Validate, 1).await;
+            if !leases.is_empty() {
+                return leases;
+            }
+            waiting.job_added().await;
+        }
+    });
+    let (order, work) = answered(order(AccountId::random()));
+    create(&store, &order, Some(work)).await;
+    assert_eq!(worker.await.unwrap()[0].job.work, work);
+}
+
+pub(crate) async fn jobs_of_unknown_kinds_are_left_alone(backend: &impl Backend) {
+    let store = backend.open().await;
+    let order = order(AccountId::random());
+    create(&store, &order, None).await;
+    drop(store);
+    let without = backend.size().await;
+    backend.plant_unknown_job(order.id()).await;
+    let store = backend.open().await;
+    for kind in WorkKind::ALL {
+        assert!(lease(&store, kind, 9999).await.is_empty());
+        assert_eq!(store.census().await.unwrap().jobs[&kind], 0);
+    }
+    store.commit(Versioned::with(1, order), None).await.unwrap();
+    drop(store);
+    assert_eq!(backend.size().await, without + 1);
+    let store = backend.open().await;
+    assert_eq!(store.sweep(far(), 100).await, Ok(1));
+    drop(store);
+    assert!(backend.size().await > 0);
+}

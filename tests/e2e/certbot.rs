@@ -1,0 +1,131 @@
+//! certbot, standalone (http-01).
+
+use std::path::PathBuf;
+
+use crate::certificate::Leaf;
+use crate::certificate::check;
+use crate::environment::Environment;
+use crate::environment::Host;
+use crate::pebble::CertificateStatus;
+
+/// certbot on a host.
+struct Certbot<'a> {
+    host: Host<'a>,
+    names: &'a [&'a str],
+}
+
+impl<'a> Certbot<'a> {
+    fn on(environment: &'a Environment, names: &'a [&'a str]) -> Self {
+        let host = environment.host(names);
+        // Not what the machine's administrator has in /etc/letsencrypt.
+        std::fs::write(host.directory.join("cli.ini"), "").unwrap();
+        Self { host, names }
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let directory = &self.host.directory;
+        let mut certbot = self.host.program("certbot");
+        certbot.env("REQUESTS_CA_BUNDLE", self.host.root());
+        certbot.arg(arguments[0]).arg("--non-interactive");
+        certbot.arg("--config").arg(directory.join("cli.ini"));
+        for kind in ["config", "work", "logs"] {
+            certbot.arg(format!("--{kind}-dir")).arg(directory.join(kind));
+        }
+        certbot
+            .args(["--server", &self.host.directory_url()])
+            .args(&arguments[1..]);
+        self.host.run(&certbot, "certbot")
+    }
+
+    fn obtain(&self, arguments: &[&str]) -> Leaf {
+        let address = self.host.address.to_string();
+        let port = self.host.http_port().to_string();
+        let mut all = vec![
+            "certonly",
+            "--standalone",
+            "--http-01-address",
+            &address,
+            "--http-01-port",
+            &port,
+        ];
+        all.extend(["--agree-tos", "--register-unsafely-without-email"]);
+        all.extend(self.names.iter().flat_map(|name| ["-d", name]));
+        all.extend(arguments);
+        self.run(&all);
+        self.leaf()
+    }
+
+    fn revoke(&self, arguments: &[&str]) {
+        let leaf = self.file("cert.pem");
+        let mut all = vec![
+            "revoke",
+            "--no-delete-after-revoke",
+            "--cert-path",
+            leaf.to_str().unwrap(),
+        ];
+        all.extend(arguments);
+        self.run(&all);
+    }
+
+    /// Its latest certificate, checked.
+    fn leaf(&self) -> Leaf {
+        check(
+            &self.host,
+            &self.file("fullchain.pem"),
+            &self.file("privkey.pem"),
+            self.names,
+        )
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.host
+            .directory
+            .join("config/live")
+            .join(self.names[0])
+            .join(name)
+    }
+
+    fn status(&self, leaf: &Leaf) -> CertificateStatus {
+        self.host.environment.pebble.status(&leaf.serial)
+    }
+}
+
+#[test]
+fn certbot_gets_an_ecdsa_certificate_renews_it_by_force_and_revokes_it_by_its_account() {
+    let environment = Environment::shared();
+    let certbot = Certbot::on(&environment, &["certbot.example.com"]);
+    let first = certbot.obtain(&["--key-type", "ecdsa"]);
+    assert!(first.is_p256(), "{first:?}");
+
+    certbot.run(&["renew", "--force-renewal", "--no-random-sleep-on-renew"]);
+    let second = certbot.leaf();
+    assert_ne!(first.serial, second.serial);
+    assert_eq!(certbot.status(&second), CertificateStatus::Valid);
+
+    certbot.revoke(&["--reason", "superseded"]);
+    assert_eq!(certbot.status(&second), CertificateStatus::Revoked(Some(4)));
+    assert_eq!(certbot.status(&first), CertificateStatus::Valid);
+}
+
+#[test]
+fn certbot_revokes_by_the_certificates_key_because_that_is_compromised() {
+    let environment = Environment::shared();
+    let certbot = Certbot::on(&environment, &["compromised.example.com"]);
+    let leaf = certbot.obtain(&[]);
+    let key = certbot.file("privkey.pem");
+    certbot.revoke(&["--key-path", key.to_str().unwrap(), "--reason", "keycompromise"]);
+    assert_eq!(certbot.status(&leaf), CertificateStatus::Revoked(Some(1)));
+}
+
+#[test]
+fn certbot_gets_an_rsa_certificate_for_three_names() {
+    let environment = Environment::shared();
+    let names = [
+        "three.example.com",
+        "www.three.example.com",
+        "mail.three.example.com",
+    ];
+    let certbot = Certbot::on(&environment, &names);
+    let leaf = certbot.obtain(&["--key-type", "rsa", "--rsa-key-size", "2048"]);
+    assert!(leaf.is_rsa_2048(), "{leaf:?}");
+}

@@ -1,0 +1,117 @@
+//! lego, which serves http-01 itself.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::certificate::Leaf;
+use crate::certificate::check;
+use crate::environment::Environment;
+use crate::environment::Host;
+use crate::pebble::CertificateStatus;
+use crate::process;
+
+/// lego on a host.
+pub(crate) struct Lego<'a> {
+    host: Host<'a>,
+    names: &'a [&'a str],
+    key_type: &'a str,
+}
+
+impl<'a> Lego<'a> {
+    pub(crate) fn on(environment: &'a Environment, names: &'a [&'a str], key_type: &'a str) -> Self {
+        Self {
+            host: environment.host(names),
+            names,
+            key_type,
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut lego = self.host.program("lego");
+        lego.env("LEGO_CA_CERTIFICATES", self.host.root());
+        lego.args([
+            "--server",
+            &self.host.directory_url(),
+            "--accept-tos",
+            "--email",
+            "admin@example.com",
+        ]);
+        lego.arg("--path")
+            .arg(&self.host.directory)
+            .args(["--key-type", self.key_type]);
+        lego.args([
+            "--http",
+            "--http.port",
+            &format!("{}:{}", self.host.address, self.host.http_port()),
+        ]);
+        lego.args(self.names.iter().flat_map(|name| ["--domains", name]))
+            .args(arguments);
+        lego
+    }
+
+    /// Asks for a certificate that it will not get; what it says about that.
+    pub(crate) fn fail_to_obtain(&self) -> String {
+        process::run(&self.command(&["run"]), "lego").expect_err("lego gets no certificate")
+    }
+
+    /// Gets a certificate, checked.
+    pub(crate) fn obtain(&self) -> Leaf {
+        self.run(&["run"]);
+        self.leaf()
+    }
+
+    /// Renews it, although it is young.
+    fn renew(&self) -> Leaf {
+        self.run(&["renew", "--days", "9999", "--no-random-sleep"]);
+        self.leaf()
+    }
+
+    fn revoke(&self, arguments: &[&str]) {
+        self.run(&[&["revoke", "--keep"], arguments].concat());
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        self.host.run(&self.command(arguments), "lego");
+    }
+
+    fn leaf(&self) -> Leaf {
+        check(&self.host, &self.file("crt"), &self.file("key"), self.names)
+    }
+
+    fn file(&self, extension: &str) -> PathBuf {
+        let certificates = self.host.directory.join("certificates");
+        certificates.join(format!("{}.{extension}", self.names[0]))
+    }
+
+    fn status(&self, leaf: &Leaf) -> CertificateStatus {
+        self.host.environment.pebble.status(&leaf.serial)
+    }
+}
+
+#[test]
+fn lego_gets_an_ecdsa_certificate_renews_it_and_revokes_it() {
+    let environment = Environment::shared();
+    let lego = Lego::on(&environment, &["lego.example.com"], "ec256");
+    let first = lego.obtain();
+    assert!(first.is_p256(), "{first:?}");
+
+    let second = lego.renew();
+    assert!(second.is_p256(), "{second:?}");
+    assert_ne!(first.serial, second.serial);
+
+    lego.revoke(&["--reason", "5"]);
+    assert_eq!(lego.status(&second), CertificateStatus::Revoked(Some(5)));
+    assert_eq!(lego.status(&first), CertificateStatus::Valid);
+}
+
+#[test]
+fn lego_gets_an_rsa_certificate_for_three_names_and_revokes_it_without_a_reason() {
+    let environment = Environment::shared();
+    let names = ["rsa.example.com", "www.rsa.example.com", "mail.rsa.example.com"];
+    let lego = Lego::on(&environment, &names, "rsa2048");
+    let leaf = lego.obtain();
+    assert!(leaf.is_rsa_2048(), "{leaf:?}");
+    assert_eq!(lego.status(&leaf), CertificateStatus::Valid);
+    lego.revoke(&[]);
+    assert_eq!(lego.status(&leaf), CertificateStatus::Revoked(Some(0)));
+}

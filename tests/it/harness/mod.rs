@@ -1,0 +1,24 @@
+//! What the tests of the whole daemon stand on: the daemon in this process over real TLS or as a child process, with a
+//! CA, a DNS server and a web server of its own on loopback, and a client that can be told to lie.
+
+pub(crate) mod answer;
+pub(crate) mod client;
+pub(crate) mod csr;
+pub(crate) mod key;
+pub(crate) mod process;
+pub(crate) mod server;
+pub(crate) mod storm;
+pub(crate) mod web;
+pub(crate) mod wire;
+pub(crate) mod world;
+
+#[path = "../../../examples/throwaway_ca/ca.rs"]
+pub(crate) mod ca;
+#[path = "../../../examples/demo/check.rs"]
+pub(crate) mod check;
+#[path = "../../../examples/loopback/dns.rs"]
+pub(crate) mod dns;
+#[path = "../../../examples/loopback/http01.rs"]
+pub(crate) mod http01;
+#[path = "../../../examples/loopback/instant.rs"]
+pub(crate) mod instant;

@@ -1,0 +1,160 @@
+//! The daemon in this process, on free ports, in a directory of its own, with its own CA, DNS server and web server.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use acme_proxy::app::App;
+use acme_proxy::clock::Clock;
+use acme_proxy::config::{Config, Overrides};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::harness::ca;
+use crate::harness::client::Client;
+use crate::harness::dns::{self, Dns};
+use crate::harness::key::Key;
+use crate::harness::process::free_address;
+use crate::harness::web::Web;
+use crate::harness::wire::{NAMES, Site};
+
+/// How the daemon is to be started; the default is what most tests want.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pub(crate) clock: Clock,
+    pub(crate) ca: ca::Options,
+    /// `authority.policy`.
+    pub(crate) policy: Option<Value>,
+    /// More members of the provisioner `acme`.
+    pub(crate) provisioner: Option<Value>,
+    /// Where http-01 is looked for, if not at the web server.
+    pub(crate) http_port: Option<u16>,
+}
+
+/// The daemon and everything around it. All of it ends with the test's runtime.
+pub(crate) struct Daemon {
+    pub(crate) site: Site,
+    pub(crate) ca: ca::Running,
+    pub(crate) web: Web,
+    _dns: Dns,
+    directory: TempDir,
+    file: Value,
+    clock: Clock,
+    running: Running,
+}
+
+struct Running {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Daemon {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Plan::default()).await
+    }
+
+    pub(crate) async fn start_with(plan: Plan) -> Self {
+        let ca = ca::start(plan.ca).await.unwrap();
+        let dns = loop {
+            // It needs the port twice, for UDP and for TCP.
+            if let Ok(dns) = dns::start((Ipv4Addr::LOCALHOST, free_address().port()).into()).await {
+                break dns;
+            }
+        };
+        let web = Web::start().await;
+        let directory = TempDir::new().unwrap();
+        let write = |name: &str, text: &str| write(&directory.path().join(name), text);
+        let own = rcgen::generate_simple_self_signed(NAMES.map(str::to_owned)).unwrap();
+        write("own.pem", &own.cert.pem());
+        write("own.key", &own.signing_key.serialize_pem());
+        write("ca-root.pem", &ca.root_pem);
+        let mut provisioner = json!({ "type": "ACME", "name": "acme", "challenges": ["http-01"] });
+        for (name, value) in plan.provisioner.iter().flat_map(|more| more.as_object().unwrap()) {
+            provisioner[name] = value.clone();
+        }
+        let mut file = json!({
+            "dnsNames": NAMES,
+            "logger": { "format": "json" },
+            "db": { "type": "sled", "dataSource": directory.path().join("db") },
+            "authority": {
+                "type": "externalcas",
+                "config": {
+                    "ca_url": ca.directory_url,
+                    "ca_root": directory.path().join("ca-root.pem"),
+                    "eab_kid": ca.eab.kid,
+                    "eab_hmac_key": ca.eab.hmac_key,
+                    "validation": {
+                        "resolvers": [dns.address.to_string()],
+                        "allow": ["127.0.0.0/8"],
+                        "http_port": plan.http_port.unwrap_or(web.address.port()),
+                    },
+                },
+                "policy": plan.policy.unwrap_or(json!({})),
+                "provisioners": [provisioner, { "type": "ACME", "name": "other", "challenges": ["http-01"] }],
+            },
+            "tls": {
+                "certificate": directory.path().join("own.pem"),
+                "key": directory.path().join("own.key"),
+            },
+        });
+        let (address, running) = loop {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_address().port()));
+            file["address"] = address.to_string().into();
+            write("ca.json", &file.to_string());
+            match serve(directory.path(), &plan.clock).await {
+                Ok(running) => break (address, running),
+                Err(error) => assert!(format!("{error:#}").contains("in use"), "{error:#}"),
+            }
+        };
+        Self {
+            site: Site {
+                address,
+                root: own.cert.der().clone(),
+            },
+            ca,
+            web,
+            _dns: dns,
+            directory,
+            file,
+            clock: plan.clock,
+            running,
+        }
+    }
+
+    /// Stops the daemon as a signal would, and starts it again on the same store.
+    pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| ()).await
+    }
+
+    /// The same, with a change of `ca.json` in between.
+    pub(crate) async fn restart_with(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.file);
+        write(&self.directory.path().join("ca.json"), &self.file.to_string());
+        self.running.stop.send_replace(true);
+        self.running.task.await.unwrap().unwrap();
+        self.running = serve(self.directory.path(), &self.clock).await.unwrap();
+        self
+    }
+
+    /// A client with a new account.
+    pub(crate) async fn account(&self) -> Client {
+        Client::register(&self.site, Key::new()).await
+    }
+}
+
+async fn serve(directory: &Path, clock: &Clock) -> anyhow::Result<Running> {
+    let config = Config::load(&directory.join("ca.json"), &Overrides::default())?;
+    let app = App::build_at(config, clock.clone()).await?;
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(app.run(stopped));
+    Ok(Running { stop, task })
+}
+
+fn write(path: &Path, text: &str) {
+    use std::io::Write as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
