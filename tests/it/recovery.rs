@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use instant_acme::OrderStatus;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::harness::process::{Installation, NAME, PATIENCE};
 use crate::harness::storm::{Moment, fraction};
@@ -191,4 +191,27 @@ async fn f1_f15_orders_that_are_finalized_while_the_ca_is_down_wait_and_are_all_
     }
     ledger.audit(&world).await.assert_clean();
     daemon.stop().await;
+}
+
+/// With `FIRST_STARTS` more often than by default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f24_a_first_start_that_is_killed_while_it_makes_the_store_can_be_repeated() {
+    let rounds: u32 = std::env::var("FIRST_STARTS").map_or(12, |rounds| rounds.parse().unwrap());
+    let world = World::new().await;
+    // Only the store is made, and no account.
+    world.storm.goes_down();
+    let started = Instant::now();
+    let mut daemon = world.installation.start();
+    daemon.serves().await;
+    let takes = started.elapsed();
+    daemon.kill().await;
+    for _ in 0..rounds {
+        std::fs::remove_dir_all(world.installation.store()).unwrap();
+        let daemon = world.installation.start();
+        sleep(takes.mul_f64(fraction())).await;
+        daemon.kill().await;
+        let mut daemon = world.installation.start();
+        daemon.serves().await;
+        daemon.kill().await;
+    }
 }
