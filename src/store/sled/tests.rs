@@ -475,37 +475,16 @@ async fn f23_a_panic_of_sled_is_an_error() {
     }
 }
 
-const OTHER_PROCESS: &str = "ACME_PROXY_TEST_STORE";
-
-#[test]
-#[ignore = "the second process of f37_a_second_process_is_told_who_has_the_store"]
-fn f37_second_process() {
-    let path = std::env::var_os(OTHER_PROCESS).unwrap();
-    let error = SledStore::open(settings(Path::new(&path))).unwrap_err();
-    eprintln!("refused: {error}");
-}
-
+/// The lock is the open file's, not the process's; tests/it/start.rs has a second process.
 #[tokio::test]
-async fn f37_a_second_process_is_told_who_has_the_store() {
+async fn f37_whoever_comes_second_is_told_who_has_the_store() {
     let place = Sled::new();
     let store = place.open().await;
-    let second = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "store::sled::tests::f37_second_process",
-            "--ignored",
-            "--nocapture",
-        ])
-        .env(OTHER_PROCESS, place.0.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(second.status.success(), "{said}");
-    let expected = format!(
-        "refused: the store {} is in use by process {};",
-        place.0.path().display(),
-        std::process::id()
-    );
-    assert!(said.contains(&expected), "{said}");
+    let refused = SledStore::open(settings(place.0.path())).unwrap_err();
+    let expected = StoreError::InUse {
+        path: place.0.path().display().to_string(),
+        pid: std::process::id().to_string(),
+    };
+    assert_eq!(refused, expected);
     assert_eq!(store.load("a").await, Ok(None));
 }
