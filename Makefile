@@ -55,6 +55,8 @@ install: build ## Installs binary, unit and a first ca.json; see install.sh for 
 # The build needs a C compiler and OpenSSL's headers (for josekit).
 needs:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.91 or later (Debian: rustup)" >&2; exit 1; }
+	@version=$$($(CARGO) --version | cut -d' ' -f2); [ "$$(printf '%s\n' 1.91 "$$version" | sort -V | head -n 1)" = 1.91 ] || \
+	  { echo "cargo $$version is too old: install Rust 1.91 or later (Debian: rustup)" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev" >&2; exit 1; }
 	@./tests/needs.sh pkg-config:pkg-config libssl-dev:openssl.pc
 
