@@ -141,7 +141,7 @@ async fn measure_once(
         ])
         .arg("--json")
         .arg(&json)
-        .stdout(Stdio::null())
+        .stdout(Stdio::inherit())
         .kill_on_drop(true);
     if !arguments.keep {
         command.arg("--connection-per-issuance");
