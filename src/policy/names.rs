@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::acme::external_account::NameLimits;
 use crate::acme::identifier::Identifier;
 
 /// Which names may be ordered. The default admits every name.
@@ -44,6 +45,22 @@ impl NameRules {
             }
             Some(_) | None => None,
         }
+    }
+}
+
+impl TryFrom<&NameLimits> for NameRules {
+    type Error = InvalidPattern;
+
+    fn try_from(limits: &NameLimits) -> Result<Self, InvalidPattern> {
+        let patterns = |texts: &[String]| -> Result<Vec<NamePattern>, InvalidPattern> {
+            texts.iter().map(|text| text.parse()).collect()
+        };
+        let (allow, deny) = (patterns(&limits.allow)?, patterns(&limits.deny)?);
+        Ok(Self {
+            wildcards: limits.wildcards || (allow.is_empty() && deny.is_empty()),
+            allow: (!allow.is_empty()).then_some(allow),
+            deny,
+        })
     }
 }
 

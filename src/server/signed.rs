@@ -43,6 +43,8 @@ pub(crate) struct ByKey {
     pub(crate) key: Jwk,
     pub(crate) provisioner: String,
     pub(crate) links: Links,
+    /// The URL that the request was meant for, and sent to.
+    pub(crate) url: String,
     payload: Vec<u8>,
 }
 
@@ -231,12 +233,13 @@ impl Received {
                 "the nonce has been used before or is too old; use the new one",
             ));
         }
-        let (provisioner, links) = (self.provisioner, self.links);
+        let (provisioner, links, url) = (self.provisioner, self.links, self.url);
         Ok(match signer {
             Ok(key) => ByAccountOrKey::Key(ByKey {
                 key,
                 provisioner,
                 links,
+                url,
                 payload,
             }),
             Err(account) => ByAccountOrKey::Account(ByAccount {
