@@ -31,11 +31,11 @@ struct Add {
     /// The key is for one account only
     #[arg(long)]
     one_time: bool,
-    /// Its accounts may order only such names; may be repeated
-    #[arg(long, value_name = "NAME|*.NAME")]
+    /// Its accounts may order only such names and addresses; may be repeated
+    #[arg(long, value_name = "NAME|*.NAME|NETWORK")]
     allow: Vec<String>,
-    /// Its accounts may not order such names; may be repeated
-    #[arg(long, value_name = "NAME|*.NAME")]
+    /// Its accounts may not order such names and addresses; may be repeated
+    #[arg(long, value_name = "NAME|*.NAME|NETWORK")]
     deny: Vec<String>,
     /// Its accounts may order wildcards although --allow or --deny is given
     #[arg(long)]

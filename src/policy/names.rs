@@ -1,15 +1,19 @@
-//! Rules about names: step-ca's `policy.x509` with its `allow`, `deny` and `allowWildcardNames`.
+//! Rules about names and addresses: step-ca's `policy.x509` with its `allow`, `deny` and `allowWildcardNames`.
 //!
 //! A `*` stands for exactly one label, and `deny` wins. Where a wildcard would cover a denied name it is refused, which
 //! step-ca does not do.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
 use crate::acme::external_account::NameLimits;
+use crate::acme::identifier::DnsName;
 use crate::acme::identifier::Identifier;
 
-/// Which names may be ordered. The default admits every name.
+/// Which names and addresses may be ordered. The default admits all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRules {
     /// A name must match one of these; `None` admits all, an empty list none.
@@ -18,6 +22,10 @@ pub struct NameRules {
     pub deny: Vec<NamePattern>,
     /// Whether wildcards may be ordered at all.
     pub wildcards: bool,
+    /// An address must be in one of these networks; `None` admits all, an empty list none.
+    pub allow_networks: Option<Vec<IpNet>>,
+    /// An address may be in none of these, whatever `allow_networks` says.
+    pub deny_networks: Vec<IpNet>,
 }
 
 impl Default for NameRules {
@@ -26,6 +34,8 @@ impl Default for NameRules {
             allow: None,
             deny: Vec::new(),
             wildcards: true,
+            allow_networks: None,
+            deny_networks: Vec::new(),
         }
     }
 }
@@ -36,52 +46,98 @@ impl NameRules {
         if identifier.is_wildcard() && !self.wildcards {
             return Some("the policy of this server does not allow wildcards");
         }
-        if self.deny.iter().any(|pattern| pattern.covered_by(identifier)) {
-            return Some("the policy of this server denies this name");
-        }
-        match &self.allow {
-            Some(allow) if !allow.iter().any(|pattern| pattern.covers(identifier)) => {
-                Some("the policy of this server does not allow this name")
-            }
-            Some(_) | None => None,
+        let (denied, allowed) = match identifier {
+            Identifier::Dns(_) | Identifier::Wildcard(_) => (
+                self.deny.iter().any(|pattern| pattern.covered_by(identifier)),
+                admits(&self.allow, |pattern| pattern.covers(identifier)),
+            ),
+            Identifier::Ip(address) => (
+                self.deny_networks.iter().any(|network| network.contains(address)),
+                admits(&self.allow_networks, |network| network.contains(address)),
+            ),
+        };
+        match (denied, allowed) {
+            (true, _) => Some("the policy of this server denies this identifier"),
+            (false, false) => Some("the policy of this server does not allow this identifier"),
+            (false, true) => None,
         }
     }
 }
 
-impl TryFrom<&NameLimits> for NameRules {
-    type Error = InvalidPattern;
-
-    fn try_from(limits: &NameLimits) -> Result<Self, InvalidPattern> {
-        let patterns = |texts: &[String]| -> Result<Vec<NamePattern>, InvalidPattern> {
-            texts.iter().map(|text| text.parse()).collect()
-        };
-        let (allow, deny) = (patterns(&limits.allow)?, patterns(&limits.deny)?);
-        Ok(Self {
-            wildcards: limits.wildcards || (allow.is_empty() && deny.is_empty()),
-            allow: (!allow.is_empty()).then_some(allow),
-            deny,
-        })
-    }
+fn admits<T>(allow: &Option<Vec<T>>, covers: impl Fn(&T) -> bool) -> bool {
+    allow.as_ref().is_none_or(|allow| allow.iter().any(covers))
 }
 
 impl fmt::Display for NameRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.allow {
-            None => f.write_str("every name")?,
-            Some(allow) if allow.is_empty() => f.write_str("no name at all")?,
-            Some(allow) => write!(f, "only {}", listed(allow))?,
-        }
-        if !self.deny.is_empty() {
-            write!(f, ", but not {}", listed(&self.deny))?;
-        }
+        write_list(f, "name", &self.allow, &self.deny)?;
         f.write_str(match self.wildcards {
-            true => "",
-            false => ", and no wildcards",
+            true => "; ",
+            false => ", and no wildcards; ",
+        })?;
+        write_list(f, "address", &self.allow_networks, &self.deny_networks)
+    }
+}
+
+fn write_list<T: fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    allow: &Option<Vec<T>>,
+    deny: &[T],
+) -> fmt::Result {
+    match allow {
+        None => write!(f, "every {what}")?,
+        Some(allow) if allow.is_empty() => write!(f, "no {what}")?,
+        Some(allow) => write!(f, "only {}", listed(allow))?,
+    }
+    match deny.is_empty() {
+        true => Ok(()),
+        false => write!(f, ", but not {}", listed(deny)),
+    }
+}
+
+impl TryFrom<&NameLimits> for NameRules {
+    type Error = InvalidLimit;
+
+    /// As for rules that allow something, what is allowed is all that is.
+    fn try_from(limits: &NameLimits) -> Result<Self, InvalidLimit> {
+        let (allow, allow_networks) = sorted(&limits.allow)?;
+        let (deny, deny_networks) = sorted(&limits.deny)?;
+        let allows_any = !limits.allow.is_empty();
+        Ok(Self {
+            wildcards: limits.wildcards || (!allows_any && limits.deny.is_empty()),
+            allow: allows_any.then_some(allow),
+            deny,
+            allow_networks: allows_any.then_some(allow_networks),
+            deny_networks,
         })
     }
 }
 
-fn listed(patterns: &[NamePattern]) -> String {
+/// Patterns for names, and networks, told apart.
+fn sorted(texts: &[String]) -> Result<(Vec<NamePattern>, Vec<IpNet>), InvalidLimit> {
+    let (mut patterns, mut networks) = (Vec::new(), Vec::new());
+    for text in texts {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        // Addresses first: the text of an IPv4 address would be a name, too.
+        match (address.or_else(|_| text.parse()), text.parse()) {
+            (Ok(network), _) if network == network.trunc() => networks.push(network),
+            (Err(_), Ok(pattern)) => patterns.push(pattern),
+            (Ok(_), _) | (Err(_), Err(_)) => return Err(InvalidLimit(text.clone())),
+        }
+    }
+    Ok((patterns, networks))
+}
+
+/// The text is no pattern for names and no network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} stands for no names; write one name (host.example.com), *.example.com for all names one label below, or an \
+     address or network (10.0.0.0/8)"
+)]
+pub struct InvalidLimit(String);
+
+fn listed<T: fmt::Display>(patterns: &[T]) -> String {
     let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
@@ -96,21 +152,19 @@ pub struct NamePattern {
 impl NamePattern {
     /// Whether the pattern admits all that the identifier stands for.
     fn covers(&self, identifier: &Identifier) -> bool {
-        let base = identifier.base().as_str();
         match (self.one_label_below, identifier) {
-            (false, Identifier::Dns(_)) => base == self.name,
-            (true, Identifier::Dns(_)) => parent(base) == Some(&self.name),
-            (true, Identifier::Wildcard(_)) => base == self.name,
-            (false, Identifier::Wildcard(_)) => false,
+            (false, Identifier::Dns(name)) => name.as_str() == self.name,
+            (true, Identifier::Dns(name)) => parent(name.as_str()) == Some(&self.name),
+            (true, Identifier::Wildcard(base)) => base.as_str() == self.name,
+            (false, Identifier::Wildcard(_)) | (_, Identifier::Ip(_)) => false,
         }
     }
 
     /// Whether the identifier stands for any name that the pattern means: a certificate for `*.example.com` would
     /// serve the denied `host.example.com` too.
     fn covered_by(&self, identifier: &Identifier) -> bool {
-        let below_wildcard = identifier.is_wildcard()
-            && !self.one_label_below
-            && parent(&self.name) == Some(identifier.base().as_str());
+        let is_below = |base: &DnsName| !self.one_label_below && parent(&self.name) == Some(base.as_str());
+        let below_wildcard = matches!(identifier, Identifier::Wildcard(base) if is_below(base));
         self.covers(identifier) || below_wildcard
     }
 }
@@ -171,6 +225,7 @@ mod tests {
             allow: (!allow.is_empty()).then(|| patterns(allow)),
             deny: patterns(deny),
             wildcards,
+            ..NameRules::default()
         }
     }
 
@@ -236,6 +291,36 @@ mod tests {
     }
 
     #[test]
+    fn addresses_have_rules_of_their_own() {
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let rules = NameRules {
+            allow_networks: Some(networks(&["10.0.0.0/8", "2001:db8::/32"])),
+            deny_networks: networks(&["10.1.0.0/16"]),
+            ..NameRules::default()
+        };
+        for (address, admitted) in [
+            ("10.0.0.1", true),
+            ("10.1.0.1", false),
+            ("192.0.2.1", false),
+            ("2001:db8::1", true),
+            ("2001:db9::1", false),
+        ] {
+            let identifier = Identifier::ip(address).unwrap();
+            assert_eq!(rules.refusal(&identifier).is_none(), admitted, "{address}");
+        }
+        let no_address = NameRules {
+            allow_networks: Some(Vec::new()),
+            ..NameRules::default()
+        };
+        assert!(no_address.refusal(&Identifier::ip("10.0.0.1").unwrap()).is_some());
+        assert!(
+            no_address
+                .refusal(&Identifier::dns("www.example.com").unwrap())
+                .is_none()
+        );
+    }
+
+    #[test]
     fn an_empty_allow_list_admits_nothing() {
         let none = NameRules {
             allow: Some(Vec::new()),
@@ -262,6 +347,40 @@ mod tests {
             "a_b",
         ] {
             assert_eq!(text.parse::<NamePattern>(), Err(InvalidPattern), "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_of_a_key_admit_what_they_allow_of_names_and_addresses_alike() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let rules = |allow: &[&str], deny: &[&str], wildcards| {
+            NameRules::try_from(&NameLimits {
+                allow: texts(allow),
+                deny: texts(deny),
+                wildcards,
+            })
+        };
+        assert_eq!(rules(&[], &[], false), Ok(NameRules::default()));
+        let admitted = |rules: &NameRules| {
+            let identifiers = [
+                Identifier::dns("www.example.com").unwrap(),
+                Identifier::dns("*.example.com").unwrap(),
+                Identifier::dns("www.example.net").unwrap(),
+                Identifier::ip("10.0.0.1").unwrap(),
+            ];
+            identifiers.map(|identifier| rules.refusal(&identifier).is_none())
+        };
+        let names = rules(&["*.example.com"], &[], false).unwrap();
+        assert_eq!(admitted(&names), [true, false, false, false]);
+        let wildcards = rules(&["*.example.com"], &[], true).unwrap();
+        assert_eq!(admitted(&wildcards), [true, true, false, false]);
+        let networks = rules(&["10.0.0.0/8"], &[], true).unwrap();
+        assert_eq!(admitted(&networks), [false, false, false, true]);
+        let denied = rules(&[], &["www.example.net", "10.0.0.1"], false).unwrap();
+        assert_eq!(admitted(&denied), [true, false, false, false]);
+        for wrong in ["10.0.0.1/8", "a..b", "*", ""] {
+            let error = rules(&[wrong], &[], false).unwrap_err();
+            assert!(error.to_string().contains("10.0.0.0/8"), "{error}");
         }
     }
 }

@@ -172,10 +172,7 @@ impl RegistrationAuthority {
         if configured(provisioner, &kid).is_some() {
             return Err(taken());
         }
-        if let Err(error) = NameRules::try_from(&new.names) {
-            let texts = [new.names.allow, new.names.deny].concat();
-            return Err(KeyError::Refused(format!("one of {texts:?} {error}")));
-        }
+        NameRules::try_from(&new.names).map_err(|error| KeyError::Refused(error.to_string()))?;
         let now = self.clock.now();
         let expires = new.lifetime.map(|lifetime| {
             let expires = now.checked_add(lifetime);

@@ -48,7 +48,7 @@ const BAD_VALUES: &str = r#"
 /authority/provisioners/0/name | "" | provisioners[0].name: is missing; write
 /authority/provisioners/0/name | "a/b" | provisioners[0].name: "a/b" can not stand in a URL
 /authority/provisioners/0/challenges | ["http-02"] | challenges[0]: "http-02" can not be offered
-/authority/provisioners/0/challenges | ["dns-01"] | this version can validate http-01 only
+/authority/policy | {"x509": {"allow": {"ip": ["10.0.0.1/8"]}}} | has bits set beyond its prefix length
 /authority/provisioners/0/requireEAB | "yes" | requireEAB: is a string; write true or false
 /authority/provisioners/0/eabKeys | {} | eabKeys: is an object; write a list
 /authority/provisioners/0/eabKeys | [{"hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | eabKeys[0].kid: is missing; write
