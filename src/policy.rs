@@ -468,7 +468,11 @@ mod tests {
             kind: "ip".to_owned(),
             value: value.to_owned(),
         };
-        let admitted = policy.admit(provisioner, None, &[ip("10.0.0.1"), ip("2001:db8::1"), ip("10.0.0.1")]);
+        let admitted = policy.admit(
+            provisioner,
+            None,
+            &[ip("10.0.0.1"), ip("2001:db8::1"), ip("10.0.0.1")],
+        );
         let admitted: Vec<String> = admitted.unwrap().iter().map(|(it, _)| it.to_string()).collect();
         assert_eq!(admitted, ["10.0.0.1", "2001:db8::1"]);
         for wrong in [
@@ -537,7 +541,11 @@ mod tests {
         let provisioner = policy.provisioner("acme").unwrap();
         let inside = Identifier::dns("www.example.com").unwrap();
         let outside = Identifier::dns("www.example.net").unwrap();
-        assert!(policy.still_admits(provisioner, None, [&inside].into_iter()).is_ok());
+        assert!(
+            policy
+                .still_admits(provisioner, None, [&inside].into_iter())
+                .is_ok()
+        );
         let problem = policy
             .still_admits(provisioner, None, [&inside, &outside].into_iter())
             .unwrap_err();
@@ -558,7 +566,11 @@ mod tests {
             let identifier = Identifier::dns(name).unwrap();
             let opened = policy.admit(provisioner, Some(&own), &[dns(name)]);
             let finalized = policy.still_admits(provisioner, Some(&own), [&identifier].into_iter());
-            assert_eq!((opened.is_ok(), finalized.is_ok()), (admitted, admitted), "{name}");
+            assert_eq!(
+                (opened.is_ok(), finalized.is_ok()),
+                (admitted, admitted),
+                "{name}"
+            );
         }
         let problem = policy
             .admit(provisioner, Some(&own), &[dns("www.example.net")])

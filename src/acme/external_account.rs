@@ -22,9 +22,7 @@ pub struct KeyId(String);
 
 /// The text is no key id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "is no key id; write at most 64 letters, digits, '-', '_', '.' and '~', the first one not a '-'"
-)]
+#[error("is no key id; write at most 64 letters, digits, '-', '_', '.' and '~', the first one not a '-'")]
 pub struct InvalidKeyId;
 
 impl KeyId {
@@ -263,7 +261,17 @@ mod tests {
     #[test]
     fn c308_texts_that_are_no_key_id_are_refused() {
         let long = "a".repeat(65);
-        for text in ["", "a/../b", "../a", "a b", "-a", "ä", "a\n", "a\0", long.as_str()] {
+        for text in [
+            "",
+            "a/../b",
+            "../a",
+            "a b",
+            "-a",
+            "ä",
+            "a\n",
+            "a\0",
+            long.as_str(),
+        ] {
             assert_eq!(text.parse::<KeyId>(), Err(InvalidKeyId), "{text:?}");
         }
         for text in ["a", "team-web_1.prod~x", "0", &"a".repeat(64)] {

@@ -33,7 +33,8 @@ pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<Strin
     let mut attempt = 0;
     let answer = loop {
         let asked = control::ask(&path, &request).await;
-        let asked = asked.with_context(|| format!("the daemon with the store {} can not be asked", path.display()));
+        let asked =
+            asked.with_context(|| format!("the daemon with the store {} can not be asked", path.display()));
         if let Some(answer) = asked? {
             break answer;
         }

@@ -37,7 +37,8 @@ pub(crate) fn read(provisioner: &Section<'_>, mode: u32) -> Result<ExternalAccou
 }
 
 fn key(section: &Section<'_>, mode: u32) -> Result<ConfiguredKey, Reported> {
-    const FIX: &str = "write 32 random bytes as base64url (openssl rand -base64 32), or \"file:PATH\" or \"env:NAME\"";
+    const FIX: &str =
+        "write 32 random bytes as base64url (openssl rand -base64 32), or \"file:PATH\" or \"env:NAME\"";
     let kid = section.required("kid", "write e.g. \"team-web\"");
     let kid = kid.and_then(|text| text.parsed());
     let mac_key = section.required("hmacKey", FIX).and_then(|text| {

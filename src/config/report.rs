@@ -151,8 +151,16 @@ fn write_external_accounts(out: &mut String, rules: &ExternalAccounts) -> fmt::R
         )?;
     }
     for key in &rules.keys {
-        let accounts = if key.one_time { "one account" } else { "any number of accounts" };
-        writeln!(out, "    key {}: for {accounts}, admitted: {}", key.kid, key.names)?;
+        let accounts = if key.one_time {
+            "one account"
+        } else {
+            "any number of accounts"
+        };
+        writeln!(
+            out,
+            "    key {}: for {accounts}, admitted: {}",
+            key.kid, key.names
+        )?;
     }
     Ok(())
 }

@@ -97,7 +97,9 @@ impl Unverified {
         let bound = Jwk::try_from(payload).map_err(|error| bad(&error.to_string()))?;
         // One key has many spellings, and the two may differ in theirs.
         if bound.thumbprint() != account.thumbprint() {
-            return Err(bad("the payload is another key than the one that signed the request"));
+            return Err(bad(
+                "the payload is another key than the one that signed the request",
+            ));
         }
         Ok(Self {
             algorithm,

@@ -145,9 +145,8 @@ impl RegistrationAuthority {
     pub async fn provisioners_without_key(&self) -> Result<Vec<String>, StoreError> {
         let stored = self.store.external_account_keys().await?;
         let usable = |provisioner: &Provisioner| {
-            let of_store = |key: &ExternalAccountKey| {
-                key.provisioner() == provisioner.name && key.revoked().is_none()
-            };
+            let of_store =
+                |key: &ExternalAccountKey| key.provisioner() == provisioner.name && key.revoked().is_none();
             !provisioner.external_accounts.keys.is_empty() || stored.iter().any(of_store)
         };
         let provisioners = self.policy.provisioners().iter();
@@ -168,7 +167,12 @@ impl RegistrationAuthority {
                 .parse()
                 .map_err(|error| KeyError::Refused(format!("{text:?} {error}")))?,
         };
-        let taken = || KeyError::Refused(format!("provisioner {} has a key {kid} already", provisioner.name));
+        let taken = || {
+            KeyError::Refused(format!(
+                "provisioner {} has a key {kid} already",
+                provisioner.name
+            ))
+        };
         if configured(provisioner, &kid).is_some() {
             return Err(taken());
         }
@@ -251,8 +255,9 @@ impl RegistrationAuthority {
         provisioner: Option<&str>,
     ) -> Result<String, KeyError> {
         let entries = self.external_account_keys().await?;
-        let asked =
-            |entry: &&KeyEntry| entry.kid.as_str() == kid && provisioner.is_none_or(|name| entry.provisioner == name);
+        let asked = |entry: &&KeyEntry| {
+            entry.kid.as_str() == kid && provisioner.is_none_or(|name| entry.provisioner == name)
+        };
         let found: Vec<&KeyEntry> = entries.iter().filter(asked).collect();
         let entry = match found.as_slice() {
             [] => return Err(KeyError::Refused(format!("there is no key {kid:?}"))),
@@ -297,7 +302,10 @@ impl RegistrationAuthority {
         if let Some(named) = named {
             let found = self.policy.provisioner(named);
             return found.ok_or_else(|| {
-                KeyError::Refused(format!("there is no provisioner {named:?}; there are: {}", listed()))
+                KeyError::Refused(format!(
+                    "there is no provisioner {named:?}; there are: {}",
+                    listed()
+                ))
             });
         }
         let requiring: Vec<&Provisioner> = all.iter().filter(|p| p.external_accounts.required).collect();
@@ -354,7 +362,10 @@ fn configured(provisioner: &Provisioner, kid: &KeyId) -> Option<Known> {
 
 fn rules_of(key: &ExternalAccountKey) -> Result<NameRules, StoreError> {
     NameRules::try_from(&key.terms().names).map_err(|_| {
-        StoreError::Corrupt(format!("the names of external account key {} can not be read", key.kid()))
+        StoreError::Corrupt(format!(
+            "the names of external account key {} can not be read",
+            key.kid()
+        ))
     })
 }
 

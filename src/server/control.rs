@@ -181,7 +181,9 @@ async fn serve_one(mut stream: UnixStream, server: &Server) -> io::Result<()> {
     (&mut stream).take(MAX_REQUEST).read_to_end(&mut bytes).await?;
     let answer = match serde_json::from_slice(&bytes) {
         Ok(request) => answer(&server.shared.ra, request).await,
-        Err(_) => Answer::Refused("the daemon is of another version, and does not know this command".to_owned()),
+        Err(_) => {
+            Answer::Refused("the daemon is of another version, and does not know this command".to_owned())
+        }
     };
     stream.write_all(&serde_json::to_vec(&answer)?).await?;
     stream.shutdown().await

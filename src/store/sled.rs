@@ -284,7 +284,10 @@ impl Store for SledStore {
         let mut found = Vec::new();
         let keys = self.shared.durable.now().keys(range, usize::MAX)?;
         for key in keys {
-            found.extend(self.read(&key)?.map(|key: Versioned<ExternalAccountKey>| key.value));
+            found.extend(
+                self.read(&key)?
+                    .map(|key: Versioned<ExternalAccountKey>| key.value),
+            );
         }
         found.sort_by(|a, b| (a.created(), a.kid()).cmp(&(b.created(), b.kid())));
         Ok(found)

@@ -316,13 +316,20 @@ fn external_account_keys_are_read_and_what_they_lack_is_named() {
     assert!(config.server.provisioners[0].external_account_required);
     let read = &config.policy.provisioners[0].external_accounts;
     assert!(read.required);
-    let terms: Vec<_> = read.keys.iter().map(|key| (key.kid.as_str(), key.one_time)).collect();
+    let terms: Vec<_> = read
+        .keys
+        .iter()
+        .map(|key| (key.kid.as_str(), key.one_time))
+        .collect();
     assert_eq!(terms, [("web", false), ("once", true)]);
     for key in &read.keys {
         assert_eq!(key.mac_key.as_bytes(), (0..32).collect::<Vec<u8>>());
     }
     let report = config.report();
-    assert!(report.contains("registration: only with an external account key"), "{report}");
+    assert!(
+        report.contains("registration: only with an external account key"),
+        "{report}"
+    );
     assert!(
         report.contains("key web: for any number of accounts, admitted: only *.web.example.com"),
         "{report}"
@@ -333,8 +340,16 @@ fn external_account_keys_are_read_and_what_they_lack_is_named() {
     assert!(!not_required.policy.provisioners[0].external_accounts.required);
     let short = json!([{ "kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODw" }]);
     let short = load(&[changes[0].clone(), ("/authority/provisioners/0/eabKeys", short)]).unwrap();
-    assert!(short.warnings[0].contains("is only 16 bytes long"), "{:?}", short.warnings);
-    assert_eq!(load(&changes[..1]).unwrap().warnings, [""; 0], "keys may all be in the store");
+    assert!(
+        short.warnings[0].contains("is only 16 bytes long"),
+        "{:?}",
+        short.warnings
+    );
+    assert_eq!(
+        load(&changes[..1]).unwrap().warnings,
+        [""; 0],
+        "keys may all be in the store"
+    );
 
     let path = write(&dir, with(&changes).to_string());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
