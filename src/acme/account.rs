@@ -24,7 +24,7 @@ pub struct Account {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deactivated: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    binding: Option<Binding>,
+    binding: Option<Box<Binding>>,
 }
 
 /// RFC 8555 §7.1.6.
@@ -69,7 +69,7 @@ impl Account {
     /// The account, bound to an external account key (RFC 8555 §7.3.4).
     pub fn bound(self, binding: Binding) -> Self {
         Self {
-            binding: Some(binding),
+            binding: Some(Box::new(binding)),
             ..self
         }
     }
@@ -106,7 +106,7 @@ impl Account {
 
     /// How the account is bound to an external account key, if it is.
     pub fn binding(&self) -> Option<&Binding> {
-        self.binding.as_ref()
+        self.binding.as_deref()
     }
 
     /// Deactivated if its owner deactivated it, otherwise valid.

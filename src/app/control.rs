@@ -15,7 +15,6 @@ use crate::server::control;
 use crate::store::StoreError;
 use crate::store::sled::SledStore;
 
-pub use crate::acme::external_account::NameLimits;
 pub use crate::ra::external_account::NewKey;
 pub use crate::server::control::{Answer, Request};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::app::control::{NameLimits, NewKey, Request};
+use crate::app::control::{NewKey, Request};
 use crate::config::GoDuration;
 
 #[derive(Args)]
@@ -77,11 +77,9 @@ impl Eab {
                     kid: add.kid,
                     provisioner: add.provisioner,
                     one_time: add.one_time,
-                    names: NameLimits {
-                        allow: add.allow,
-                        deny: add.deny,
-                        wildcards: add.wildcards,
-                    },
+                    allow: add.allow,
+                    deny: add.deny,
+                    wildcards: add.wildcards,
                     lifetime,
                 };
                 (add.config, Request::AddKey(new))

@@ -27,8 +27,12 @@ pub struct NewKey {
     pub provisioner: Option<String>,
     /// Whether it is for one account only.
     pub one_time: bool,
-    /// Which names its accounts may order.
-    pub names: NameLimits,
+    /// The only names and addresses that its accounts may order, if there are any: patterns and networks.
+    pub allow: Vec<String>,
+    /// Names and addresses that they may not order.
+    pub deny: Vec<String>,
+    /// Whether they may order wildcards although one of the lists has an entry.
+    pub wildcards: bool,
     /// How long accounts can be made with it.
     pub lifetime: Option<Duration>,
 }
@@ -176,7 +180,12 @@ impl RegistrationAuthority {
         if configured(provisioner, &kid).is_some() {
             return Err(taken());
         }
-        NameRules::try_from(&new.names).map_err(|error| KeyError::Refused(error.to_string()))?;
+        let names = NameLimits {
+            allow: new.allow,
+            deny: new.deny,
+            wildcards: new.wildcards,
+        };
+        NameRules::try_from(&names).map_err(|error| KeyError::Refused(error.to_string()))?;
         let now = self.clock.now();
         let expires = new.lifetime.map(|lifetime| {
             let expires = now.checked_add(lifetime);
@@ -184,7 +193,7 @@ impl RegistrationAuthority {
         });
         let terms = Terms {
             one_time: new.one_time,
-            names: new.names,
+            names,
             expires: expires.transpose()?,
         };
         let key = ExternalAccountKey::new(kid.clone(), provisioner.name.clone(), terms, now);

@@ -200,7 +200,8 @@ pub async fn ask(store: &Path, request: &Request) -> io::Result<Option<Answer>> 
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                // The last one: the path is too long for a socket, also for the daemon's.
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidInput
             ) =>
         {
             return Ok(None);

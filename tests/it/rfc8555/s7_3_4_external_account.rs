@@ -3,7 +3,7 @@
 use aws_lc_rs::hmac;
 use serde_json::{Value, json};
 
-use acme_proxy::app::control::{NameLimits, NewKey, Request};
+use acme_proxy::app::control::{NewKey, Request};
 
 use crate::harness::answer::Answer;
 use crate::harness::ca;
@@ -310,7 +310,7 @@ async fn e2_a_known_key_gets_its_account_back_whatever_binding_it_sends() {
         );
     }
     // Not even the end of the key matters to one who only looks for the account.
-    let daemon = daemon.restart_with(|file| forget_keys(file)).await;
+    let daemon = daemon.restart_with(forget_keys).await;
     let newcomer = Client::new(&daemon.site, newcomer.key, None);
     let answer = newcomer
         .post(
@@ -440,7 +440,7 @@ async fn f6_the_accounts_of_a_revoked_key_order_nothing_more_but_keep_what_they_
     mate.order(&["www.example.com"]).await;
 
     // A key that is not in the file any more is as good as revoked.
-    let daemon = daemon.restart_with(|file| forget_keys(file)).await;
+    let daemon = daemon.restart_with(forget_keys).await;
     let mate = Client::new(&daemon.site, mate.key.clone(), mate.kid.clone());
     refused(mate.ask_order(&["www.example.com"]).await);
 }
@@ -482,11 +482,8 @@ async fn the_names_of_a_key_hold_for_its_accounts_as_of_now() {
 
     let limited = NewKey {
         kid: Some("limited".to_owned()),
-        names: NameLimits {
-            allow: vec!["*.db.example.com".to_owned()],
-            deny: vec!["secret.db.example.com".to_owned()],
-            wildcards: false,
-        },
+        allow: vec!["*.db.example.com".to_owned()],
+        deny: vec!["secret.db.example.com".to_owned()],
         ..NewKey::default()
     };
     let key = secret_in(&daemon.control(Request::AddKey(limited)).await.unwrap());
