@@ -1,0 +1,65 @@
+//! Giving an account another key (RFC 8555 §7.3.5).
+
+use crate::acme::account::Account;
+use crate::acme::id::AccountId;
+use crate::acme::problem::Problem;
+use crate::jose::key_change::KeyChange;
+use crate::ra::account::usable;
+use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
+use crate::store::{StoreError, Versioned};
+
+/// What came of a key change.
+#[derive(Debug)]
+pub enum KeyChanged {
+    /// The account has the new key, and the old one is nobody's.
+    Done(Account),
+    /// The new key is another account's; nothing has changed.
+    Taken(AccountId),
+}
+
+impl RegistrationAuthority {
+    /// Gives the account, which has signed with the key in it, the key that has signed the change.
+    ///
+    /// # Errors
+    ///
+    /// `malformed` if the old key is not the account's, or the new one is; `unauthorized` if the account is
+    /// deactivated.
+    pub async fn change_key(&self, account: &Account, change: KeyChange) -> Result<KeyChanged, Refusal> {
+        let KeyChange { new_key, old_key, .. } = change;
+        let thumbprint = new_key.thumbprint();
+        for _ in 0..MAX_CONFLICTS {
+            let Some(stored) = self.store.account(account.id()).await? else {
+                return Err(Problem::not_found().into());
+            };
+            let version = stored.version;
+            let current = usable(stored)?;
+            // Both keys count: a request that was signed before another change, by the key that is retired since, must
+            // not take the account back.
+            if *account.key() != old_key || *current.key() != old_key {
+                return Err(Problem::malformed("oldKey is not the account's current key").into());
+            }
+            if new_key == old_key {
+                return Err(Problem::malformed("the new key is the account's already").into());
+            }
+            if let Some(holder) = self
+                .store
+                .account_by_key(account.provisioner(), &thumbprint)
+                .await?
+            {
+                return Ok(KeyChanged::Taken(holder.value.id()));
+            }
+            let next = current.with_key(new_key.clone());
+            match self
+                .store
+                .update_account(Versioned::with(version, next.clone()))
+                .await
+            {
+                Ok(()) => return Ok(KeyChanged::Done(next)),
+                // The account has changed, or the key has been taken since.
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+}
