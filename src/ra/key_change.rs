@@ -63,3 +63,66 @@ impl RegistrationAuthority {
         Err(StoreError::Conflict.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::jose::jwk::{Curve, Jwk};
+    use crate::policy::names::NameRules;
+    use crate::policy::{Policy, Settings};
+    use crate::store::Store as _;
+    use crate::store::sled::SledStore;
+
+    fn key() -> Jwk {
+        Jwk::Ec {
+            crv: Curve::P256,
+            x: AccountId::random().to_string(),
+            y: AccountId::random().to_string(),
+        }
+    }
+
+    fn change(account: &Account, old_key: &Jwk) -> KeyChange {
+        KeyChange {
+            new_key: key(),
+            account: account.id().to_string(),
+            old_key: old_key.clone(),
+        }
+    }
+
+    #[tokio::test]
+    async fn c313_a_retired_key_whose_request_was_under_way_does_not_take_the_account_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SledStore::open(crate::store::Settings {
+            path: directory.path().join("db"),
+            reserve_bytes: 0,
+            cache_bytes: 1 << 20,
+            gather: Duration::ZERO,
+        });
+        let policy = Policy::new(Settings {
+            provisioners: Vec::new(),
+            names: NameRules::default(),
+            issuance_deadline: Duration::ZERO,
+            order_lifetime: Duration::ZERO,
+        });
+        let store = Arc::new(store.unwrap());
+        let clock = Clock::system();
+        let signer = Account::new("acme".to_owned(), key(), Vec::new(), true, clock.now());
+        store.create_account(&signer).await.unwrap();
+        let ra = RegistrationAuthority::new(store.clone(), policy, clock);
+        let Ok(KeyChanged::Done(changed)) = ra.change_key(&signer, change(&signer, signer.key())).await
+        else {
+            panic!("the key is not changed")
+        };
+        // The signatures of these were good, by the key that the account had when they came.
+        for old_key in [signer.key(), changed.key()] {
+            let refused = ra.change_key(&signer, change(&signer, old_key)).await;
+            assert!(matches!(refused, Err(Refusal::Problem(_))), "{refused:?}");
+        }
+        let stored = store.account(signer.id()).await.unwrap().unwrap();
+        assert_eq!(stored.value, changed);
+    }
+}
