@@ -10,8 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH,
-    CONTENT_TYPE, HOST, LINK,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+    LINK,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
@@ -114,7 +114,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     };
     if is_acme {
         if shared.settings.cors {
-            response = open_to_web_pages(&method, response);
+            response = open_to_web_pages(&method, endpoint, response);
         }
         add_acme_headers(
             &shared,
@@ -180,22 +180,25 @@ fn as_problem(response: Response) -> Response {
 /// RFC 8555 §6.1: "ACME servers that are intended to be generally accessible need to use Cross-Origin Resource Sharing
 /// (CORS) in order to be accessible from browser-based clients". A request proves itself by its signature and by nothing
 /// that a browser adds, so any origin is as good as none; credentials are never allowed.
-fn open_to_web_pages(method: &Method, mut response: Response) -> Response {
-    // No route takes OPTIONS, so the router has refused it, and has said what the resource takes.
-    if *method == Method::OPTIONS
-        && response.status() == StatusCode::METHOD_NOT_ALLOWED
-        && let Some(methods) = response.headers_mut().remove(ALLOW)
-    {
+fn open_to_web_pages(method: &Method, endpoint: &str, mut response: Response) -> Response {
+    // No route takes OPTIONS: this is what remains of it where there is one.
+    let preflight = *method == Method::OPTIONS && response.status() == StatusCode::METHOD_NOT_ALLOWED;
+    if preflight {
         response = StatusCode::NO_CONTENT.into_response();
-        let headers = response.headers_mut();
-        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    }
+    let headers = response.headers_mut();
+    if preflight {
+        let methods = match endpoint {
+            "directory" | "new-nonce" => "GET,HEAD,POST",
+            _ => "POST",
+        };
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
         headers.insert(
             ACCESS_CONTROL_ALLOW_HEADERS,
             HeaderValue::from_static("Content-Type"),
         );
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     }
-    let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(
         ACCESS_CONTROL_EXPOSE_HEADERS,
