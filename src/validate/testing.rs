@@ -69,8 +69,11 @@ pub(crate) enum Forgery {
 /// A DNS server, on UDP and TCP.
 pub(crate) struct DnsServer {
     pub(crate) address: SocketAddr,
-    asked: Arc<Mutex<Vec<(String, RecordType)>>>,
+    asked: Asked,
 }
+
+/// Ids, names and types. What is repeated over UDP for want of an answer in time is there once.
+type Asked = Arc<Mutex<Vec<(u16, String, RecordType)>>>;
 
 type Script = Arc<dyn Fn(&str, RecordType) -> Answer + Send + Sync>;
 
@@ -84,7 +87,7 @@ impl DnsServer {
             }
         };
         let address = tcp.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asked = Asked::default();
         let script: Script = Arc::new(script);
         let (log, answers) = (asked.clone(), script.clone());
         tokio::spawn(async move {
@@ -149,7 +152,7 @@ impl DnsServer {
             .lock()
             .unwrap()
             .iter()
-            .filter(|(_, asked)| *asked == kind)
+            .filter(|(_, _, asked)| *asked == kind)
             .count()
     }
 
@@ -159,14 +162,19 @@ impl DnsServer {
             .lock()
             .unwrap()
             .iter()
-            .map(|(name, _)| name.clone())
+            .map(|(_, name, _)| name.clone())
             .collect()
     }
 }
 
-fn ask(query: &Message, script: &Script, log: &Mutex<Vec<(String, RecordType)>>) -> Answer {
+fn ask(query: &Message, script: &Script, log: &Asked) -> Answer {
     let (owner, kind) = (query.queries[0].name().to_string(), query.queries[0].query_type());
-    log.lock().unwrap().push((owner.clone(), kind));
+    let question = (query.id, owner.clone(), kind);
+    let mut asked = log.lock().unwrap();
+    if !asked.contains(&question) {
+        asked.push(question);
+    }
+    drop(asked);
     script(owner.to_lowercase().trim_end_matches('.'), kind)
 }
 
