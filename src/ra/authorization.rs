@@ -52,7 +52,11 @@ impl RegistrationAuthority {
                 Accepted::Started(order, work) => (order, work),
             };
             let written = Versioned::with(version, order.clone());
-            match self.store.commit(written, Some(Job::now(work, now))).await {
+            match self
+                .store
+                .commit(written, Some(Job::now(work, account.id(), now)))
+                .await
+            {
                 Ok(()) => return Ok(order),
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),

@@ -80,9 +80,10 @@ impl RegistrationAuthority {
             }
             let now = self.clock.now();
             let (order, work) = order.request_revocation(reason, now)?;
+            let job = Job::now(work, order.account(), now);
             match self
                 .store
-                .commit(Versioned::with(version, order), Some(Job::now(work, now)))
+                .commit(Versioned::with(version, order), Some(job))
                 .await
             {
                 Ok(()) => return self.revocation_answer(id).await,

@@ -128,7 +128,11 @@ impl RegistrationAuthority {
             let now = self.clock.now();
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());
-            match self.store.commit(written, Some(Job::now(work, now))).await {
+            match self
+                .store
+                .commit(written, Some(Job::now(work, account.id(), now)))
+                .await
+            {
                 Ok(()) => {
                     self.pending.closed(account.id(), id);
                     return Ok(order);

@@ -55,6 +55,8 @@ macro_rules! contract {
             records::the_sweep_spares_what_has_changed
             records::f24_everything_is_there_after_reopening
             jobs::a_job_is_leased_by_one_holder_the_longest_due_first
+            jobs::f20_leases_are_shared_out_between_owners
+            jobs::f20_a_late_owner_does_not_wait_for_an_early_ones_jobs
             jobs::a_lease_runs_out_unless_it_is_renewed
             jobs::a_lost_lease_settles_nothing
             jobs::a_refused_settlement_writes_nothing_and_keeps_the_lease
@@ -170,12 +172,15 @@ pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
 }
 
 pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<Work>) {
-    let job = work.map(|work| Job::now(work, at(1)));
+    let job = work.map(|work| Job::now(work, order.account(), at(1)));
     store.create_order(order, job).await.unwrap();
 }
 
 pub(crate) async fn lease(store: &Arc<dyn Store>, kind: WorkKind, now: u64) -> Vec<Lease> {
-    store.lease(kind, at(now), at(now + 100), 1000).await.unwrap()
+    store
+        .lease(kind, at(now), at(now + 100), 1000, 1000)
+        .await
+        .unwrap()
 }
 
 pub(crate) fn done(order: Option<Versioned<Order>>) -> Settlement {

@@ -157,6 +157,8 @@ pub enum StoreError {
 /// - An order and the job that its change causes are one write. An order never loses its job to a crash.
 /// - A job is leased by at most one holder at a time. A lease that is neither settled nor renewed before its deadline
 ///   is void, and the job is leased again. Jobs of a kind that this version does not know are left alone.
+/// - Leases of a kind are shared out fairly between the owners of jobs, so that no number of jobs of one owner keeps
+///   another one's waiting.
 /// - A reader sees every write that returned `Ok` before the read began.
 /// - Nothing here assumes that there is only one process.
 #[async_trait]
@@ -200,13 +202,16 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
 
-    /// Takes up to `limit` due jobs of a kind, the longest due first, until `until`.
+    /// Takes up to `limit` due jobs of a kind until `until`: each time of the owner who holds the fewest leases of the
+    /// kind, and of those the job that has been due longest. An owner who holds `share` leases or more gets none.
+    /// However many jobs wait, this stays cheap.
     async fn lease(
         &self,
         kind: WorkKind,
         now: Timestamp,
         until: Timestamp,
         limit: usize,
+        share: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
     /// Replaces the leased job's order in the middle of the work, and keeps the lease. Gives the order's new version.

@@ -355,10 +355,11 @@ impl Store for SledStore {
         now: Timestamp,
         until: Timestamp,
         limit: usize,
+        share: usize,
     ) -> Result<Vec<Lease>, StoreError> {
         match self.shared.failure.borrow().clone() {
             Some(cause) => Err(cause),
-            None => Ok(self.queue().lease(kind, now, until, limit)),
+            None => Ok(self.queue().lease(kind, now, until, limit, share)),
         }
     }
 

@@ -37,7 +37,12 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let Some(thumbprint) = thumbprint(context, order.account()).await? else {
         return Ok(done());
     };
+    let visit = match context.targets.visit(authorization.identifier().to_string(), now) {
+        Ok(visit) => visit,
+        Err(wait) => return Ok(again(context, wait, lease.job.faults)),
+    };
     let verdict = attempt_at(context, id, authorization, &thumbprint, &order).await;
+    drop(visit);
     let attempts = context.settings.validation_attempts;
     let (next, order) = match order.settle_validation(id, attempt, verdict, attempts, context.clock.now()) {
         Settled::Stale => return Ok(done()),

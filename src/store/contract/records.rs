@@ -74,7 +74,8 @@ pub(crate) async fn of_many_commits_on_one_version_one_wins(backend: &impl Backe
         let version = store.order(order.id()).await.unwrap().unwrap().version;
         let commits = (0..50).map(|_| {
             let (store, order) = (Arc::clone(&store), Versioned::with(version, order.clone()));
-            async move { store.commit(order, Some(Job::now(work, at(1)))).await }
+            let job = Job::now(work, order.value.account(), at(1));
+            async move { store.commit(order, Some(job)).await }
         });
         let outcomes = all(commits).await;
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
@@ -96,7 +97,7 @@ pub(crate) async fn an_order_and_its_job_are_one_write(backend: &impl Backend) {
     let pending = order(AccountId::random());
     create(&store, &pending, None).await;
     let (answered, work) = answered(pending);
-    let job = Some(Job::now(work, at(1)));
+    let job = Some(Job::now(work, answered.account(), at(1)));
     let stale = Versioned::with(7, answered.clone());
     assert_eq!(store.commit(stale, job).await, Err(StoreError::Conflict));
     assert!(lease(&store, WorkKind::Validate, 1).await.is_empty());
