@@ -9,15 +9,13 @@ use std::time::Duration;
 
 use crate::acme::challenge::ChallengeType;
 use crate::acme::identifier::Identifier;
+use crate::acme::identifier::InvalidName;
 use crate::acme::problem::NamedIdentifier;
 use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
 use crate::policy::names::NameRules;
-
-/// The challenges that this version can validate. Nothing else is ever offered.
-pub const IMPLEMENTED: [ChallengeType; 1] = [ChallengeType::Http01];
 
 /// The challenges of a provisioner whose configuration names none.
 pub const ENABLED_BY_DEFAULT: [ChallengeType; 3] = ChallengeType::ALL;
@@ -59,15 +57,20 @@ pub struct Provisioner {
 }
 
 impl Provisioner {
-    /// The challenges that can prove control of the identifier, of those that are enabled and implemented.
+    /// The challenges that can prove control of the identifier, of those that are enabled.
     fn challenges_for(&self, identifier: &Identifier) -> Vec<ChallengeType> {
-        // RFC 8555 §8.3, RFC 8737 §3: http-01 and tls-alpn-01 prove control of one host, so neither can answer for all
-        // names below a domain.
-        let fits = |kind: &ChallengeType| !identifier.is_wildcard() || *kind == ChallengeType::Dns01;
-        let implemented = IMPLEMENTED
+        let fits = |kind: &ChallengeType| match identifier {
+            Identifier::Dns(_) => true,
+            // RFC 8555 §8.3, RFC 8737 §3: http-01 and tls-alpn-01 prove control of one host, so neither can answer for
+            // all names below a domain.
+            Identifier::Wildcard(_) => *kind == ChallengeType::Dns01,
+            // RFC 8738 §7: "The existing \"dns-01\" challenge MUST NOT be used to validate IP identifiers."
+            Identifier::Ip(_) => *kind != ChallengeType::Dns01,
+        };
+        let offered = ChallengeType::ALL
             .into_iter()
             .filter(|kind| self.challenges.contains(kind));
-        implemented.filter(fits).collect()
+        offered.filter(fits).collect()
     }
 }
 
@@ -159,32 +162,55 @@ impl Policy {
         provisioner: &Provisioner,
         named: &NamedIdentifier,
     ) -> Result<(Identifier, Vec<ChallengeType>), (ProblemType, String)> {
-        if named.kind != "dns" {
-            let detail = format!(
-                "identifiers of type \"{}\" are not supported; only \"dns\" is",
-                cleaned(&named.kind, 40)
-            );
-            return Err((ProblemType::UnsupportedIdentifier, detail));
-        }
         let identifier =
-            Identifier::dns(&named.value).map_err(|error| (ProblemType::Malformed, error.to_string()))?;
+            match named.kind.as_str() {
+                "dns" => Identifier::dns(&named.value)
+                    .map_err(|error| (problem_of_name(error), error.to_string()))?,
+                "ip" => Identifier::ip(&named.value)
+                    .map_err(|error| (ProblemType::Malformed, error.to_string()))?,
+                _ => {
+                    let detail = format!(
+                        "identifiers of type \"{}\" are not supported; only \"dns\" and \"ip\" are",
+                        cleaned(&named.kind, 40)
+                    );
+                    return Err((ProblemType::UnsupportedIdentifier, detail));
+                }
+            };
         let rejected = |detail: &str| (ProblemType::RejectedIdentifier, detail.to_owned());
         if let Some(detail) = self.refusal(provisioner, &identifier) {
             return Err(rejected(detail));
         }
         let challenges = provisioner.challenges_for(&identifier);
-        match (challenges.is_empty(), identifier.is_wildcard()) {
-            (true, true) => Err(rejected("a wildcard needs dns-01, which is not offered here")),
-            (true, false) => Err(rejected(
-                "no challenge is offered here that could prove control of it",
-            )),
-            (false, _) => Ok((identifier, challenges)),
+        if !challenges.is_empty() {
+            return Ok((identifier, challenges));
         }
+        Err(rejected(match identifier {
+            Identifier::Wildcard(_) => "a wildcard needs dns-01, which is not offered here",
+            Identifier::Ip(_) => "an address needs http-01 or tls-alpn-01, which are not offered here",
+            Identifier::Dns(_) => "no challenge is offered here that could prove control of it",
+        }))
     }
 
     fn refusal(&self, provisioner: &Provisioner, identifier: &Identifier) -> Option<&'static str> {
         let general = self.settings.names.refusal(identifier);
         general.or_else(|| provisioner.names.refusal(identifier))
+    }
+}
+
+/// A reserved label is a name that nobody may have, not one that is written wrongly (CONFORMANCE H4).
+fn problem_of_name(error: InvalidName) -> ProblemType {
+    match error {
+        InvalidName::ReservedLabel => ProblemType::RejectedIdentifier,
+        InvalidName::Empty
+        | InvalidName::TooLong
+        | InvalidName::EmptyLabel
+        | InvalidName::LabelTooLong
+        | InvalidName::Character
+        | InvalidName::Hyphen
+        | InvalidName::ALabel
+        | InvalidName::SingleLabel
+        | InvalidName::Address
+        | InvalidName::Wildcard => ProblemType::Malformed,
     }
 }
 
@@ -228,6 +254,7 @@ mod tests {
             allow: (!allow.is_empty()).then(|| patterns(allow)),
             deny: patterns(deny),
             wildcards,
+            ..NameRules::default()
         }
     }
 
@@ -278,9 +305,9 @@ mod tests {
     }
 
     #[test]
-    fn c402_h2_only_the_type_dns_is_supported() {
+    fn c402_h2_only_the_types_dns_and_ip_are_supported() {
         let policy = open();
-        for kind in ["ip", "email", "DNS", "", "permanent-identifier"] {
+        for kind in ["IP", "email", "DNS", "", "permanent-identifier"] {
             let named = NamedIdentifier {
                 kind: kind.to_owned(),
                 value: "www.example.com".to_owned(),
@@ -320,7 +347,7 @@ mod tests {
             "[::1]",
             "::1",
             "müller.example",
-            "ab--cd.example",
+            "xn--a.example",
             "_acme-challenge.example.com",
             "a\0.example.com",
             "a.example.com:80",
@@ -383,24 +410,69 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_is_refused_because_dns_01_is_not_offered_and_says_so() {
-        let problem = admit(&open(), &["*.example.com"]).unwrap_err();
+    fn h4_c409_a_reserved_label_is_rejected() {
+        let problem = admit(&open(), &["ab--cd.example"]).unwrap_err();
         assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
-        assert!(problem.detail.contains("dns-01"), "{problem}");
     }
 
     #[test]
-    fn only_implemented_and_enabled_challenges_are_offered() {
+    fn h6_addresses_are_admitted_in_their_one_spelling_each_once() {
         let policy = open();
         let provisioner = policy.provisioner("acme").unwrap();
-        let admitted = policy.admit(provisioner, &[dns("www.example.com")]).unwrap();
-        assert_eq!(admitted[0].1, [ChallengeType::Http01]);
-        let disabled = Provisioner {
-            challenges: vec![ChallengeType::Dns01],
-            ..provisioner.clone()
+        let ip = |value: &str| NamedIdentifier {
+            kind: "ip".to_owned(),
+            value: value.to_owned(),
         };
-        let problem = policy.admit(&disabled, &[dns("www.example.com")]).unwrap_err();
-        assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
+        let admitted = policy.admit(provisioner, &[ip("10.0.0.1"), ip("2001:db8::1"), ip("10.0.0.1")]);
+        let admitted: Vec<String> = admitted.unwrap().iter().map(|(it, _)| it.to_string()).collect();
+        assert_eq!(admitted, ["10.0.0.1", "2001:db8::1"]);
+        for wrong in [
+            "10.0.0.01",
+            "10.0.0.0/8",
+            "fe80::1%eth0",
+            "::ffff:10.0.0.1",
+            "2001:DB8::1",
+            "www.example.com",
+            "",
+        ] {
+            let problem = policy.admit(provisioner, &[ip(wrong)]).unwrap_err();
+            assert_eq!(problem.kind, ProblemType::Malformed, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn i3_each_kind_of_identifier_is_offered_the_enabled_challenges_that_can_prove_it() {
+        use ChallengeType::{Dns01, Http01, TlsAlpn01};
+        let policy = open();
+        let provisioner = policy.provisioner("acme").unwrap();
+        let offered = |enabled: &[ChallengeType], kind: &str, value: &str| {
+            let provisioner = Provisioner {
+                challenges: enabled.to_vec(),
+                ..provisioner.clone()
+            };
+            let named = NamedIdentifier {
+                kind: kind.to_owned(),
+                value: value.to_owned(),
+            };
+            let admitted = policy.admit(&provisioner, &[named]);
+            admitted
+                .map(|admitted| admitted[0].1.clone())
+                .map_err(|problem| problem.kind)
+        };
+        let all = &ChallengeType::ALL;
+        assert_eq!(
+            offered(all, "dns", "www.example.com").unwrap(),
+            [Http01, Dns01, TlsAlpn01]
+        );
+        assert_eq!(offered(all, "dns", "*.example.com").unwrap(), [Dns01]);
+        assert_eq!(offered(all, "ip", "10.0.0.1").unwrap(), [Http01, TlsAlpn01]);
+        assert_eq!(
+            offered(&[TlsAlpn01], "dns", "www.example.com").unwrap(),
+            [TlsAlpn01]
+        );
+        let rejected = Err(ProblemType::RejectedIdentifier);
+        assert_eq!(offered(&[Http01, TlsAlpn01], "dns", "*.example.com"), rejected);
+        assert_eq!(offered(&[Dns01], "ip", "10.0.0.1"), rejected);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use x509_parser::prelude::*;
 
+use crate::acme::csr::address_of;
 use crate::acme::id::OrderId;
 use crate::acme::identifier::Identifier;
 use crate::jose::jwk::Jwk;
@@ -246,7 +247,7 @@ fn verify_leaf(
         if parsed_leaf.public_key().raw != csr.certification_request_info.subject_pki.raw {
             return Err(Mismatch("it certifies another key than the CSR's"));
         }
-        if names_of(&parsed_leaf)? != ordered.identifiers.iter().map(ToString::to_string).collect() {
+        if names_of(&parsed_leaf)? != ordered.identifiers.iter().cloned().collect() {
             return Err(Mismatch("its names are not the order's"));
         }
         if parsed_leaf.is_ca() {
@@ -282,18 +283,21 @@ fn parsed(der: &Der) -> Result<X509Certificate<'_>, Mismatch> {
     }
 }
 
-fn names_of(certificate: &X509Certificate<'_>) -> Result<BTreeSet<String>, Mismatch> {
+fn names_of(certificate: &X509Certificate<'_>) -> Result<BTreeSet<Identifier>, Mismatch> {
     let alternative = certificate
         .subject_alternative_name()
         .map_err(|_| Mismatch("it has two lists of names"))?
         .ok_or(Mismatch("it has no names"))?;
     let mut names = BTreeSet::new();
     for name in &alternative.value.general_names {
-        let GeneralName::DNSName(text) = name else {
-            return Err(Mismatch("it has a name that is no DNS name"));
+        let identifier = match name {
+            GeneralName::DNSName(text) => Identifier::dns(text).ok(),
+            GeneralName::IPAddress(octets) => address_of(octets),
+            _ => None,
         };
-        let identifier = Identifier::dns(text).map_err(|_| Mismatch("it has a name that is no host name"))?;
-        names.insert(identifier.to_string());
+        names.insert(identifier.ok_or(Mismatch(
+            "it has a name that is neither a host name nor an address",
+        ))?);
     }
     Ok(names)
 }

@@ -4,6 +4,7 @@
 //! CA might copy: what is not known to be harmless is refused.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use x509_parser::asn1_rs::{FromDer as _, Header, Oid, oid};
 use x509_parser::cri_attributes::{ParsedCriAttribute, X509CriAttribute};
@@ -212,10 +213,17 @@ fn collect_extension(extension: &X509Extension<'_>, names: &mut BTreeSet<Identif
     match extension.parsed_extension() {
         ParsedExtension::SubjectAlternativeName(alternative) => {
             for general_name in &alternative.general_names {
-                let GeneralName::DNSName(text) = general_name else {
-                    return Err(bad("the csr has a subject alternative name that is no DNS name"));
-                };
-                names.insert(name("subject alternative name", text)?);
+                names.insert(match general_name {
+                    GeneralName::DNSName(text) => name("subject alternative name", text)?,
+                    GeneralName::IPAddress(octets) => address_of(octets).ok_or_else(|| {
+                        bad("the csr has an IP address of neither 4 nor 16 octets, or IPv4 inside IPv6")
+                    })?,
+                    _ => {
+                        return Err(bad(
+                            "the csr has a subject alternative name that is neither a DNS name nor an IP address",
+                        ));
+                    }
+                });
             }
             Ok(())
         }
@@ -248,6 +256,15 @@ fn collect_extension(extension: &X509Extension<'_>, names: &mut BTreeSet<Identif
             extension.oid
         ))),
     }
+}
+
+/// RFC 5280 §4.2.1.6: 4 octets for IPv4, 16 for IPv6.
+pub(crate) fn address_of(octets: &[u8]) -> Option<Identifier> {
+    let address = match octets.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
+    };
+    (address.to_canonical() == address).then_some(Identifier::Ip(address))
 }
 
 fn name(place: &str, text: &str) -> Result<Identifier, Problem> {

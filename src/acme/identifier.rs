@@ -1,9 +1,10 @@
-//! Identifiers (RFC 8555 §9.7.7): what an account asks a certificate for, normalised once, here.
+//! Identifiers (RFC 8555 §9.7.7, RFC 8738): what an account asks a certificate for, normalised once, here.
 //!
 //! A [`DnsName`] is lower-case A-labels without a trailing dot, and can not be mistaken for an address. Whether a name
 //! is admitted is the policy's business.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,8 +32,11 @@ pub enum InvalidName {
     /// RFC 5890 §2.3.1.
     #[error("a label starts or ends with a hyphen")]
     Hyphen,
-    /// `??--` labels other than valid A-labels are reserved (RFC 5890 §2.3.1).
-    #[error("a label is reserved (?\u{3f}--) or no valid A-label")]
+    /// RFC 5890 §2.3.2.1.
+    #[error("a label that begins with xn-- is no valid A-label")]
+    ALabel,
+    /// `??--` labels other than A-labels are reserved (RFC 5890 §2.3.1).
+    #[error("a label has '--' as its third and fourth character, which is reserved")]
     ReservedLabel,
     /// The public and any private CA wants at least two labels.
     #[error("the name has a single label; write it with its domain")]
@@ -106,18 +110,15 @@ fn check_label(label: &str) -> Result<(), InvalidName> {
     if label.starts_with('-') || label.ends_with('-') {
         return Err(InvalidName::Hyphen);
     }
-    let reserved = label.get(2..4) == Some("--");
-    if reserved && !is_a_label(label) {
-        return Err(InvalidName::ReservedLabel);
+    match label.get(2..4) == Some("--") {
+        true if !label.starts_with("xn--") => Err(InvalidName::ReservedLabel),
+        true if !is_a_label(label) => Err(InvalidName::ALabel),
+        true | false => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether the lower-case label is the one A-label of some U-label (RFC 5890 §2.3.2.1).
 fn is_a_label(label: &str) -> bool {
-    if !label.starts_with("xn--") {
-        return false;
-    }
     let (unicode, decoded) = idna_to_unicode(label);
     decoded && !unicode.is_ascii() && idna_to_ascii(&unicode).as_deref() == Some(label)
 }
@@ -156,6 +157,20 @@ impl<'de> Deserialize<'de> for DnsName {
     }
 }
 
+/// The text is no address in its one spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAddress {
+    /// Neither IPv4 nor IPv6, or with a zone, a prefix length, brackets or leading zeros.
+    #[error("the value is no IP address")]
+    Syntax,
+    /// RFC 8738 §3: IPv6 addresses are written as RFC 5952 §4 has it, IPv4 addresses as RFC 1123 §2.1 has it.
+    #[error("the address is not written in its canonical form (RFC 5952); write {0}")]
+    Spelling(IpAddr),
+    /// An IPv4 address inside an IPv6 address.
+    #[error("the address is IPv4 inside IPv6; write the IPv4 address")]
+    Mapped,
+}
+
 /// What a certificate is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -164,6 +179,8 @@ pub enum Identifier {
     Dns(DnsName),
     /// Every name one label below this one, e.g. `*.example.com`.
     Wildcard(DnsName),
+    /// One address (RFC 8738).
+    Ip(IpAddr),
 }
 
 impl Identifier {
@@ -182,10 +199,27 @@ impl Identifier {
         }
     }
 
-    /// The name that is validated: the identifier without `*.`.
-    pub fn base(&self) -> &DnsName {
+    /// Parses an `ip` identifier's value (RFC 8738 §3).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`] says what is wrong with it.
+    pub fn ip(value: &str) -> Result<Self, InvalidAddress> {
+        let address: IpAddr = value.parse().map_err(|_| InvalidAddress::Syntax)?;
+        if address.to_canonical() != address {
+            return Err(InvalidAddress::Mapped);
+        }
+        match address.to_string() == value {
+            true => Ok(Self::Ip(address)),
+            false => Err(InvalidAddress::Spelling(address)),
+        }
+    }
+
+    /// What control is proved over (RFC 8555 §7.1.4): the identifier without `*.`.
+    pub fn without_wildcard(&self) -> Self {
         match self {
-            Self::Dns(name) | Self::Wildcard(name) => name,
+            Self::Wildcard(base) => Self::Dns(base.clone()),
+            Self::Dns(_) | Self::Ip(_) => self.clone(),
         }
     }
 
@@ -198,6 +232,7 @@ impl Identifier {
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::Dns(_) | Self::Wildcard(_) => "dns",
+            Self::Ip(_) => "ip",
         }
     }
 }
@@ -207,6 +242,7 @@ impl fmt::Display for Identifier {
         match self {
             Self::Dns(name) => write!(f, "{name}"),
             Self::Wildcard(base) => write!(f, "*.{base}"),
+            Self::Ip(address) => write!(f, "{address}"),
         }
     }
 }
@@ -253,7 +289,7 @@ mod tests {
             ("xn--example-.org", Hyphen),
             ("xn--\u{130}.org", Character),
             ("ab--cd.example", ReservedLabel),
-            ("xn--a.example", ReservedLabel),
+            ("xn--a.example", ALabel),
             ("_acme-challenge.example.com", Character),
             ("a\0.example.com", Character),
             ("a b.example.com", Character),
@@ -275,8 +311,50 @@ mod tests {
         let name = Identifier::dns("XN--Mller-kva.example").unwrap();
         assert_eq!(name.to_string(), "xn--mller-kva.example");
         assert_eq!(
-            Identifier::dns("*.example.com").unwrap().base().as_str(),
-            "example.com"
+            Identifier::dns("*.example.com").unwrap().without_wildcard(),
+            Identifier::dns("example.com").unwrap()
         );
+    }
+
+    #[test]
+    fn h6_an_address_has_one_spelling() {
+        for good in [
+            "10.0.0.1",
+            "192.0.2.255",
+            "2001:db8::1",
+            "::1",
+            "2001:db8:0:1:1:1:1:1",
+        ] {
+            assert_eq!(Identifier::ip(good).unwrap().to_string(), good);
+        }
+        for (wrong, canonical) in [
+            ("2001:DB8::1", "2001:db8::1"),
+            ("2001:db8:0::1", "2001:db8::1"),
+            ("2001:db8::0001", "2001:db8::1"),
+            ("0:0:0:0:0:0:0:1", "::1"),
+        ] {
+            let canonical = canonical.parse().unwrap();
+            assert_eq!(
+                Identifier::ip(wrong),
+                Err(InvalidAddress::Spelling(canonical)),
+                "{wrong}"
+            );
+        }
+        for wrong in [
+            "",
+            "1",
+            "10.0.0.01",
+            "0x7f.1",
+            "10.0.0.0/8",
+            "fe80::1%eth0",
+            "[::1]",
+            " 10.0.0.1",
+            "a.example",
+        ] {
+            assert_eq!(Identifier::ip(wrong), Err(InvalidAddress::Syntax), "{wrong}");
+        }
+        for mapped in ["::ffff:10.0.0.1", "::ffff:a00:1"] {
+            assert_eq!(Identifier::ip(mapped), Err(InvalidAddress::Mapped), "{mapped}");
+        }
     }
 }

@@ -5,13 +5,15 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::reader::all;
 use crate::config::value::GoDuration;
+use crate::config::value::Network;
 use crate::policy::ENABLED_BY_DEFAULT;
-use crate::policy::IMPLEMENTED;
 use crate::policy::Provisioner;
 use crate::policy::Settings;
 use crate::policy::names::NamePattern;
@@ -128,18 +130,6 @@ fn provisioner(section: &Section<'_>) -> Result<Provisioner, Reported> {
     if challenges.is_empty() {
         challenges = ENABLED_BY_DEFAULT.to_vec();
     }
-    let missing = challenges.iter().filter(|kind| !IMPLEMENTED.contains(kind));
-    let missing: Vec<String> = missing.map(ToString::to_string).collect();
-    let place = section.place("challenges");
-    if missing.len() == challenges.len() {
-        return Err(place.error("this version can validate http-01 only; write [\"http-01\"]"));
-    }
-    if !missing.is_empty() {
-        place.warn(format_args!(
-            "not offered by this version: {}",
-            missing.join(", ")
-        ));
-    }
     Ok(Provisioner {
         name: name?,
         challenges,
@@ -212,37 +202,55 @@ fn name_rules(policy: &Section<'_>) -> Result<NameRules, Reported> {
     policy.ignore("ssh", "no SSH certificates are issued");
     policy.section("x509", |x509| {
         let allow = x509.section("allow", |allow| {
-            let names: Vec<NamePattern> = allow.all_parsed("dns")?;
+            let names: Result<Vec<NamePattern>, Reported> = allow.all_parsed("dns");
+            let networks = networks(allow);
             let mut others = 0;
-            for key in ["cn", "ip", "email", "uri"] {
+            for key in ["cn", "email", "uri"] {
                 others += allow.texts(key)?.len();
-                allow.ignore(key, "it makes no DNS name admissible; write the name under dns");
+                allow.ignore(
+                    key,
+                    "it makes no identifier admissible; write names under dns, addresses under ip",
+                );
             }
-            Ok((names, others))
+            Ok((names?, networks?, others))
         });
         let deny = x509.section("deny", |deny| {
+            let networks = networks(deny);
             let names: Result<Vec<NamePattern>, Reported> = deny.all_parsed("dns");
             // A common name that is accepted is always one of the DNS names, so that is where it is denied.
             let common_names: Result<Vec<NamePattern>, Reported> = deny.all_parsed("cn");
-            for key in ["ip", "email", "uri"] {
-                deny.ignore(key, "only DNS names can be ordered");
+            for key in ["email", "uri"] {
+                deny.ignore(key, "only DNS names and addresses can be ordered");
             }
-            Ok([names?, common_names?].concat())
+            Ok(([names?, common_names?].concat(), networks?))
         });
         let wildcards = x509.flag("allowWildcardNames");
-        let ((names, others), deny, wildcards) = (allow?, deny?, wildcards?);
-        // As in step-ca: rules that allow only other kinds of names allow no DNS name.
-        let allow = match (names.is_empty(), others > 0 && deny.is_empty()) {
-            (false, _) => Some(names),
-            (true, true) => Some(Vec::new()),
-            (true, false) => None,
-        };
+        let ((names, networks, others), (deny, deny_networks), wildcards) = (allow?, deny?, wildcards?);
+        // As in step-ca: rules that allow something allow nothing of a kind that they say nothing about.
+        let allows_any = !names.is_empty() || !networks.is_empty() || others > 0;
+        let allow = allowed(names, allows_any && deny.is_empty());
         Ok(NameRules {
-            wildcards: wildcards.unwrap_or(allow.is_none() && deny.is_empty()),
+            wildcards: wildcards.unwrap_or(!allows_any && deny.is_empty() && deny_networks.is_empty()),
             allow,
             deny,
+            allow_networks: allowed(networks, allows_any && deny_networks.is_empty()),
+            deny_networks,
         })
     })
+}
+
+fn allowed<T>(listed: Vec<T>, nothing_else: bool) -> Option<Vec<T>> {
+    match (listed.is_empty(), nothing_else) {
+        (false, _) => Some(listed),
+        (true, true) => Some(Vec::new()),
+        (true, false) => None,
+    }
+}
+
+/// `ip`: networks, or single addresses.
+fn networks(rules: &Section<'_>) -> Result<Vec<IpNet>, Reported> {
+    let networks = rules.all_parsed::<Network>("ip")?;
+    Ok(networks.into_iter().map(|Network(network)| network).collect())
 }
 
 /// `authority.config.issuance`: the deadline.

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use crate::config::Config;
 use crate::config::LogFormat;
-use crate::policy::IMPLEMENTED;
 use crate::policy::names::NameRules;
 use crate::server::OwnCertificate;
 
@@ -35,10 +34,7 @@ impl Config {
             for name in &server.names {
                 writeln!(out, "  https://{name}{port}/acme/{}/directory", provisioner.name)?;
             }
-            let offered = IMPLEMENTED
-                .iter()
-                .filter(|kind| provisioner.challenges.contains(kind));
-            writeln!(out, "    challenges: {}", listed(offered))?;
+            writeln!(out, "    challenges: {}", listed(&provisioner.challenges))?;
             writeln!(out, "    admitted: {}", self.policy.names)?;
             if provisioner.names != NameRules::default() {
                 writeln!(out, "    and of those: {}", provisioner.names)?;

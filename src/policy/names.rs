@@ -1,4 +1,4 @@
-//! Rules about names: step-ca's `policy.x509` with its `allow`, `deny` and `allowWildcardNames`.
+//! Rules about names and addresses: step-ca's `policy.x509` with its `allow`, `deny` and `allowWildcardNames`.
 //!
 //! A `*` stands for exactly one label, and `deny` wins. Where a wildcard would cover a denied name it is refused, which
 //! step-ca does not do.
@@ -6,9 +6,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
+use crate::acme::identifier::DnsName;
 use crate::acme::identifier::Identifier;
 
-/// Which names may be ordered. The default admits every name.
+/// Which names and addresses may be ordered. The default admits all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRules {
     /// A name must match one of these; `None` admits all, an empty list none.
@@ -17,6 +20,10 @@ pub struct NameRules {
     pub deny: Vec<NamePattern>,
     /// Whether wildcards may be ordered at all.
     pub wildcards: bool,
+    /// An address must be in one of these networks; `None` admits all, an empty list none.
+    pub allow_networks: Option<Vec<IpNet>>,
+    /// An address may be in none of these, whatever `allow_networks` says.
+    pub deny_networks: Vec<IpNet>,
 }
 
 impl Default for NameRules {
@@ -25,6 +32,8 @@ impl Default for NameRules {
             allow: None,
             deny: Vec::new(),
             wildcards: true,
+            allow_networks: None,
+            deny_networks: Vec::new(),
         }
     }
 }
@@ -35,36 +44,57 @@ impl NameRules {
         if identifier.is_wildcard() && !self.wildcards {
             return Some("the policy of this server does not allow wildcards");
         }
-        if self.deny.iter().any(|pattern| pattern.covered_by(identifier)) {
-            return Some("the policy of this server denies this name");
-        }
-        match &self.allow {
-            Some(allow) if !allow.iter().any(|pattern| pattern.covers(identifier)) => {
-                Some("the policy of this server does not allow this name")
-            }
-            Some(_) | None => None,
+        let (denied, allowed) = match identifier {
+            Identifier::Dns(_) | Identifier::Wildcard(_) => (
+                self.deny.iter().any(|pattern| pattern.covered_by(identifier)),
+                admits(&self.allow, |pattern| pattern.covers(identifier)),
+            ),
+            Identifier::Ip(address) => (
+                self.deny_networks.iter().any(|network| network.contains(address)),
+                admits(&self.allow_networks, |network| network.contains(address)),
+            ),
+        };
+        match (denied, allowed) {
+            (true, _) => Some("the policy of this server denies this identifier"),
+            (false, false) => Some("the policy of this server does not allow this identifier"),
+            (false, true) => None,
         }
     }
+}
+
+fn admits<T>(allow: &Option<Vec<T>>, covers: impl Fn(&T) -> bool) -> bool {
+    allow.as_ref().is_none_or(|allow| allow.iter().any(covers))
 }
 
 impl fmt::Display for NameRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.allow {
-            None => f.write_str("every name")?,
-            Some(allow) if allow.is_empty() => f.write_str("no name at all")?,
-            Some(allow) => write!(f, "only {}", listed(allow))?,
-        }
-        if !self.deny.is_empty() {
-            write!(f, ", but not {}", listed(&self.deny))?;
-        }
+        write_list(f, "name", &self.allow, &self.deny)?;
         f.write_str(match self.wildcards {
-            true => "",
-            false => ", and no wildcards",
-        })
+            true => "; ",
+            false => ", and no wildcards; ",
+        })?;
+        write_list(f, "address", &self.allow_networks, &self.deny_networks)
     }
 }
 
-fn listed(patterns: &[NamePattern]) -> String {
+fn write_list<T: fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    allow: &Option<Vec<T>>,
+    deny: &[T],
+) -> fmt::Result {
+    match allow {
+        None => write!(f, "every {what}")?,
+        Some(allow) if allow.is_empty() => write!(f, "no {what}")?,
+        Some(allow) => write!(f, "only {}", listed(allow))?,
+    }
+    match deny.is_empty() {
+        true => Ok(()),
+        false => write!(f, ", but not {}", listed(deny)),
+    }
+}
+
+fn listed<T: fmt::Display>(patterns: &[T]) -> String {
     let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
@@ -79,21 +109,19 @@ pub struct NamePattern {
 impl NamePattern {
     /// Whether the pattern admits all that the identifier stands for.
     fn covers(&self, identifier: &Identifier) -> bool {
-        let base = identifier.base().as_str();
         match (self.one_label_below, identifier) {
-            (false, Identifier::Dns(_)) => base == self.name,
-            (true, Identifier::Dns(_)) => parent(base) == Some(&self.name),
-            (true, Identifier::Wildcard(_)) => base == self.name,
-            (false, Identifier::Wildcard(_)) => false,
+            (false, Identifier::Dns(name)) => name.as_str() == self.name,
+            (true, Identifier::Dns(name)) => parent(name.as_str()) == Some(&self.name),
+            (true, Identifier::Wildcard(base)) => base.as_str() == self.name,
+            (false, Identifier::Wildcard(_)) | (_, Identifier::Ip(_)) => false,
         }
     }
 
     /// Whether the identifier stands for any name that the pattern means: a certificate for `*.example.com` would
     /// serve the denied `host.example.com` too.
     fn covered_by(&self, identifier: &Identifier) -> bool {
-        let below_wildcard = identifier.is_wildcard()
-            && !self.one_label_below
-            && parent(&self.name) == Some(identifier.base().as_str());
+        let is_below = |base: &DnsName| !self.one_label_below && parent(&self.name) == Some(base.as_str());
+        let below_wildcard = matches!(identifier, Identifier::Wildcard(base) if is_below(base));
         self.covers(identifier) || below_wildcard
     }
 }
@@ -154,6 +182,7 @@ mod tests {
             allow: (!allow.is_empty()).then(|| patterns(allow)),
             deny: patterns(deny),
             wildcards,
+            ..NameRules::default()
         }
     }
 
@@ -216,6 +245,36 @@ mod tests {
             let identifier = Identifier::dns(name).unwrap();
             assert_eq!(rules.refusal(&identifier).is_none(), *admitted, "{rules}: {name}");
         }
+    }
+
+    #[test]
+    fn addresses_have_rules_of_their_own() {
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let rules = NameRules {
+            allow_networks: Some(networks(&["10.0.0.0/8", "2001:db8::/32"])),
+            deny_networks: networks(&["10.1.0.0/16"]),
+            ..NameRules::default()
+        };
+        for (address, admitted) in [
+            ("10.0.0.1", true),
+            ("10.1.0.1", false),
+            ("192.0.2.1", false),
+            ("2001:db8::1", true),
+            ("2001:db9::1", false),
+        ] {
+            let identifier = Identifier::ip(address).unwrap();
+            assert_eq!(rules.refusal(&identifier).is_none(), admitted, "{address}");
+        }
+        let no_address = NameRules {
+            allow_networks: Some(Vec::new()),
+            ..NameRules::default()
+        };
+        assert!(no_address.refusal(&Identifier::ip("10.0.0.1").unwrap()).is_some());
+        assert!(
+            no_address
+                .refusal(&Identifier::dns("www.example.com").unwrap())
+                .is_none()
+        );
     }
 
     #[test]

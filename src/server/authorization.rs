@@ -82,10 +82,7 @@ pub(crate) async fn get(
     let status = authorization.status(order.expires(), shared.ra.clock().now());
     let object = AuthorizationObject {
         // RFC 8555 §7.1.4: for a wildcard the identifier is the name without "*.", and `wildcard` is true.
-        identifier: NamedIdentifier {
-            kind: authorization.identifier().type_name().to_owned(),
-            value: authorization.identifier().base().to_string(),
-        },
+        identifier: NamedIdentifier::from(&authorization.identifier().without_wildcard()),
         status: status.to_string(),
         expires: wire_time(order.expires()),
         challenges: authorization

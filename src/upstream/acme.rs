@@ -261,9 +261,12 @@ impl Ca {
             };
             let name = state.identifier().identifier.clone();
             // The name becomes an argument of a program: it has to be one that we know.
-            let known = |identifier: &&Identifier| {
-                let base = identifier.base().as_str();
-                matches!(&name, instant_acme::Identifier::Dns(name) if name.eq_ignore_ascii_case(base))
+            let known = |identifier: &&Identifier| match (&name, identifier) {
+                (instant_acme::Identifier::Dns(name), Identifier::Dns(base) | Identifier::Wildcard(base)) => {
+                    name.eq_ignore_ascii_case(base.as_str())
+                }
+                (instant_acme::Identifier::Ip(name), Identifier::Ip(address)) => name == address,
+                _ => false,
             };
             let Some(identifier) = validated.identifiers().iter().find(known) else {
                 return Err(Fault::Nonsense(
@@ -272,17 +275,18 @@ impl Ca {
                 .into());
             };
             let challenge = state.challenges.iter().find(|c| c.r#type == ChallengeType::Dns01);
-            let Some((challenge, _)) = challenge.zip(self.solver.as_ref()) else {
+            let dns_name = match identifier {
+                Identifier::Dns(name) | Identifier::Wildcard(name) => Some(name),
+                Identifier::Ip(_) => None,
+            };
+            let (Some(challenge), Some(dns_name), Some(_)) = (challenge, dns_name, &self.solver) else {
                 let offered = state
                     .challenges
                     .iter()
                     .map(|challenge| type_name(&challenge.r#type));
                 return Err(unsolvable(identifier, &offered.collect::<Vec<_>>().join(", ")));
             };
-            records.push(Record::new(
-                identifier.base(),
-                dns_value(&challenge.token, thumbprint),
-            ));
+            records.push(Record::new(dns_name, dns_value(&challenge.token, thumbprint)));
             if challenge.status == ChallengeStatus::Pending {
                 unanswered.push(index);
             }
@@ -317,7 +321,12 @@ impl Issuer for Ca {
 
     async fn open(&self, validated: &ValidatedOrder) -> Result<String, Error> {
         let session = self.session().await?;
-        let name = |identifier: &Identifier| instant_acme::Identifier::Dns(identifier.to_string());
+        let name = |identifier: &Identifier| match identifier {
+            Identifier::Dns(_) | Identifier::Wildcard(_) => {
+                instant_acme::Identifier::Dns(identifier.to_string())
+            }
+            Identifier::Ip(address) => instant_acme::Identifier::Ip(*address),
+        };
         let identifiers: Vec<_> = validated.identifiers().iter().map(name).collect();
         let new_order = NewOrder::new(&identifiers);
         match insist!(session.account.new_order(&new_order)) {

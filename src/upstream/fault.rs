@@ -138,15 +138,17 @@ fn registered(urn: Option<&str>) -> Option<ProblemType> {
 }
 
 fn subproblem(subdocument: &Subdocument) -> Option<Subproblem> {
-    let instant_acme::Identifier::Dns(name) = subdocument.identifier.as_ref()? else {
-        return None;
+    let (kind, value) = match subdocument.identifier.as_ref()? {
+        instant_acme::Identifier::Dns(name) => ("dns", name.clone()),
+        instant_acme::Identifier::Ip(address) => ("ip", address.to_string()),
+        _ => return None,
     };
     Some(Subproblem {
         kind: for_the_client(registered(subdocument.r#type.as_deref())),
         detail: cleaned(subdocument.detail.as_deref().unwrap_or("no detail"), MAX_DETAIL),
         identifier: NamedIdentifier {
-            kind: "dns".to_owned(),
-            value: cleaned(name, 253),
+            kind: kind.to_owned(),
+            value: cleaned(&value, 253),
         },
     })
 }

@@ -32,7 +32,7 @@ use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
 
 use crate::acme::challenge::Token;
-use crate::acme::identifier::DnsName;
+use crate::acme::identifier::Identifier;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
 use crate::validate::Failure;
@@ -124,7 +124,7 @@ impl Http01 {
     pub(crate) async fn validate(
         &self,
         network: &Network,
-        name: &DnsName,
+        name: &Identifier,
         token: &Token,
         key_authorization: &str,
     ) -> Result<(), Failure> {
@@ -195,7 +195,7 @@ impl Http01 {
     fn failure(
         &self,
         cause: &Cause,
-        name: &DnsName,
+        name: &Identifier,
         token: &Token,
         chain: &Chain,
         peer: Option<IpAddr>,
@@ -340,7 +340,7 @@ impl Cause {
 }
 
 /// What the client is told about the host that it named itself.
-fn first_hop_failure(cause: &Cause, name: &DnsName, ports: Ports, peer: Option<IpAddr>) -> Failure {
+fn first_hop_failure(cause: &Cause, name: &Identifier, ports: Ports, peer: Option<IpAddr>) -> Failure {
     let port = ports.http();
     let at = peer.map_or_else(|| format!("port {port}"), |peer| format!("{peer} port {port}"));
     let what = match cause {
@@ -357,9 +357,9 @@ fn first_hop_failure(cause: &Cause, name: &DnsName, ports: Ports, peer: Option<I
             "the DNS look-up of its A and AAAA records failed; check the name servers of its domain"
                 .to_owned()
         }
-        Cause::Connect(ConnectFailure::Refused(address, refusal)) => format!(
-            "the name resolves to {address}, which is {refusal} and may not be validated; publish another address"
-        ),
+        Cause::Connect(ConnectFailure::Refused(address, refusal)) => {
+            format!("{address} is {refusal} and may not be validated; use another address")
+        }
         Cause::Connect(ConnectFailure::Dial(failures)) => format!(
             "no connection to port {port} ({}); check that a web server listens there and no firewall is in the way",
             list(failures)
@@ -387,7 +387,7 @@ fn first_hop_failure(cause: &Cause, name: &DnsName, ports: Ports, peer: Option<I
 }
 
 /// What the client is told about a host that was redirected to: nothing that tells two hosts of one kind apart.
-fn later_hop_failure(cause: &Cause, name: &DnsName) -> Failure {
+fn later_hop_failure(cause: &Cause, name: &Identifier) -> Failure {
     let what = match (cause, cause.problem_type()) {
         // A rule that the redirecting host breaks, in a fixed text.
         (Cause::Redirect(refused), _) => format!("the redirects lead to {refused}"),

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 use crate::acme::challenge::ChallengeType;
 use crate::acme::challenge::Token;
-use crate::acme::identifier::DnsName;
+use crate::acme::identifier::Identifier;
 use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
@@ -118,7 +118,7 @@ impl Validator {
         })
     }
 
-    /// Makes one attempt to prove, by the challenge, that the holder of the account key controls the name.
+    /// Makes one attempt to prove, by the challenge, that the holder of the account key controls the identifier.
     ///
     /// # Errors
     ///
@@ -126,14 +126,14 @@ impl Validator {
     pub async fn validate(
         &self,
         kind: ChallengeType,
-        name: &DnsName,
+        identifier: &Identifier,
         token: &Token,
         key_authorization: &str,
     ) -> Result<(), Failure> {
         match kind {
             ChallengeType::Http01 => {
                 self.http01
-                    .validate(&self.network, name, token, key_authorization)
+                    .validate(&self.network, identifier, token, key_authorization)
                     .await
             }
             ChallengeType::Dns01 | ChallengeType::TlsAlpn01 => Err(Failure::new(
@@ -165,7 +165,7 @@ mod tests {
         })
         .unwrap();
         for kind in [ChallengeType::Dns01, ChallengeType::TlsAlpn01] {
-            let name = "www.example.com".parse().unwrap();
+            let name = Identifier::dns("www.example.com").unwrap();
             let failure = validator
                 .validate(kind, &name, &Token::random(), "x.y")
                 .await

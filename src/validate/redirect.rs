@@ -10,6 +10,7 @@ use url::Url;
 
 use crate::acme::challenge::Token;
 use crate::acme::identifier::DnsName;
+use crate::acme::identifier::Identifier;
 use crate::validate::Settings;
 
 /// How many redirects are followed, as Boulder's documentation has it (its code follows eleven).
@@ -93,8 +94,17 @@ pub(crate) struct Target {
 
 impl Target {
     /// The URL that RFC 8555 §8.3 has the key authorization at, dialled at the configured port.
-    pub(crate) fn first(name: &DnsName, token: &Token, ports: Ports) -> Result<Self, RefusedRedirect> {
-        let url = format!("http://{name}/.well-known/acme-challenge/{}", token.as_str());
+    pub(crate) fn first(
+        identifier: &Identifier,
+        token: &Token,
+        ports: Ports,
+    ) -> Result<Self, RefusedRedirect> {
+        let host = match identifier {
+            Identifier::Ip(IpAddr::V6(address)) => format!("[{address}]"),
+            Identifier::Ip(IpAddr::V4(_)) | Identifier::Dns(_) => identifier.to_string(),
+            Identifier::Wildcard(_) => return Err(RefusedRedirect::Host),
+        };
+        let url = format!("http://{host}/.well-known/acme-challenge/{}", token.as_str());
         let url = Url::parse(&url).map_err(|_| RefusedRedirect::Unreadable)?;
         Self::new(url, ports)
     }
@@ -223,7 +233,7 @@ mod tests {
     const PORTS: Ports = Ports { http: 80, tls: 443 };
 
     fn chain() -> Chain {
-        let name = "www.example.com".parse().unwrap();
+        let name = Identifier::dns("www.example.com").unwrap();
         let first = Target::first(&name, &Token::random(), PORTS).unwrap();
         Chain::new(first, PORTS)
     }
@@ -314,7 +324,7 @@ mod tests {
             http: 5002,
             tls: 5001,
         };
-        let name = "www.example.com".parse().unwrap();
+        let name = Identifier::dns("www.example.com").unwrap();
         let first = Target::first(&name, &Token::random(), ports).unwrap();
         assert_eq!(
             (first.port(), first.authority().as_str()),

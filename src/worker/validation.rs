@@ -69,7 +69,7 @@ async fn attempt_at(
     order: &Order,
 ) -> Verdict {
     let token = authorization.token();
-    let name = authorization.identifier().base();
+    let name = authorization.identifier();
     let started = context.clock.instant();
     let outcome = context
         .validator

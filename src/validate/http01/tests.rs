@@ -59,7 +59,7 @@ impl Attempt {
 
     async fn run(&self) -> Result<(), Failure> {
         let validator = Validator::new(self.settings.clone()).unwrap();
-        let name = self.name.parse().unwrap();
+        let name = Identifier::dns(&self.name).unwrap();
         let verdict = validator
             .validate(
                 ChallengeType::Http01,

@@ -72,7 +72,7 @@ async fn c601_forbidden_addresses_behind_a_redirect_are_not_connected_to() {
         for scheme in ["http", "https"] {
             *location.lock().unwrap() = format!("{scheme}://{host}/{MARKER}");
             let validator = Validator::new(attempt.settings.clone()).unwrap();
-            let name = NAME.parse().unwrap();
+            let name = Identifier::dns(NAME).unwrap();
             let failure = validator
                 .validate(ChallengeType::Http01, &name, &attempt.token, "x")
                 .await
