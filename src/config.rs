@@ -4,6 +4,7 @@
 //! Nothing is ignored in silence: every key without effect is a warning, every bad value an error with its key, its
 //! value and the fix, and one run shows all of them. Reading writes nothing and asks no network.
 
+mod limits;
 mod policy;
 mod reader;
 mod report;
@@ -241,14 +242,16 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             let validate = config.section("validation", |section| validate::read(section, overrides));
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
-            Ok((upstream?, validate?, deadline?, metrics?))
+            let limits = config.section("limits", limits::read);
+            Ok((upstream?, validate?, deadline?, metrics?, limits?))
         });
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstream, mut validate, deadline, metrics)) = authority?;
+    let (mut policy, (upstream, mut validate, deadline, metrics, limits)) = authority?;
     policy.issuance_deadline = deadline;
+    (policy.limits, server.limits) = limits;
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {
         name: provisioner.name.clone(),
         terms_of_service: provisioner.terms_of_service.clone(),

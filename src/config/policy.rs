@@ -16,6 +16,7 @@ use crate::config::value::Network;
 use crate::policy::ENABLED_BY_DEFAULT;
 use crate::policy::Provisioner;
 use crate::policy::Settings;
+use crate::policy::limits::Limits;
 use crate::policy::names::NamePattern;
 use crate::policy::names::NameRules;
 
@@ -24,7 +25,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 const RAW_CSR: &str = "the CA gets the client's CSR as it is";
 
-/// The settings, with the default deadline.
+/// The settings, with the default deadline and limits.
 pub(crate) fn read(authority: &Section<'_>) -> Result<Settings, Reported> {
     let kind = kind(authority);
     let admin = authority.flag("enableAdmin").and_then(|enabled| match enabled {
@@ -53,6 +54,7 @@ pub(crate) fn read(authority: &Section<'_>) -> Result<Settings, Reported> {
         names: names?,
         issuance_deadline: DAY,
         order_lifetime: DAY,
+        limits: Limits::default(),
     })
 }
 

@@ -13,6 +13,7 @@ use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::value::ListenAddress;
 use crate::server::OwnCertificate;
+use crate::server::PeerLimits;
 use crate::server::Settings;
 use crate::server::TlsVersions;
 
@@ -71,6 +72,7 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
         tls,
         provisioners: Vec::new(),
         trace_header,
+        limits: PeerLimits::default(),
     })
 }
 

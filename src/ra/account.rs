@@ -1,5 +1,7 @@
 //! What can be done with accounts (RFC 8555 §7.3).
 
+use std::net::IpAddr;
+
 use crate::acme::account::{Account, AccountStatus, Contact};
 use crate::acme::id::AccountId;
 use crate::acme::problem::{Problem, ProblemType};
@@ -16,6 +18,8 @@ pub struct NewAccount {
     pub terms_of_service_agreed: bool,
     /// Whether the client only wants to find its account.
     pub only_return_existing: bool,
+    /// The address that the request came from, if new accounts of it are to be counted.
+    pub address: Option<IpAddr>,
 }
 
 /// A change of an account (RFC 8555 §7.3.2, §7.3.6).
@@ -32,7 +36,7 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// `accountDoesNotExist` if only an existing one was wanted, `userActionRequired` if the terms of service were not
+    /// `accountDoesNotExist` if only an existing one was wanted, `rateLimited` if its address has made too many, `userActionRequired` if the terms of service were not
     /// agreed to, `unauthorized` if the account is deactivated, and what is wrong with the contacts.
     pub async fn register(
         &self,
@@ -61,6 +65,9 @@ impl RegistrationAuthority {
         let contact = contacts(&request.contact)?;
         let agreed = request.terms_of_service_agreed;
         let account = Account::new(provisioner.to_owned(), key, contact, agreed, self.clock.now());
+        if let Some(address) = request.address {
+            self.limits.new_account(address, self.clock.now())?;
+        }
         match self.store.create_account(&account).await? {
             Registration::Created => Ok((account, true)),
             Registration::Exists(existing) => Ok((usable(existing)?, false)),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -14,6 +15,7 @@ use crate::acme::problem::Problem;
 use crate::ra::account::{AccountUpdate, NewAccount};
 use crate::server::Shared;
 use crate::server::link::Links;
+use crate::server::peers::Peer;
 use crate::server::respond::{self, Rejection};
 use crate::server::signed::{ByAccount, ByKey, PostAsGet};
 
@@ -61,12 +63,17 @@ fn object(status: StatusCode, account: &Account, links: &Links) -> Result<Respon
 }
 
 /// POST new-account.
-pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByKey) -> Result<Response, Rejection> {
+pub(crate) async fn new(
+    State(shared): State<Arc<Shared>>,
+    peer: Option<Extension<Peer>>,
+    signed: ByKey,
+) -> Result<Response, Rejection> {
     let request: NewAccountRequest = signed.object()?;
     let request = NewAccount {
         contact: request.contact,
         terms_of_service_agreed: request.terms_of_service_agreed,
         only_return_existing: request.only_return_existing,
+        address: peer.map(|Extension(Peer(address))| address),
     };
     let (account, is_new) = shared
         .ra

@@ -23,6 +23,8 @@ pub(crate) struct Rejection {
     retry_after: Option<Duration>,
     /// For the log: what must not be told to the client.
     cause: Option<String>,
+    /// The request says nothing, because nobody has signed it.
+    is_unsigned: bool,
 }
 
 /// What the metrics and the request log want to know of a rejection. Travels with the response.
@@ -31,6 +33,7 @@ pub(crate) struct Rejected {
     pub(crate) kind: ProblemType,
     pub(crate) detail: String,
     pub(crate) cause: Option<String>,
+    pub(crate) is_unsigned: bool,
 }
 
 impl From<Problem> for Rejection {
@@ -39,6 +42,7 @@ impl From<Problem> for Rejection {
             problem,
             retry_after: None,
             cause: None,
+            is_unsigned: false,
         }
     }
 }
@@ -55,6 +59,7 @@ impl From<Refusal> for Rejection {
                 problem,
                 retry_after: Some(retry_after),
                 cause: Some(cause),
+                is_unsigned: false,
             },
         }
     }
@@ -75,7 +80,10 @@ impl From<JwsError> for Rejection {
                 }
             }
         };
-        problem.into()
+        Self {
+            is_unsigned: true,
+            ..problem.into()
+        }
     }
 }
 
@@ -95,6 +103,7 @@ impl IntoResponse for Rejection {
             kind: self.problem.kind,
             detail: self.problem.detail,
             cause: self.cause,
+            is_unsigned: self.is_unsigned,
         });
         response
     }
@@ -110,6 +119,7 @@ pub(crate) fn json<const N: usize>(
         problem: Problem::internal(),
         retry_after: None,
         cause: Some(format!("an answer can not be written: {error}")),
+        is_unsigned: false,
     })?;
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;

@@ -8,13 +8,14 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, LINK};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LINK};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::acme::id::OrderId;
 use crate::acme::problem::Problem;
 use crate::metrics::Metrics;
 use crate::server::link::Links;
+use crate::server::peers::Peer;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
 use crate::server::{Server, Shared};
@@ -93,21 +94,39 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let provisioner = provisioner_in(&path, &shared);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let links = provisioner.map(|provisioner| Links::for_host(&shared.settings, host, &provisioner));
-    let mut response = match (is_acme, &links) {
-        (true, None) => not_found().await.into_response(),
+    let peer = request.extensions().get::<Peer>().copied();
+    let refused = peer
+        .filter(|_| method == Method::POST)
+        .and_then(|peer| shared.peers.refusal(peer, shared.ra.clock().now()));
+    let mut response = match (refused, is_acme, &links) {
+        // Before anything is read or verified; and a new connection will not be taken on.
+        (Some(refusal), ..) => {
+            let mut response = Rejection::from(refusal).into_response();
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+        (None, true, None) => not_found().await.into_response(),
         // The Host selects among the configured names; an unknown one is never reflected.
-        (true, Some(None)) => {
+        (None, true, Some(None)) => {
             let names: Vec<&str> = shared.settings.names.iter().map(|name| name.as_str()).collect();
             let detail = format!("this server is {}; use that name", names.join(" or "));
             Rejection::from(Problem::malformed(detail).with_status(421)).into_response()
         }
-        (true | false, links) => {
+        (None, true | false, links) => {
             if let Some(Some(links)) = links {
                 request.extensions_mut().insert(links.clone());
             }
             run(&shared.metrics, DEADLINE, next.run(request)).await
         }
     };
+    let is_unsigned = |rejected: &Rejected| rejected.is_unsigned;
+    if let Some(peer) = peer
+        && response.extensions().get::<Rejected>().is_some_and(is_unsigned)
+    {
+        shared.peers.count_bad(peer, shared.ra.clock().now());
+    }
     if is_acme {
         add_acme_headers(
             &shared,

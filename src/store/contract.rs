@@ -49,6 +49,7 @@ macro_rules! contract {
             records::the_line_is_ordered_by_finalization
             records::orders_are_listed_by_account
             records::a_large_order_reads_back_whole
+            records::issued_names_are_known_to_their_account
             records::issuers_are_stored_once
             records::small_values_are_replaced_by_compare_and_swap
             records::the_sweep_leaves_nothing_behind
@@ -79,7 +80,7 @@ macro_rules! contract {
 }
 pub(crate) use contract;
 
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) fn at(seconds: u64) -> Timestamp {
     "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + Duration::from_secs(seconds)

@@ -228,6 +228,9 @@ pub trait Store: Send + Sync + 'static {
     /// by the time of finalization, then by id. `None` if none is in line.
     async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError>;
 
+    /// Whether a certificate was issued for an order of the same account for exactly the same names, and is stored.
+    async fn has_issued(&self, order: &Order) -> Result<bool, StoreError>;
+
     /// Returns when a job may have become available, or after a while in any case: a wake-up may be missed, so callers
     /// also look on a timer.
     async fn job_added(&self);
@@ -252,7 +255,7 @@ pub trait Store: Send + Sync + 'static {
     async fn failed(&self) -> StoreError;
 }
 
-/// The key of the line that orders for these names stand in: the same for the same set of names.
+/// Stands for the order's names: the same for the same set of names.
 pub(crate) fn line_of(order: &Order) -> [u8; 32] {
     let mut names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
     names.sort_unstable();

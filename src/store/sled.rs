@@ -231,6 +231,7 @@ fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> {
         indexes.push(entry(keys::in_line(line_of(order), since, id)));
     }
     if let Some(certificate) = order.certificate() {
+        indexes.push(entry(keys::issued_for(order.account(), line_of(order), id)));
         indexes.push(Index {
             key: keys::certificate(certificate.leaf().fingerprint()),
             value: id.as_bytes().to_vec(),
@@ -402,6 +403,12 @@ impl Store for SledStore {
         let line = keys::line(line_of(order));
         let mut found = self.shared.durable.now().keys(beginning_with(&line), 1)?;
         found.next().map(|key| named_by(&key, &key)).transpose()
+    }
+
+    async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
+        let issued = keys::all_issued_for(order.account(), line_of(order));
+        let mut found = self.shared.durable.now().keys(beginning_with(&issued), 1)?;
+        Ok(found.next().is_some())
     }
 
     async fn job_added(&self) {

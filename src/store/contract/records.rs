@@ -10,8 +10,8 @@ use crate::acme::job::{Job, Work, WorkKind};
 use crate::acme::order::{Order, Settled, Verdict};
 use crate::acme::problem::Problem;
 use crate::store::contract::{
-    Backend, account, again, all, answered, at, create, done, far, finalized, issued, lease, leased, names,
-    order,
+    Backend, LIFETIME, account, again, all, answered, at, create, done, far, finalized, issued, lease,
+    leased, names, order,
 };
 use crate::store::{Registration, Settlement, StoreError, Versioned};
 
@@ -212,6 +212,36 @@ pub(crate) async fn a_large_order_reads_back_whole(backend: &impl Backend) {
         .await
         .unwrap();
     assert_eq!(store.order(large.id()).await.unwrap().unwrap().value, smaller);
+}
+
+pub(crate) async fn issued_names_are_known_to_their_account(backend: &impl Backend) {
+    let mut store = backend.open().await;
+    let (order, _) = issued("a.example.com");
+    let again = |account, wanted: &[&str]| {
+        let offered = names(wanted).into_iter().map(|name| (name, Vec::new()));
+        Order::new(account, "acme".to_owned(), offered.collect(), at(0), LIFETIME)
+    };
+    let same = again(order.account(), &["a.example.com"]);
+    create(&store, &same, None).await;
+    assert_eq!(store.has_issued(&same).await, Ok(false), "it was only ordered");
+    create(&store, &order, None).await;
+    for _ in 0..2 {
+        assert_eq!(store.has_issued(&same).await, Ok(true));
+        let other = again(AccountId::random(), &["a.example.com"]);
+        assert_eq!(store.has_issued(&other).await, Ok(false), "another account's");
+        let more = again(order.account(), &["a.example.com", "b.example.com"]);
+        assert_eq!(store.has_issued(&more).await, Ok(false));
+        assert_eq!(
+            store
+                .has_issued(&again(order.account(), &["*.a.example.com"]))
+                .await,
+            Ok(false)
+        );
+        drop(store);
+        store = backend.open().await;
+    }
+    assert_eq!(store.sweep(far(), 100).await, Ok(2));
+    assert_eq!(store.has_issued(&same).await, Ok(false));
 }
 
 pub(crate) async fn issuers_are_stored_once(backend: &impl Backend) {
