@@ -27,6 +27,9 @@ pub(crate) enum Attack {
 /// How many slow connections come from one address.
 const FROM_ONE_ADDRESS: usize = 100;
 
+/// How long it takes until all slow connections are there, so that they do not come back all at once, either.
+const RAMP: Duration = Duration::from_secs(12);
+
 /// How many attempts of a flooding address there are in a second.
 const ATTEMPTS: u64 = 100;
 
@@ -51,7 +54,10 @@ pub(crate) async fn run(
         }?;
         tokio::spawn(async move {
             match attack {
-                Attack::SlowConnections => dawdle(&target, address, &begun).await,
+                Attack::SlowConnections => {
+                    sleep(RAMP.mul_f64(part(index, count))).await;
+                    dawdle(&target, address, &begun).await;
+                }
                 Attack::BadSignatures => flood(&target, address, &begun, &directory).await,
             }
         });
@@ -64,6 +70,12 @@ pub(crate) async fn run(
     }
     println!("In position.");
     std::future::pending().await
+}
+
+/// Where `index` lies between 0 and `count`.
+fn part(index: usize, count: usize) -> f64 {
+    let float = |number: usize| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+    float(index) / float(count)
 }
 
 /// 127.0.NET.1 and on.

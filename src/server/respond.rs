@@ -22,7 +22,7 @@ pub(crate) struct Rejection {
     problem: Problem,
     retry_after: Option<Duration>,
     /// For the log: what must not be told to the client.
-    cause: Option<String>,
+    cause: Option<Box<str>>,
     /// The request says nothing, because nobody has signed it.
     is_unsigned: bool,
 }
@@ -58,7 +58,7 @@ impl From<Refusal> for Rejection {
             } => Self {
                 problem,
                 retry_after: Some(retry_after),
-                cause: Some(cause),
+                cause: Some(cause.into()),
                 is_unsigned: false,
             },
         }
@@ -102,7 +102,7 @@ impl IntoResponse for Rejection {
         response.extensions_mut().insert(Rejected {
             kind: self.problem.kind,
             detail: self.problem.detail,
-            cause: self.cause,
+            cause: self.cause.map(String::from),
             is_unsigned: self.is_unsigned,
         });
         response
@@ -118,7 +118,7 @@ pub(crate) fn json<const N: usize>(
     let body = serde_json::to_vec(object).map_err(|error| Rejection {
         problem: Problem::internal(),
         retry_after: None,
-        cause: Some(format!("an answer can not be written: {error}")),
+        cause: Some(format!("an answer can not be written: {error}").into()),
         is_unsigned: false,
     })?;
     let mut response = Response::new(Body::from(body));
