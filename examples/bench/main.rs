@@ -227,18 +227,7 @@ async fn measure_once(
         format!("{:.1}", load.issuances_per_second),
         times("newOrder"),
         times("finalize"),
-        each(
-            Some(
-                load.endpoints
-                    .iter()
-                    .filter(|(name, _)| {
-                        !["any", "issuance", "validation", "connect"].contains(&name.as_str())
-                    })
-                    .map(|(_, endpoint)| f64::from(endpoint.count))
-                    .sum(),
-            ),
-            1,
-        ),
+        each(load.endpoints.get("any").map(|any| f64::from(any.count)), 1),
         each(Some(used.cpu_ms), 2),
         format!("{:.1}", used.rss_mb),
         each(used.syncs, 2),
