@@ -93,7 +93,9 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let is_acme = path.starts_with("/acme/");
     let provisioner = provisioner_in(&path, &shared);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let links = provisioner.map(|provisioner| Links::for_host(&shared.settings, host, &provisioner));
+    let links = provisioner
+        .as_deref()
+        .map(|provisioner| Links::for_host(&shared.settings, host, provisioner));
     let peer = request.extensions().get::<Peer>().copied();
     let refused = peer
         .filter(|_| method == Method::POST)
@@ -127,6 +129,11 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     {
         shared.peers.count_bad(peer, shared.ra.clock().now());
     }
+    if response.status() == StatusCode::TOO_MANY_REQUESTS
+        && let Some(help) = provisioner.and_then(|name| help(&shared, &name))
+    {
+        response.headers_mut().append(LINK, help);
+    }
     if is_acme {
         add_acme_headers(
             &shared,
@@ -145,6 +152,17 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let took = shared.ra.clock().instant().saturating_duration_since(started);
     record(&shared, &method, &path, endpoint, &request_id, took, &response);
     response
+}
+
+/// RFC 8555 §6.6: "the server SHOULD send a Link header field with link relation type "help"". The provisioner's own
+/// page is the nearest that we know of.
+fn help(shared: &Shared, provisioner: &str) -> Option<HeaderValue> {
+    let mut provisioners = shared.settings.provisioners.iter();
+    let page = provisioners
+        .find(|known| known.name == provisioner)?
+        .website
+        .as_deref()?;
+    HeaderValue::from_str(&format!("<{page}>;rel=\"help\"")).ok()
 }
 
 /// The handler runs as a task of its own: it goes on if the client hangs up in the middle of a change, and if it

@@ -20,6 +20,7 @@ async fn limited(limits: Value) -> (Daemon, Clock) {
     let plan = Plan {
         clock: clock.clone(),
         limits: Some(limits),
+        provisioner: Some(json!({ "website": "https://www.example.com/certificates" })),
         ..Plan::default()
     };
     (Daemon::start_with(plan).await, clock)
@@ -33,6 +34,8 @@ fn refused(answer: &Answer, limit: &str) -> Duration {
     let seconds = answer.header("retry-after").unwrap().parse().unwrap();
     assert!(detail.contains(&format!("{seconds} seconds")), "{detail}");
     assert!(seconds > 0);
+    let help = answer.link("help");
+    assert_eq!(help.as_deref(), Some("https://www.example.com/certificates"));
     Duration::from_secs(seconds)
 }
 
