@@ -79,3 +79,33 @@ async fn validation_fanout_cap_eight_validations_at_a_time_go_to_one_name() {
     other.ready(&daemon, &["www.example.com"]).await;
     assert_eq!(daemon.web.most_unanswered(), 8);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn validation_fanout_cap_those_over_it_wait_and_lose_no_attempt() {
+    let daemon = Daemon::start().await;
+    let client = daemon.account().await;
+    let closed = daemon.web.hold().await;
+    let mut orders = Vec::new();
+    for _ in 0..12 {
+        let order = client.order(&["www.example.com"]).await;
+        let (challenge, token) = client.challenge(&order.authorizations[0]).await;
+        daemon.web.publish(&token, &client.key_authorization(&token));
+        client.post(&challenge, json!({})).await.expect(200);
+        orders.push(order);
+    }
+    let other = client.order(&["mail.example.com"]).await;
+    let (challenge, token) = client.challenge(&other.authorizations[0]).await;
+    daemon.web.publish(&token, &client.key_authorization(&token));
+    client.post(&challenge, json!({})).await.expect(200);
+    let eight_and_one = tokio::time::timeout(PATIENCE, async {
+        while daemon.web.looks() < 9 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    eight_and_one.await.unwrap();
+    drop(closed);
+    for order in orders.iter().chain([&other]) {
+        client.until(&order.url, "ready").await;
+    }
+    assert_eq!(daemon.web.looks(), 13, "one look for each");
+}
