@@ -57,6 +57,7 @@ pub(crate) async fn tables(orders: usize, ports: &Ports, ca: &ThrowawayCa) -> an
         "p99 x",
         "RSS MB before",
         "after",
+        "CPU s",
     ])];
     let slow = format!("beside {SLOW_CONNECTIONS} slow connections");
     let flood = format!("beside bad signatures from {FLOODING_ADDRESSES} addresses");
@@ -68,6 +69,7 @@ pub(crate) async fn tables(orders: usize, ports: &Ports, ca: &ThrowawayCa) -> an
         let mut row = row(name, figure(run, "any")?, alone_any);
         row.push(format!("{:.1}", run.before.rss_mb));
         row.push(format!("{:.1}", run.after.rss_mb));
+        row.push(format!("{:.1}", run.after.since(&run.before).cpu_ms / 1000.0));
         rows.push(row);
     }
     Ok(format!("{validation}\n{}", table::aligned(&rows)))

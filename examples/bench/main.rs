@@ -139,8 +139,7 @@ impl Run {
         })
         .await?;
         let before = Usage::of(&proxy).await?;
-        let generator = || -> anyhow::Result<Command> {
-            let mut command = Command::new(beside("load")?);
+        let generator = |mut command: Command| -> anyhow::Result<Command> {
             command
                 .args(["--directory", &proxy.directory_url(), "--resolve", "127.0.0.1"])
                 .arg("--ca-file")
@@ -149,11 +148,16 @@ impl Run {
             Ok(command)
         };
         let attackers = match attack {
-            Some((attack, count)) => Some(attackers(generator()?, attack, count).await?),
+            Some((attack, count)) => {
+                // Their work would be done on other machines than ours.
+                let mut command = Command::new("nice");
+                command.args(["-n", "19"]).arg(beside("load")?);
+                Some(attackers(generator(command)?, attack, count).await?)
+            }
             None => None,
         };
         let json = directory.path().join("load.json");
-        let mut command = generator()?;
+        let mut command = generator(Command::new(beside("load")?))?;
         command
             .args(options)
             .args(["--http-port", &ports.http.to_string()])

@@ -70,6 +70,13 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         Ok(())
     }
 
+    /// Refills the key's bucket so much later.
+    pub(crate) fn delay(&self, key: &K, span: Duration) {
+        if let Some(full_at) = locked(&self.full_at).get_mut(key) {
+            *full_at = after(*full_at, span);
+        }
+    }
+
     /// How long to wait until there is something in the key's bucket, if it is empty.
     pub(crate) fn wait(&self, key: &K, now: Timestamp) -> Option<Duration> {
         if self.capacity == 0 {

@@ -13,6 +13,10 @@ use jiff::Timestamp;
 use crate::ra::Refusal;
 use crate::ra::limit::{Buckets, block_of, too_many};
 
+/// How long an address that has sent too much is not heard at all. Without it a flood would be let in for one handshake
+/// after the other.
+const PENALTY: Duration = Duration::from_secs(10);
+
 /// How much one address may do. Each limit is off at 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerLimits {
@@ -78,8 +82,11 @@ impl Peers {
 
     /// The address has sent something bad.
     pub(crate) fn count_bad(&self, peer: Peer, now: Timestamp) {
-        // Who has used up all already gets nothing for it.
-        let _ = self.bad.take(&block_of(peer.0), now);
+        let block = block_of(peer.0);
+        let was_the_last = self.bad.take(&block, now).is_ok() && self.bad.wait(&block, now).is_some();
+        if was_the_last {
+            self.bad.delay(&block, PENALTY);
+        }
     }
 
     /// The answer to whatever the address asks, if it has sent too much that was bad.
