@@ -243,15 +243,17 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
             let limits = config.section("limits", limits::read);
-            Ok((upstream?, validate?, deadline?, metrics?, limits?))
+            let cors = config.flag("cors");
+            Ok((upstream?, validate?, deadline?, metrics?, limits?, cors?))
         });
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstream, mut validate, deadline, metrics, limits)) = authority?;
+    let (mut policy, (upstream, mut validate, deadline, metrics, limits, cors)) = authority?;
     policy.issuance_deadline = deadline;
     (policy.limits, server.limits) = limits;
+    server.cors = cors.unwrap_or(false);
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {
         name: provisioner.name.clone(),
         terms_of_service: provisioner.terms_of_service.clone(),

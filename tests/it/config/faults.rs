@@ -81,6 +81,7 @@ const BAD_VALUES: &str = r#"
 /authority/config/limits/orders_per_account_per_hour | -1 | orders_per_account_per_hour: -1 is out of range; write a whole number
 /authority/config/limits/pending_orders_per_account | "300" | pending_orders_per_account: is a string; write a whole number
 /authority/config/limits/names_per_order | 101 | names_per_order: 101 is more than the public CAs take
+/authority/config/cors | "*" | cors: is a string; write true or false
 /authority/config/issuance/deadline | "-1h" | deadline: "-1h" is negative; write
 /authority/config/issuance/deadline | "99999999h" | deadline: "99999999h" is longer than 292 years
 /authority/config/issuance/deadline | "1d" | deadline: "1d" is no duration; write

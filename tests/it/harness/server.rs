@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) http_port: Option<u16>,
     /// `authority.config.limits`. Without them bad requests are not limited: all tests come from one address.
     pub(crate) limits: Option<Value>,
+    /// The DNS server for validation, if not the one for which every name is this machine.
+    pub(crate) resolver: Option<SocketAddr>,
 }
 
 /// The daemon and everything around it. All of it ends with the test's runtime.
@@ -89,7 +91,7 @@ impl Daemon {
                     "eab_hmac_key": ca.eab.hmac_key,
                     "limits": plan.limits.unwrap_or(json!({ "bad_requests_per_address_per_minute": 0 })),
                     "validation": {
-                        "resolvers": [dns.address.to_string()],
+                        "resolvers": [plan.resolver.unwrap_or(dns.address).to_string()],
                         "allow": ["127.0.0.0/8"],
                         "http_port": plan.http_port.unwrap_or(web.address.port()),
                     },
