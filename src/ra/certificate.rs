@@ -82,9 +82,10 @@ impl RegistrationAuthority {
             // Somebody else asks the CA already: of several requests at once, one is the revocation.
             let is_first = !matches!(order.revocation(), Some(Revocation::Requested { .. }));
             let (order, work) = order.request_revocation(reason, now)?;
+            let job = Job::now(work, order.account(), now);
             match self
                 .store
-                .commit(Versioned::with(version, order), Some(Job::now(work, now)))
+                .commit(Versioned::with(version, order), Some(job))
                 .await
             {
                 Ok(()) => return self.revocation_answer(id, is_first).await,

@@ -37,7 +37,12 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let Some(thumbprint) = thumbprint(context, order.account()).await? else {
         return Ok(done());
     };
+    let visit = match context.targets.visit(authorization.identifier().to_string(), now) {
+        Ok(visit) => visit,
+        Err(wait) => return Ok(again(context, wait, lease.job.faults)),
+    };
     let verdict = attempt_at(context, id, authorization, &thumbprint, &order).await;
+    drop(visit);
     // The account may have got another key, or have ended, while the network was asked: then nobody wants the verdict.
     if self::thumbprint(context, order.account()).await?.as_ref() != Some(&thumbprint) {
         return Ok(again(context, Duration::ZERO, 0));
