@@ -79,7 +79,12 @@ impl RegistrationAuthority {
                 permitted = true;
             }
             let now = self.clock.now();
+            let current = order.clone();
             let (order, work) = order.request_revocation(reason, now)?;
+            // On its way already: to write would make the worker's answer a conflict, and the CA be asked again.
+            if order == current {
+                return self.revocation_answer(id).await;
+            }
             match self
                 .store
                 .commit(Versioned::with(version, order), Some(Job::now(work, now)))
