@@ -35,8 +35,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         OrderStatus::Valid | OrderStatus::Pending | OrderStatus::Ready => return Ok(done()),
     }
     if !may_issue(context, order.value.account()).await? {
-        let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
-        return Ok(failed(context, order, problem));
+        return Ok(withdrawn(context, order));
     }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
     // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
@@ -78,6 +77,10 @@ async fn open(
     let opened = Versioned::with(version, value.opened_upstream(url));
     let order = context.store.checkpoint(lease, opened).await?;
     tracing::info!(order.id = %order.value.id(), "an order was opened at the CA");
+    // That took a while, and the CSR leaves next.
+    if !may_issue(context, order.value.account()).await? {
+        return Ok(withdrawn(context, order));
+    }
     match order.value.validated(context.clock.now()) {
         Some(validated) => advance(context, lease, order, validated).await,
         None => Ok(again(context, Duration::ZERO, 0)),
@@ -124,6 +127,14 @@ fn collected(
             return failed(context, order, problem);
         }
     };
+    if order.value.status(now) != OrderStatus::Processing {
+        tracing::warn!(
+            audit = true, order.id = %order.value.id(), certificate.sha256 = %chain.certificate.leaf().fingerprint(),
+            "the certificate came after the order's end; it is withheld"
+        );
+        let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
+        return failed(context, order, problem);
+    }
     let certificate = &chain.certificate;
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
     let waited = order
@@ -183,6 +194,11 @@ fn refused(context: &Context, lease: &Lease, order: Versioned<Order>, error: &up
             }
         }
     }
+}
+
+fn withdrawn(context: &Context, order: Versioned<Order>) -> Settlement {
+    let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
+    failed(context, order, problem)
 }
 
 fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
