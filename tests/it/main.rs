@@ -11,6 +11,7 @@ mod config;
 mod harness;
 mod layering;
 mod own_certificate;
+mod races;
 mod recovery;
 mod rfc8555;
 mod start;
