@@ -11,7 +11,7 @@ use crate::acme::identifier::Identifier;
 use crate::acme::job::Job;
 use crate::acme::order::Order;
 use crate::acme::problem::{Problem, ProblemType};
-use crate::acme::revocation::{Revocation, RevocationReason};
+use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
 use crate::jose::jwk::Jwk;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
@@ -79,18 +79,18 @@ impl RegistrationAuthority {
                 permitted = true;
             }
             let now = self.clock.now();
-            let current = order.clone();
-            let (order, work) = order.request_revocation(reason, now)?;
-            // On its way already: to write would make the worker's answer a conflict, and the CA be asked again.
-            if order == current {
-                return self.revocation_answer(id).await;
+            // Somebody else asks the CA already: of several requests at once, one is the revocation. To write would make the
+            // worker's answer a conflict, and the CA be asked again.
+            if let Some(Revocation::Requested { .. }) = order.revocation() {
+                return self.revocation_answer(id, false).await;
             }
+            let (order, work) = order.request_revocation(reason, now)?;
             match self
                 .store
                 .commit(Versioned::with(version, order), Some(Job::now(work, now)))
                 .await
             {
-                Ok(()) => return self.revocation_answer(id).await,
+                Ok(()) => return self.revocation_answer(id, true).await,
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -134,12 +134,13 @@ impl RegistrationAuthority {
         }
     }
 
-    async fn revocation_answer(&self, id: OrderId) -> Result<(), Refusal> {
+    async fn revocation_answer(&self, id: OrderId, is_first: bool) -> Result<(), Refusal> {
         let polls = REVOCATION_WAIT.as_millis() / REVOCATION_POLL.as_millis();
         for _ in 0..polls {
             let order = self.store.order(id).await?;
             match order.as_ref().and_then(|order| order.value.revocation()) {
-                Some(Revocation::Confirmed { .. }) => return Ok(()),
+                Some(Revocation::Confirmed { .. }) if is_first => return Ok(()),
+                Some(Revocation::Confirmed { .. }) => return Err(already_revoked().into()),
                 Some(Revocation::Refused { problem, .. }) => {
                     let detail = format!("the CA did not revoke the certificate: {}", problem.detail);
                     return Err(Refusal::Later {
