@@ -43,6 +43,8 @@ pub(crate) struct ByKey {
     pub(crate) key: Jwk,
     pub(crate) provisioner: String,
     pub(crate) links: Links,
+    /// The URL that the request was meant for, and sent to.
+    pub(crate) url: String,
     payload: Vec<u8>,
 }
 
@@ -233,12 +235,13 @@ impl Received {
             let detail = format!("the protected header's url must be {}", self.url);
             return Err(Problem::unauthorized(detail).into());
         }
-        let (provisioner, links) = (self.provisioner, self.links);
+        let (provisioner, links, url) = (self.provisioner, self.links, self.url);
         Ok(match signer {
             Ok(key) => ByAccountOrKey::Key(ByKey {
                 key,
                 provisioner,
                 links,
+                url,
                 payload,
             }),
             Err(account) => ByAccountOrKey::Account(ByAccount {
