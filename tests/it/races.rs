@@ -1,5 +1,6 @@
 //! Races between clients, the worker and the clock, over many random schedules: one winner each, and the invariants of
-//! SECURITY section 2 afterwards (E4, J8, K3, E12, C305, C503, C910; I1, I2, I4, I5, I7).
+//! SECURITY section 2 afterwards (E4, E11, E12, G4, J8, K3, C305, C309, C313, C503, C506, C910; I1, I2, I4, I5,
+//! I7).
 //!
 //! The registration authority, the workers, the store and the validation are the real ones; the store is shaken, so that
 //! everybody meets everybody everywhere. `RACE_SCHEDULES` says how many schedules are run, `RACE_SEED` which ones; `make
@@ -10,6 +11,7 @@ mod arena;
 mod dice;
 mod issuer;
 mod journal;
+mod keys;
 mod orders;
 mod shaken;
 
@@ -53,10 +55,17 @@ races! {
     orders::verdict_against_verdict
     orders::verdict_against_the_accounts_deactivation
     orders::verdict_against_expiry
+    orders::verdict_against_the_authorizations_deactivation
+    orders::finalize_against_the_authorizations_deactivation
     orders::challenge_against_challenge
     orders::revocation_against_revocation
     accounts::registration_against_registration
     accounts::update_against_deactivation
+    keys::key_change_against_key_change_to_one_key
+    keys::key_change_against_key_change_of_one_account
+    keys::key_change_against_new_order
+    keys::key_change_against_registration
+    keys::registration_against_registration_with_one_external_key
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

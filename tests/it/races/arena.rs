@@ -16,7 +16,7 @@ use acme_proxy::clock::Clock;
 use acme_proxy::jose::jwk::{Curve, Jwk};
 use acme_proxy::metrics::Metrics;
 use acme_proxy::policy::names::NameRules;
-use acme_proxy::policy::{self, Policy, Provisioner};
+use acme_proxy::policy::{self, ExternalAccounts, Policy, Provisioner};
 use acme_proxy::ra::account::NewAccount;
 use acme_proxy::ra::order::NewOrder;
 use acme_proxy::ra::{Refusal, RegistrationAuthority};
@@ -157,16 +157,21 @@ impl Arena {
         }
     }
 
-    /// A pending order for the first so many names.
-    pub(crate) async fn order(&self, account: &Account, names: usize) -> Order {
+    /// A request for an order for the first so many names.
+    pub(crate) fn request(&self, names: usize) -> NewOrder {
         let named = |name: &String| NamedIdentifier {
             kind: "dns".to_owned(),
             value: name.clone(),
         };
-        let request = NewOrder {
+        NewOrder {
             identifiers: self.names.iter().take(names).map(named).collect(),
             ..NewOrder::default()
-        };
+        }
+    }
+
+    /// A pending order for the first so many names.
+    pub(crate) async fn order(&self, account: &Account, names: usize) -> Order {
+        let request = self.request(names);
         self.ra.new_order(account, request).await.unwrap()
     }
 
@@ -323,6 +328,7 @@ fn policy() -> Policy {
             website: None,
             caa_identities: Vec::new(),
             names: NameRules::default(),
+            external_accounts: ExternalAccounts::default(),
         }],
         names: NameRules::default(),
         issuance_deadline: DEADLINE,

@@ -1,6 +1,7 @@
 //! Races for an order: its challenges, its one CSR, its end.
 
 use acme_proxy::acme::account::Account;
+use acme_proxy::acme::authorization::AuthorizationStatus;
 use acme_proxy::acme::certificate::key_of;
 use acme_proxy::acme::csr::Csr;
 use acme_proxy::acme::id::OrderId;
@@ -102,6 +103,62 @@ pub(crate) async fn verdict_against_the_accounts_deactivation(arena: &Arena) -> 
     }
     assert_eq!(signer(&arena.ra, account.id()).await.unwrap_err().status, 401);
     usize::from(arena.status(order.id()).await == OrderStatus::Valid)
+}
+
+/// C506: an authorization that is given up stays so, whatever the verdict on its challenge.
+pub(crate) async fn verdict_against_the_authorizations_deactivation(arena: &Arena) -> usize {
+    let account = arena.account().await;
+    let order = arena.order(&account, 1).await;
+    let met = !arena.dice.one_in(4);
+    if met {
+        arena.publish(&account, &order);
+    }
+    let contenders = vec![
+        answer(arena, &account, &order, 0),
+        finalizer(arena, &account, &order, 0, PERSISTENT),
+        giving_up(arena, &account, &order),
+    ];
+    let results = arena.race(contenders).await;
+    arena.rest().await;
+    assert_eq!(results[2], Ok(Deed::Deactivated));
+    if let Err(refused) = &results[0] {
+        assert_eq!(refused.kind, ProblemType::Malformed);
+    }
+    let (stored, now) = (arena.stored(order.id()).await, arena.clock.now());
+    let status = stored.authorizations()[0].status(stored.expires(), now);
+    match stored.status(now) {
+        OrderStatus::Valid => assert_eq!(status, AuthorizationStatus::Deactivated, "C506"),
+        status => assert_eq!(status, OrderStatus::Invalid),
+    }
+    assert!(!met || status == AuthorizationStatus::Deactivated, "C506");
+    usize::from(stored.status(now) == OrderStatus::Valid)
+}
+
+/// C506: an order that is given up gets no certificate any more, and one that has its certificate keeps it.
+pub(crate) async fn finalize_against_the_authorizations_deactivation(arena: &Arena) -> usize {
+    let account = arena.account().await;
+    let order = arena.ready(&account).await;
+    let contenders = vec![
+        finalizer(arena, &account, &order, 0, 1),
+        giving_up(arena, &account, &order),
+    ];
+    let results = arena.race(contenders).await;
+    arena.rest().await;
+    assert_eq!(results[1], Ok(Deed::Deactivated));
+    let (stored, now) = (arena.stored(order.id()).await, arena.clock.now());
+    let status = stored.authorizations()[0].status(stored.expires(), now);
+    assert_eq!(status, AuthorizationStatus::Deactivated, "C506");
+    match &results[0] {
+        Ok(_) => assert!(matches!(
+            stored.status(now),
+            OrderStatus::Valid | OrderStatus::Invalid
+        )),
+        Err(problem) => {
+            assert_eq!(problem.kind, ProblemType::OrderNotReady);
+            assert_eq!(stored.status(now), OrderStatus::Invalid);
+        }
+    }
+    usize::from(stored.status(now) == OrderStatus::Valid)
 }
 
 /// C503: however often a client says that it is ready, its host is looked at once.
@@ -245,6 +302,17 @@ fn deactivation(arena: &Arena, account: &Account) -> Contender<Tried<Deed>> {
         tried(ra.update_account(&account, end).await)?;
         journal.add(Entry::Deactivated(id));
         Ok(Deed::Deactivated)
+    })
+}
+
+/// Deactivates the order's first authorization.
+fn giving_up(arena: &Arena, account: &Account, order: &Order) -> Contender<Tried<Deed>> {
+    let (ra, journal, account) = (arena.ra.clone(), arena.journal.clone(), account.id());
+    let (id, steps) = (challenge(order, 0).authorization, arena.dice.some());
+    Box::pin(async move {
+        journal.steps(steps).await;
+        let account = signer(&ra, account).await?;
+        tried(ra.deactivate_authorization(&account, id).await).map(|_| Deed::Deactivated)
     })
 }
 

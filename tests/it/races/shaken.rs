@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use acme_proxy::acme::account::Account;
 use acme_proxy::acme::certificate::{Der, Fingerprint};
+use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
 use acme_proxy::acme::id::{AccountId, OrderId};
 use acme_proxy::acme::job::{Job, WorkKind};
 use acme_proxy::acme::order::Order;
@@ -99,6 +100,38 @@ impl Store for Shaken {
 
     async fn update_account(&self, account: Versioned<Account>) -> Result<(), StoreError> {
         self.call(self.store.update_account(account)).await
+    }
+
+    async fn create_external_account_key(&self, key: &ExternalAccountKey) -> Result<(), StoreError> {
+        self.call(self.store.create_external_account_key(key)).await
+    }
+
+    async fn external_account_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<ExternalAccountKey>>, StoreError> {
+        self.call(self.store.external_account_key(provisioner, kid)).await
+    }
+
+    async fn external_account_keys(&self) -> Result<Vec<ExternalAccountKey>, StoreError> {
+        self.call(self.store.external_account_keys()).await
+    }
+
+    async fn update_external_account_key(
+        &self,
+        key: Versioned<ExternalAccountKey>,
+    ) -> Result<(), StoreError> {
+        self.call(self.store.update_external_account_key(key)).await
+    }
+
+    async fn account_by_one_time_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<Account>>, StoreError> {
+        self.call(self.store.account_by_one_time_key(provisioner, kid))
+            .await
     }
 
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {

@@ -41,6 +41,7 @@ enum Event {
     /// Accepts a challenge and proves it, for the ways beyond are long.
     Prove(Index),
     ProveAll,
+    Deactivate(Index),
     TimePasses(SignedDuration),
     Finalize(Request),
     Opened(u8),
@@ -82,6 +83,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(which, kind, off, finding)| Event::Verdict(which, kind, off, finding)),
         4 => any::<Index>().prop_map(Event::Prove),
         1 => Just(Event::ProveAll),
+        1 => any::<Index>().prop_map(Event::Deactivate),
         2 => seconds.prop_map(|seconds| Event::TimePasses(SignedDuration::from_secs(seconds))),
         4 => request.prop_map(Event::Finalize),
         2 => (0..2_u8).prop_map(Event::Opened),
@@ -173,6 +175,12 @@ impl Subject {
             }
             Event::Prove(which) => self.prove(self.index(which)),
             Event::ProveAll => (0..self.model.authorizations.len()).for_each(|index| self.prove(index)),
+            Event::Deactivate(which) => {
+                let index = self.index(which);
+                self.model.deactivate(index);
+                let id = self.id(index, ChallengeType::Http01).authorization;
+                self.order = order.deactivate_authorization(id, now).unwrap();
+            }
             Event::TimePasses(span) => self.model.time_passes(*span),
             Event::Finalize(request) => self.finalize(*request),
             Event::Opened(url) => {
