@@ -3,4 +3,5 @@
 pub mod eab;
 pub mod jwk;
 pub mod jws;
+pub mod key_change;
 pub mod rsa;

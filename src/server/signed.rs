@@ -34,6 +34,10 @@ const CACHED_VERIFIERS: usize = 4096;
 /// A payload signed by an account (`kid`).
 pub(crate) struct ByAccount {
     pub(crate) account: Account,
+    /// The account's URL, as the request spells it.
+    pub(crate) kid: String,
+    /// The request's own URL.
+    pub(crate) url: String,
     pub(crate) links: Links,
     payload: Vec<u8>,
 }
@@ -61,6 +65,11 @@ pub(crate) struct PostAsGet {
 }
 
 impl ByAccount {
+    /// The payload as it is.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     /// The payload as a JSON object.
     pub(crate) fn object<T: DeserializeOwned>(&self) -> Result<T, Rejection> {
         object(&self.payload)
@@ -219,7 +228,7 @@ impl Received {
             Signer::Account(kid) => {
                 let account = self.signing_account(shared, &kid).await?;
                 let verifier = shared.verifiers.of(&account)?;
-                (self.body.verify(&verifier)?, Err(account))
+                (self.body.verify(&verifier)?, Err((account, kid)))
             }
         };
         if !shared.nonces.redeem(nonce) {
@@ -244,8 +253,10 @@ impl Received {
                 url,
                 payload,
             }),
-            Err(account) => ByAccountOrKey::Account(ByAccount {
+            Err((account, kid)) => ByAccountOrKey::Account(ByAccount {
                 account,
+                kid,
+                url,
                 links,
                 payload,
             }),

@@ -35,7 +35,8 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         OrderStatus::Valid | OrderStatus::Pending | OrderStatus::Ready => return Ok(done()),
     }
     if !may_issue(context, order.value.account()).await? {
-        return Ok(withdrawn(context, order));
+        let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
+        return Ok(failed(context, order, problem));
     }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
     // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
@@ -77,13 +78,12 @@ async fn open(
     let opened = Versioned::with(version, value.opened_upstream(url));
     let order = context.store.checkpoint(lease, opened).await?;
     tracing::info!(order.id = %order.value.id(), "an order was opened at the CA");
-    // That took a while, and the CSR leaves next.
-    if !may_issue(context, order.value.account()).await? {
-        return Ok(withdrawn(context, order));
-    }
+    // The CSR leaves next, so whatever has ended while the CA was asked is looked at again.
     match order.value.validated(context.clock.now()) {
-        Some(validated) => advance(context, lease, order, validated).await,
-        None => Ok(again(context, Duration::ZERO, 0)),
+        Some(validated) if may_issue(context, order.value.account()).await? => {
+            advance(context, lease, order, validated).await
+        }
+        Some(_) | None => Ok(again(context, Duration::ZERO, 0)),
     }
 }
 
@@ -194,11 +194,6 @@ fn refused(context: &Context, lease: &Lease, order: Versioned<Order>, error: &up
             }
         }
     }
-}
-
-fn withdrawn(context: &Context, order: Versioned<Order>) -> Settlement {
-    let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
-    failed(context, order, problem)
 }
 
 fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {

@@ -46,6 +46,27 @@ impl Order {
         }
     }
 
+    /// The owner gives up an authorization (RFC 8555 §7.5.2), and with it the order, unless its certificate is issued.
+    /// One that is finalized ends as well: what has not been sent to the CA yet is not sent any more, and what the CA
+    /// issues nevertheless is not handed out. An authorization that has ended already stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub fn deactivate_authorization(mut self, id: AuthorizationId, now: Timestamp) -> Result<Self, Problem> {
+        let expires = self.expires;
+        let authorization = self.authorization_mut(id).ok_or_else(Problem::not_found)?;
+        match authorization.status(expires, now) {
+            AuthorizationStatus::Pending | AuthorizationStatus::Valid => {
+                authorization.deactivated = Some(now);
+            }
+            AuthorizationStatus::Invalid
+            | AuthorizationStatus::Deactivated
+            | AuthorizationStatus::Expired => {}
+        }
+        Ok(self)
+    }
+
     /// How many attempts at the challenge have failed, if it is being validated: what [`Self::settle_validation`]
     /// wants to hear again. None once the authorization is settled, be it by another challenge: RFC 8555 §7.1.6 leads
     /// from valid neither back nor to invalid.
@@ -199,15 +220,14 @@ impl Order {
     /// The certificate has come, and has been checked against this order's CSR and names. An order that has ended
     /// meanwhile stays as it is: its client may have read that it is invalid.
     pub fn issued(self, certificate: IssuedCertificate, now: Timestamp) -> Self {
+        let awaited = certificate.order() == self.id && self.status(now) == OrderStatus::Processing;
         let stage = match self.stage {
-            Stage::Processing { upstream, .. } if certificate.order() == self.id && self.expires > now => {
-                Stage::Issued {
-                    certificate,
-                    issued: now,
-                    upstream,
-                    revocation: None,
-                }
-            }
+            Stage::Processing { upstream, .. } if awaited => Stage::Issued {
+                certificate,
+                issued: now,
+                upstream,
+                revocation: None,
+            },
             stage
             @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
         };

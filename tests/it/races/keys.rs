@@ -33,7 +33,10 @@ pub(crate) async fn key_change_against_key_change_to_one_key(arena: &Arena) -> u
         match result {
             Ok(None) => {
                 assert_eq!(holder, account.id());
-                assert!(holder_is_none(arena, account.key()).await, "C313: both keys are valid");
+                assert!(
+                    holder_is_none(arena, account.key()).await,
+                    "C313: both keys are valid"
+                );
             }
             Ok(Some(taken_by)) => {
                 assert_eq!(*taken_by, holder, "G4");
@@ -63,7 +66,10 @@ pub(crate) async fn key_change_against_key_change_of_one_account(arena: &Arena) 
             }
         }
     }
-    assert!(holder_is_none(arena, account.key()).await, "C313: the old key is valid");
+    assert!(
+        holder_is_none(arena, account.key()).await,
+        "C313: the old key is valid"
+    );
     let winners = results.iter().filter(|result| result.is_ok()).count();
     assert_eq!(winners, 1, "{results:?}");
     winners
@@ -93,8 +99,14 @@ pub(crate) async fn key_change_against_new_order(arena: &Arena) -> usize {
     for refused in results.iter().filter_map(|result| result.as_ref().err()) {
         assert_eq!(refused.kind, ProblemType::Unauthorized);
     }
-    assert!(!results[1..3].contains(&Ok(true)), "C313: the old key was valid afterwards");
-    assert!(holder_is_none(arena, account.key()).await, "C313: the old key is valid");
+    assert!(
+        !results[1..3].contains(&Ok(true)),
+        "C313: the old key was valid afterwards"
+    );
+    assert!(
+        holder_is_none(arena, account.key()).await,
+        "C313: the old key is valid"
+    );
     assert_eq!(holder(arena, &key).await, Some(account.id()));
     results[1..3].iter().filter(|result| result.is_ok()).count()
 }
@@ -131,12 +143,7 @@ pub(crate) async fn registration_against_registration_with_one_external_key(aren
         names: NameLimits::default(),
         expires: None,
     };
-    let external = ExternalAccountKey::new(
-        KeyId::random(),
-        PROVISIONER.to_owned(),
-        terms,
-        arena.clock.now(),
-    );
+    let external = ExternalAccountKey::new(KeyId::random(), PROVISIONER.to_owned(), terms, arena.clock.now());
     arena.store.create_external_account_key(&external).await.unwrap();
     let (shared, crowd) = (Key::new(), 2 + arena.dice.below(9));
     let registrations = (0..crowd).map(|_| {
@@ -149,7 +156,10 @@ pub(crate) async fn registration_against_registration_with_one_external_key(aren
         registration
     });
     let results = arena.race(registrations.collect()).await;
-    let user = arena.store.account_by_one_time_key(PROVISIONER, external.kid()).await;
+    let user = arena
+        .store
+        .account_by_one_time_key(PROVISIONER, external.kid())
+        .await;
     let user = user.unwrap().expect("C309: nobody has used it").value.id();
     for result in &results {
         match result {
@@ -157,7 +167,10 @@ pub(crate) async fn registration_against_registration_with_one_external_key(aren
             Err(problem) => assert_eq!(problem.kind, ProblemType::Unauthorized, "{problem}"),
         }
     }
-    let winners = results.iter().filter(|result| matches!(result, Ok((_, true)))).count();
+    let winners = results
+        .iter()
+        .filter(|result| matches!(result, Ok((_, true))))
+        .count();
     assert_eq!(winners, 1, "C309: {results:?}");
     winners
 }
