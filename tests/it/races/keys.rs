@@ -82,9 +82,7 @@ pub(crate) async fn key_change_against_new_order(arena: &Arena) -> usize {
     let answered = Arc::new(AtomicBool::new(false));
     let changing: Contender<Tried<bool>> = {
         let (change, answered) = (change(arena, &account, &key), answered.clone());
-        let (journal, steps) = (arena.journal.clone(), arena.dice.some() / 4);
         Box::pin(async move {
-            journal.steps(steps).await;
             let changed = change.await?;
             answered.store(true, Ordering::SeqCst);
             Ok(changed.is_none())
@@ -196,7 +194,9 @@ fn change(arena: &Arena, account: &Account, key: &Jwk) -> Contender<Tried<Option
 fn order(arena: &Arena, id: AccountId, key: &Jwk, answered: &Arc<AtomicBool>) -> Contender<Tried<bool>> {
     let (ra, key, answered) = (arena.ra.clone(), key.clone(), answered.clone());
     let request = arena.request(1);
+    let (journal, steps) = (arena.journal.clone(), arena.dice.some() / 4);
     Box::pin(async move {
+        journal.steps(steps).await;
         let late = answered.load(Ordering::SeqCst);
         let account = signed_by(signer(&ra, id).await?, &key)?;
         tried(ra.new_order(&account, request).await)?;

@@ -90,8 +90,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..2_u8).prop_map(Event::Gone),
         2 => prop_oneof![4 => Just(true), 1 => Just(false)].prop_map(Event::Issued),
         1 => Just(Event::Failed),
-        2 => Just(Event::RequestRevocation),
-        2 => any::<bool>().prop_map(Event::AnswerRevocation),
+        4 => Just(Event::RequestRevocation),
+        4 => any::<bool>().prop_map(Event::AnswerRevocation),
         1 => Just(Event::StoreAndRead),
     ]
 }
