@@ -1,4 +1,4 @@
-//! Chance from a seed (SplitMix64), and the pauses of a busy machine.
+//! Chance from a seed (`SplitMix64`), and the pauses of a busy machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
