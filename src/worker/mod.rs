@@ -33,8 +33,9 @@ const LEASE: Duration = Duration::from_secs(300);
 /// How long one step may take; ends before the lease does.
 const STEP: Duration = Duration::from_secs(240);
 
-/// How often a verdict is held against the order again. Each conflict is somebody else's success.
-const MAX_CONFLICTS: usize = 64;
+/// How often a verdict is held against the order again. Each conflict is somebody else's success, and an order may have
+/// 100 names.
+const MAX_CONFLICTS: usize = 256;
 
 /// How often the queue is looked at when no wake-up comes, for jobs that become due.
 const TICK: Duration = Duration::from_millis(250);

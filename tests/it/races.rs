@@ -103,6 +103,15 @@ async fn i1_to_i7_every_race_has_one_winner_in_every_schedule() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::print_stdout, reason = "the figures are asked for")]
+async fn c503_a_hundred_names_at_once_are_each_looked_at_once_and_no_conflict_is_an_answer() {
+    let dns = dns::start((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let arena = Arena::new(dns.address).await;
+    orders::verdict_against_verdicts(&arena, 100).await;
+    println!("a hundred names: {} conflicts", arena.settle().await);
+}
+
 /// One schedule: the seed chooses the race.
 async fn run(arena: &Arena, seed: u64, tallies: &Mutex<Vec<Tally>>) {
     arena.dice.reseed(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));

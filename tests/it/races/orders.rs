@@ -185,17 +185,22 @@ pub(crate) async fn challenge_against_challenge(arena: &Arena) -> usize {
 
 /// C503: the verdicts on an order's names do not stand in each other's way. Each host is looked at once.
 pub(crate) async fn verdict_against_verdict(arena: &Arena) -> usize {
+    verdict_against_verdicts(arena, 4).await
+}
+
+/// The same for so many names.
+pub(crate) async fn verdict_against_verdicts(arena: &Arena, names: u16) -> usize {
     let account = arena.account().await;
-    let order = arena.order(&account, 4).await;
+    let order = arena.order(&account, usize::from(names)).await;
     arena.publish(&account, &order);
     let looks = arena.web.looks();
-    let answers = (0..4).map(|index| answer(arena, &account, &order, index));
+    let answers = (0..names).map(|index| answer(arena, &account, &order, index));
     let results = arena.race(answers.collect()).await;
     arena.rest().await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     assert_eq!(arena.status(order.id()).await, OrderStatus::Ready);
     let looked = arena.web.looks() - looks;
-    assert_eq!(looked, 4, "C503");
+    assert_eq!(looked, usize::from(names), "C503");
     looked
 }
 
@@ -265,7 +270,7 @@ pub(crate) fn finalizer(
     tries: u32,
 ) -> Contender<Tried<Deed>> {
     let (ra, dice) = (arena.ra.clone(), arena.dice.clone());
-    let (account, order, csr) = (account.id(), order.id(), arena.csr(1, which));
+    let (account, order, csr) = (account.id(), order.id(), arena.csr(which));
     Box::pin(async move {
         let mut result = Err(Problem::internal());
         for _ in 0..tries {
@@ -346,7 +351,7 @@ async fn check_finalizers(arena: &Arena, order: &Order, results: &[Tried<Deed>])
         .collect();
     assert!(winners.len() <= 1, "K3: {results:?}");
     if let [which] = winners[..] {
-        check_key(arena, order.id(), &arena.csr(1, which)).await;
+        check_key(arena, order.id(), &arena.csr(which)).await;
     }
     winners.len()
 }
