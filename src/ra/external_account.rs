@@ -141,6 +141,12 @@ impl RegistrationAuthority {
         }
     }
 
+    /// Whether new accounts of the provisioner need an external account key.
+    pub fn requires_external_account(&self, provisioner: &str) -> bool {
+        let provisioner = self.policy.provisioner(provisioner);
+        provisioner.is_some_and(|provisioner| provisioner.external_accounts.required)
+    }
+
     /// The provisioners that want external account keys and have none that could be used.
     ///
     /// # Errors

@@ -62,9 +62,16 @@ pub enum Answer {
 pub async fn answer(ra: &RegistrationAuthority, request: Request) -> Answer {
     let done = match request {
         Request::AddKey(new) => ra.add_external_account_key(new).await.map(|key| {
+            let provisioner = key.provisioner();
+            let not_needed = match ra.requires_external_account(provisioner) {
+                true => String::new(),
+                false => format!(
+                    "Clients may register without a key: requireEAB of provisioner {provisioner} is not true.\n"
+                ),
+            };
             format!(
-                "This key for provisioner {} is shown now and never again:\n--eab-kid {} --eab-hmac-key {}\n",
-                key.provisioner(),
+                "{not_needed}This key for provisioner {provisioner} is shown now and never again:\n\
+                 --eab-kid {} --eab-hmac-key {}\n",
                 key.kid(),
                 key.mac_key().encoded()
             )

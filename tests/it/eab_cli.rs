@@ -219,6 +219,17 @@ async fn keys_of_the_file_are_listed_and_can_not_be_revoked_or_added_again() {
 }
 
 #[tokio::test]
+async fn a_key_that_nobody_needs_says_so() {
+    let world = World::new().await;
+    let printed = prints(&world, &["add"]).await;
+    assert!(
+        printed.starts_with("Clients may register without a key: requireEAB"),
+        "{printed}"
+    );
+    added(&printed);
+}
+
+#[tokio::test]
 async fn a_store_whose_path_is_too_long_for_a_socket_costs_only_the_commands_beside_a_daemon() {
     let world = world().await;
     let store = world.installation.path(&"long".repeat(40)).join("db");

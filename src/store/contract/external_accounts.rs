@@ -87,7 +87,12 @@ pub(crate) async fn a_one_time_key_stays_used_whatever_becomes_of_its_account(ba
     let same_key = Account::new("acme".to_owned(), first.key().clone(), Vec::new(), true, at(1));
     let again = store.create_account(&bound(same_key, "once", true)).await;
     assert!(matches!(again, Ok(Registration::Exists(_))), "{again:?}");
-    let ended = Versioned::with(1, first.deactivated(at(5)));
+    let moved = first.with_key(account().key().clone());
+    let written = store.update_account(Versioned::with(1, moved.clone())).await;
+    assert_eq!(written, Ok(()));
+    let user = store.account_by_one_time_key("acme", &kid("once")).await.unwrap();
+    assert_eq!(user, Some(Versioned::with(2, moved.clone())));
+    let ended = Versioned::with(2, moved.deactivated(at(5)));
     store.update_account(ended).await.unwrap();
     drop(store);
     let store = backend.open().await;

@@ -1,12 +1,10 @@
 //! RFC 8555 §7.3.4: external account binding (CONFORMANCE F, SECURITY C307 to C309).
 
+use acme_proxy::app::control::{NewKey, Request};
 use aws_lc_rs::hmac;
 use serde_json::{Value, json};
 
-use acme_proxy::app::control::{NewKey, Request};
-
 use crate::harness::answer::Answer;
-use crate::harness::ca;
 use crate::harness::client::{Client, GET};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
@@ -18,7 +16,6 @@ const MAC_KEY: [u8; 32] = *b"an external account key of 32 B.";
 async fn requiring(keys: Value) -> Daemon {
     Daemon::start_with(Plan {
         provisioner: Some(json!({ "requireEAB": true, "eabKeys": keys })),
-        ca: ca::Options::default(),
         ..Plan::default()
     })
     .await
