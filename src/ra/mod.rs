@@ -23,8 +23,9 @@ use crate::policy::{Policy, Provisioner};
 use crate::ra::limit::RateLimits;
 use crate::store::{Store, StoreError, Versioned};
 
-/// How often a use case decides again after a conflict. Each conflict is somebody else's success.
-const MAX_CONFLICTS: usize = 64;
+/// How often a use case decides again after a conflict. Each conflict is somebody else's success: an order of 100 names
+/// has 100 challenges that may be answered at once, and as many verdicts.
+const MAX_CONFLICTS: usize = 256;
 
 /// Why a use case ended without a result.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,6 +35,10 @@ const LEASE: Duration = Duration::from_secs(300);
 /// How long one step may take; ends before the lease does.
 const STEP: Duration = Duration::from_secs(240);
 
+/// How often a verdict is held against the order again. Each conflict is somebody else's success, and an order may have
+/// 100 names.
+const MAX_CONFLICTS: usize = 256;
+
 /// How often the queue is looked at when no wake-up comes, for jobs that become due.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -194,37 +198,50 @@ fn portion(kind: WorkKind, free: usize) -> (usize, usize) {
 /// Runs one job and gives it back.
 async fn step(context: &Context, lease: Lease) {
     let work = lease.job.work;
+    let mut found = None;
+    for _ in 0..MAX_CONFLICTS {
+        let settlement = decide(context, &lease, &mut found).await;
+        let next = settlement.next;
+        match context.store.settle(lease.clone(), settlement).await {
+            Ok(()) => return,
+            // Somebody else has changed the order: what was found out is held against what is there now.
+            Err(StoreError::Conflict) if found.is_some() => {}
+            Err(StoreError::Conflict) => break,
+            Err(error) => {
+                tracing::warn!(job.work = %work, ?next, %error, "a job can not be given back");
+                return;
+            }
+        }
+    }
+    // The next step decides again on what is there then.
+    let retry = again(context, Duration::ZERO, lease.job.faults);
+    if let Err(error) = context.store.settle(lease, retry).await {
+        tracing::warn!(job.work = %work, %error, "a job can not be given back");
+    }
+}
+
+/// Does the job's next thing, and says what is to become of it.
+async fn decide(context: &Context, lease: &Lease, found: &mut Option<validation::Found>) -> Settlement {
+    let work = lease.job.work;
     let ended = tokio::time::timeout(STEP, async {
         match work.kind() {
-            WorkKind::Validate => validation::step(context, &lease).await,
-            WorkKind::Issue => issuance::step(context, &lease).await,
-            WorkKind::Revoke => revocation::step(context, &lease).await,
+            WorkKind::Validate => validation::step(context, lease, found).await,
+            WorkKind::Issue => issuance::step(context, lease).await,
+            WorkKind::Revoke => revocation::step(context, lease).await,
         }
     })
     .await;
-    let settlement = match ended {
+    match ended {
         Ok(Ok(settlement)) => settlement,
         Ok(Err(StoreError::Conflict)) => again(context, Duration::ZERO, lease.job.faults),
         Ok(Err(error)) => {
             tracing::error!(job.work = %work, %error, "a job can not be worked on");
-            again_after_fault(context, &lease, None)
+            again_after_fault(context, lease, None)
         }
         Err(_) => {
             tracing::warn!(job.work = %work, "a job took too long");
-            again_after_fault(context, &lease, None)
+            again_after_fault(context, lease, None)
         }
-    };
-    let next = settlement.next;
-    match context.store.settle(lease.clone(), settlement).await {
-        Ok(()) => {}
-        Err(StoreError::Conflict) => {
-            // Somebody else has changed the order: the step decides again on what is there now.
-            let retry = again(context, Duration::ZERO, lease.job.faults);
-            if let Err(error) = context.store.settle(lease, retry).await {
-                tracing::warn!(job.work = %work, %error, "a job can not be given back");
-            }
-        }
-        Err(error) => tracing::warn!(job.work = %work, ?next, %error, "a job can not be given back"),
     }
 }
 
