@@ -5,8 +5,9 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 POWERCUT_CYCLES ?= 200
 KILL_CYCLES ?= 200
+FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients powercut powercut-short kill9 bench build install needs needs-test clean
+.PHONY: help demo test check unit clients powercut powercut-short kill9 fuzz fuzz-short bench build install needs needs-test clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -16,7 +17,7 @@ demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps
 	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
 	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
 
-test: check unit clients powercut-short ## Proves the project: everything below but bench, in short forms
+test: check unit clients powercut-short fuzz-short ## Proves the project: everything below but bench, in short forms
 	@echo "All of make test has passed."
 
 check: needs ## Format, lints with warnings denied, one crypto provider
@@ -28,6 +29,7 @@ check: needs ## Format, lints with warnings denied, one crypto provider
 
 unit: needs ## Unit and integration tests
 	$(CARGO) test --locked --lib --test it --examples -- --test-threads=8
+	$(CARGO) test --locked --doc
 
 clients: needs needs-test ## certbot and lego against acme-proxy against Pebble
 	$(CARGO) test --locked --test e2e
@@ -41,6 +43,13 @@ powercut: needs ## Simulated power cuts under load: what was acknowledged must b
 
 kill9: needs ## kill -9 during issuance, again and again (KILL_CYCLES=200)
 	KILL_CYCLES=$(KILL_CYCLES) $(CARGO) test --locked --test it -- --nocapture recovery
+
+fuzz-short: needs ## 10 seconds of each fuzz target
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=10
+
+fuzz: needs ## Fuzz targets, each for a while: no crash, and what their headers say holds (FUZZ_SECONDS=600)
+	@command -v c++ >/dev/null || { echo "a C++ compiler is missing: apt-get install g++" >&2; exit 1; }
+	CARGO=$(CARGO) ./fuzz/run.sh $(FUZZ_SECONDS)
 
 bench: needs ## Issuances per second, latency, CPU, memory, syncs; release build
 	$(CARGO) build --locked --release --bin acme-proxy --examples

@@ -11,11 +11,12 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::acme::certificate::{self, Der};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
-use crate::ra::RegistrationAuthority;
+use crate::ra::{OwnKey, RegistrationAuthority};
 use crate::server::{self, Listener, OwnCertificate, Server};
 use crate::store::sled::SledStore;
 use crate::store::{Store, Versioned};
@@ -80,7 +81,12 @@ impl App {
         });
         let issuer = Arc::new(Ca::new(config.upstream, vault)?);
         let validator = Validator::new(config.validate)?;
-        let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone());
+        let ra = RegistrationAuthority::new(
+            Arc::clone(&store),
+            Policy::new(config.policy),
+            clock.clone(),
+            own_key(Arc::clone(&slot)),
+        );
         let tls = Arc::new(tls::server_config(Arc::clone(&slot), config.server.tls)?);
         let server = Server::new(config.server, ra, Arc::clone(&metrics));
         let worker = Worker::new(
@@ -152,6 +158,14 @@ impl App {
             Some(error) => Err(error.into()),
         }
     }
+}
+
+/// Knows the key of the certificate that is served at the moment.
+fn own_key(slot: Arc<CertificateSlot>) -> OwnKey {
+    Box::new(move |key| {
+        let served = slot.leaf().map(Der::new);
+        served.and_then(|leaf| certificate::key_of(&leaf)).as_ref() == Some(key)
+    })
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<Listener> {

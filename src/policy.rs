@@ -92,6 +92,11 @@ impl Policy {
         provisioners.find(|provisioner| provisioner.name == name)
     }
 
+    /// Every provisioner.
+    pub fn provisioners(&self) -> &[Provisioner] {
+        &self.settings.provisioners
+    }
+
     /// How long an order may stay `processing` before it fails.
     pub fn issuance_deadline(&self) -> Duration {
         self.settings.issuance_deadline

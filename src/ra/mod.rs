@@ -17,6 +17,7 @@ use crate::acme::id::OrderId;
 use crate::acme::order::Order;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::clock::Clock;
+use crate::jose::jwk::Jwk;
 use crate::policy::{Policy, Provisioner};
 use crate::ra::limit::PendingOrders;
 use crate::store::{Store, StoreError, Versioned};
@@ -74,16 +75,21 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     pending: PendingOrders,
+    is_own_key: OwnKey,
 }
+
+/// Whether a key is the daemon's own, which is in no client's certificate.
+pub type OwnKey = Box<dyn Fn(&Jwk) -> bool + Send + Sync>;
 
 impl RegistrationAuthority {
     /// A registration authority over a store, under a policy.
-    pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock) -> Self {
+    pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock, is_own_key: OwnKey) -> Self {
         Self {
             store,
             policy,
             clock,
             pending: PendingOrders::default(),
+            is_own_key,
         }
     }
 

@@ -4,6 +4,8 @@
 //! checked is the one that is dialled; nothing that was fetched is ever told to the client. One call is one attempt:
 //! whether there is another one is the worker's decision, who is told only whether the cause may pass.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod http01;
 mod net;

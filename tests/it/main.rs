@@ -8,6 +8,7 @@
 )]
 
 mod config;
+mod gate;
 mod harness;
 mod layering;
 mod own_certificate;

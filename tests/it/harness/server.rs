@@ -138,6 +138,12 @@ impl Daemon {
         self
     }
 
+    /// The key of the certificate that the daemon serves.
+    pub(crate) fn own_key(&self) -> Key {
+        let pem = std::fs::read_to_string(self.directory.path().join("own.key")).unwrap();
+        Key::of("ES256", rcgen::KeyPair::from_pem(&pem).unwrap())
+    }
+
     /// A client with a new account.
     pub(crate) async fn account(&self) -> Client {
         Client::register(&self.site, Key::new()).await
