@@ -6,36 +6,25 @@
 #![no_main]
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use acme_proxy::acme::csr::Csr;
 use acme_proxy::acme::id::AccountId;
 use acme_proxy::acme::identifier::Identifier;
 use acme_proxy::acme::order::Order;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use acme_proxy_fuzz::signed_again;
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::oid_registry::OID_X509_COMMON_NAME;
 use x509_parser::prelude::*;
 
-static KEY: LazyLock<EcdsaKeyPair> =
-    LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap());
-
-/// DER of a `SubjectPublicKeyInfo` on P-256, up to the point.
-const P256: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-    0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
-
-/// DER of the algorithm ecdsa-with-SHA256.
-const ECDSA_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
-
 fuzz_target!(|data: &[u8]| {
     check(data.to_vec());
-    if let Some(signed) = signed_again(data) {
+    let Ok((_, request)) = X509CertificationRequest::from_der(data) else {
+        return;
+    };
+    if let Some(signed) = signed_again(data, request.certification_request_info.subject_pki.raw) {
         check(signed);
     }
 });
@@ -107,38 +96,4 @@ fn names_found_by_another(der: &[u8]) -> BTreeSet<Identifier> {
     }
     assert!(requests <= 1);
     names
-}
-
-/// The same request by our key: what stands before and behind its key stays, also what x509-parser passes over.
-fn signed_again(der: &[u8]) -> Option<Vec<u8>> {
-    let (_, csr) = X509CertificationRequest::from_der(der).ok()?;
-    let info = &csr.certification_request_info;
-    let (before, behind) = around(content(content(der)?)?, info.subject_pki.raw)?;
-    let info = [before, &P256, KEY.public_key().as_ref(), behind].concat();
-    let info = element(0x30, &info);
-    let signature = KEY.sign(&SystemRandom::new(), &info).unwrap();
-    let bits = element(0x03, &[&[0], signature.as_ref()].concat());
-    Some(element(0x30, &[info.as_slice(), &ECDSA_SHA256, &bits].concat()))
-}
-
-/// What stands before and behind a part of the bytes.
-fn around<'d>(whole: &'d [u8], part: &[u8]) -> Option<(&'d [u8], &'d [u8])> {
-    let at = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
-    Some((whole.get(..at)?, whole.get(at + part.len()..)?))
-}
-
-/// The content of the first element.
-fn content(der: &[u8]) -> Option<&[u8]> {
-    Some(x509_parser::asn1_rs::Any::from_der(der).ok()?.1.data)
-}
-
-/// Tag, length, content.
-fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = content.len();
-    let header = match length {
-        0..=0x7f => vec![tag, length as u8],
-        0x80..=0xff => vec![tag, 0x81, length as u8],
-        _ => vec![tag, 0x82, (length >> 8) as u8, length as u8],
-    };
-    [header.as_slice(), content].concat()
 }
