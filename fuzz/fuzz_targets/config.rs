@@ -12,13 +12,15 @@ use std::sync::LazyLock;
 use acme_proxy::config::{Config, ConfigError, Overrides};
 use libfuzzer_sys::fuzz_target;
 
-static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
-    std::env::temp_dir().join(format!("acme-proxy-fuzz-{}-ca.json", std::process::id()))
-});
+static FILE: LazyLock<PathBuf> =
+    LazyLock::new(|| std::env::temp_dir().join(format!("acme-proxy-fuzz-{}-ca.json", std::process::id())));
 
 fuzz_target!(|data: &[u8]| {
     // What is named in the file is opened: keep to this file.
-    if data.windows(5).any(|window| window.eq_ignore_ascii_case(b"file:")) {
+    if data
+        .windows(5)
+        .any(|window| window.eq_ignore_ascii_case(b"file:"))
+    {
         return;
     }
     let mut file = File::create(&*FILE).unwrap();

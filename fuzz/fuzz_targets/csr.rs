@@ -34,21 +34,36 @@ fn check(der: Vec<u8>) {
         return;
     };
     let names = names_found_by_another(&der);
-    assert!(csr.matching(&order(&names), None).is_ok(), "it stands for other names than {names:?}");
+    assert!(
+        csr.matching(&order(&names), None).is_ok(),
+        "it stands for other names than {names:?}"
+    );
     let mut more = names.clone();
     more.insert(Identifier::dns("one-more.example.org").unwrap());
     if more != names {
-        assert!(csr.matching(&order(&more), None).is_err(), "it matches an order for more");
+        assert!(
+            csr.matching(&order(&more), None).is_err(),
+            "it matches an order for more"
+        );
     }
     let mut fewer = names;
     fewer.pop_first();
-    assert!(csr.matching(&order(&fewer), None).is_err(), "it matches an order for fewer");
+    assert!(
+        csr.matching(&order(&fewer), None).is_err(),
+        "it matches an order for fewer"
+    );
 }
 
 fn order(names: &BTreeSet<Identifier>) -> Order {
     let identifiers = names.iter().map(|name| (name.clone(), Vec::new())).collect();
     let lifetime = Duration::from_secs(3600);
-    Order::new(AccountId::random(), "fuzz".to_owned(), identifiers, Timestamp::UNIX_EPOCH, lifetime)
+    Order::new(
+        AccountId::random(),
+        "fuzz".to_owned(),
+        identifiers,
+        Timestamp::UNIX_EPOCH,
+        lifetime,
+    )
 }
 
 /// Every name in the request, read by x509-parser; a panic where that sees something that must not be there.

@@ -10,7 +10,8 @@ use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 
-const KEY_AUTHORIZATION: &str = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ.kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+const KEY_AUTHORIZATION: &str =
+    "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ.kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().unwrap();
@@ -37,11 +38,16 @@ fuzz_target!(|answer: &[u8]| {
         })
     });
     if proves {
-        assert!(answer.starts_with(b"HTTP/1."), "proved by something else than HTTP");
+        assert!(
+            answer.starts_with(b"HTTP/1."),
+            "proved by something else than HTTP"
+        );
         // In chunks it may come in pieces; but all of it comes, in order.
         let mut rest = answer.iter();
         assert!(
-            KEY_AUTHORIZATION.bytes().all(|byte| rest.any(|sent| *sent == byte)),
+            KEY_AUTHORIZATION
+                .bytes()
+                .all(|byte| rest.any(|sent| *sent == byte)),
             "proved without the key authorization"
         );
         let head = String::from_utf8_lossy(&answer[..answer.len().min(4096)]).into_owned();

@@ -1,5 +1,5 @@
-//! Identifiers: an accepted name has one spelling, which reads back as itself, and which a URL parser takes for a host
-//! name and for no address.
+//! Identifiers: an accepted name has one spelling, which reads back as itself, and which a URL parser takes for that
+//! host and for no address.
 
 #![no_main]
 
@@ -11,11 +11,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     if let Ok(identifier) = Identifier::dns(text) {
         let shown = identifier.to_string();
-        assert_eq!(
-            shown,
-            text.to_ascii_lowercase(),
-            "more than the case was changed"
-        );
+        assert_eq!(shown, text.to_ascii_lowercase(), "more than the case was changed");
         assert_eq!(
             Identifier::dns(&shown),
             Ok(identifier.clone()),
@@ -32,8 +28,11 @@ fuzz_target!(|text: &str| {
             shown.parse::<IpAddr>().is_err() && Identifier::ip(&shown).is_err(),
             "an address as a name"
         );
-        let url = url::Url::parse(&format!("http://{host}/")).expect("no URL parser takes the host");
-        assert_eq!(url.host(), Some(url::Host::Domain(host.as_str())));
+        // A URL parser may refuse A-labels that are good one by one, for their directions (RFC 5893 §2).
+        match url::Url::parse(&format!("http://{host}/")) {
+            Ok(url) => assert_eq!(url.host(), Some(url::Host::Domain(host.as_str()))),
+            Err(_) => assert!(host.contains("xn--"), "no URL parser takes the host"),
+        }
         stored(&identifier);
     }
     if let Ok(identifier) = Identifier::ip(text) {

@@ -20,11 +20,16 @@ fn check(body: &[u8]) {
     let Ok(request) = Unverified::parse(body) else {
         return;
     };
-    let envelope: Value = serde_json::from_slice(body).expect("accepted, and not JSON");
+    // A member that nobody reads may hold half a surrogate pair: JSON by its grammar, and no text in Rust.
+    let Ok(envelope) = serde_json::from_slice::<Value>(body) else {
+        return;
+    };
     assert!(envelope.get("header").is_none() && envelope.get("signatures").is_none());
     let member = |name: &str| envelope[name].as_str().expect("a member is no text");
     let header = URL_SAFE_NO_PAD.decode(member("protected")).unwrap();
-    let header: Value = serde_json::from_slice(&header).expect("a header that is not JSON");
+    let Ok(header) = serde_json::from_slice::<Value>(&header) else {
+        return;
+    };
     assert_eq!(request.nonce(), header["nonce"].as_str());
     assert_eq!(request.url(), header["url"].as_str());
     assert!(header.get("crit").is_none() && header.get("b64").is_none());

@@ -15,7 +15,10 @@ fuzz_target!(|data: &[u8]| {
     for limit in [0, 1, 16, 300] {
         let clean = cleaned(&text, limit);
         assert!(clean.chars().count() <= limit + 1);
-        assert!(!clean.chars().any(char::is_control), "a control character is left");
+        assert!(
+            !clean.chars().any(char::is_control),
+            "a control character is left"
+        );
         assert!(!clean.contains(['\u{202e}', '\u{2066}', '\u{2028}', '\u{feff}']));
         assert_eq!(cleaned(&clean, limit + 1), clean);
     }
