@@ -4,6 +4,7 @@
 //! Nothing is ignored in silence: every key without effect is a warning, every bad value an error with its key, its
 //! value and the fix, and one run shows all of them. Reading writes nothing and asks no network.
 
+mod external_account;
 mod policy;
 mod reader;
 mod report;
@@ -12,6 +13,8 @@ mod tree;
 mod upstream;
 mod validate;
 mod value;
+
+pub(crate) use value::GoDuration;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -235,25 +238,28 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         refused
     });
     let authority = root.section("authority", |authority| {
-        let policy = policy::read(authority);
+        let policy = policy::read(authority, mode);
         let of_config = authority.section("config", |config| {
             let upstream = upstream::read(config, mode);
             let validate = config.section("validation", |section| validate::read(section, overrides));
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
-            Ok((upstream?, validate?, deadline?, metrics?))
+            let cors = config.flag("cors");
+            Ok((upstream?, validate?, deadline?, metrics?, cors?))
         });
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstream, mut validate, deadline, metrics)) = authority?;
+    let (mut policy, (upstream, mut validate, deadline, metrics, cors)) = authority?;
     policy.issuance_deadline = deadline;
+    server.cors = cors.unwrap_or(false);
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {
         name: provisioner.name.clone(),
         terms_of_service: provisioner.terms_of_service.clone(),
         website: provisioner.website.clone(),
         caa_identities: provisioner.caa_identities.clone(),
+        external_account_required: provisioner.external_accounts.required,
     };
     server.provisioners = policy.provisioners.iter().map(meta).collect();
     validate.own_listeners = [Some(server.address), metrics].into_iter().flatten().collect();

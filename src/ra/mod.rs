@@ -6,6 +6,8 @@
 pub mod account;
 pub mod authorization;
 pub mod certificate;
+pub mod external_account;
+pub mod key_change;
 mod limit;
 pub mod order;
 
@@ -83,14 +85,19 @@ pub type OwnKey = Box<dyn Fn(&Jwk) -> bool + Send + Sync>;
 
 impl RegistrationAuthority {
     /// A registration authority over a store, under a policy.
-    pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock, is_own_key: OwnKey) -> Self {
+    pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock) -> Self {
         Self {
             store,
             policy,
             clock,
             pending: PendingOrders::default(),
-            is_own_key,
+            is_own_key: Box::new(|_| false),
         }
+    }
+
+    /// The same, refusing CSRs by a key of the daemon's own.
+    pub fn with_own_key(self, is_own_key: OwnKey) -> Self {
+        Self { is_own_key, ..self }
     }
 
     /// The clock that decides what is expired.

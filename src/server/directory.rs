@@ -21,6 +21,7 @@ struct Directory<'a> {
     new_account: String,
     new_order: String,
     revoke_cert: String,
+    key_change: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     meta: Option<DirectoryMeta<'a>>,
 }
@@ -34,6 +35,8 @@ struct DirectoryMeta<'a> {
     website: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     caa_identities: &'a [String],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    external_account_required: bool,
 }
 
 /// GET directory.
@@ -52,17 +55,20 @@ pub(crate) async fn get(
         terms_of_service: meta.terms_of_service.as_deref(),
         website: meta.website.as_deref(),
         caa_identities: &meta.caa_identities,
+        external_account_required: meta.external_account_required,
     };
     let empty = DirectoryMeta {
         terms_of_service: None,
         website: None,
         caa_identities: &[],
+        external_account_required: false,
     };
     let directory = Directory {
         new_nonce: links.to("new-nonce"),
         new_account: links.to("new-account"),
         new_order: links.to("new-order"),
         revoke_cert: links.to("revoke-cert"),
+        key_change: links.to("key-change"),
         meta: (meta != empty).then_some(meta),
     };
     respond::json(StatusCode::OK, [], &directory)

@@ -1,5 +1,6 @@
 //! The contract of [`Store`] as tests, run against each backend: `contract!(Backend)` in the backend's own tests.
 
+pub(crate) mod external_accounts;
 pub(crate) mod jobs;
 pub(crate) mod records;
 
@@ -37,12 +38,13 @@ pub(crate) trait Backend {
     async fn plant_unknown_job(&self, order: OrderId);
 }
 
-/// Makes a test of each function of `records` and `jobs`.
+/// Makes a test of each function of `external_accounts`, `records` and `jobs`.
 macro_rules! contract {
     ($backend:ty) => {
         $crate::store::contract::contract! { $backend:
             records::a_key_has_one_account_however_many_register_it
             records::an_account_is_replaced_by_compare_and_swap
+            records::an_accounts_new_key_leads_to_it_and_the_old_one_to_nobody
             records::of_many_commits_on_one_version_one_wins
             records::an_order_and_its_job_are_one_write
             records::an_acknowledged_write_is_visible_to_every_reader
@@ -54,6 +56,10 @@ macro_rules! contract {
             records::the_sweep_leaves_nothing_behind
             records::the_sweep_spares_what_has_changed
             records::f24_everything_is_there_after_reopening
+            external_accounts::c309_a_one_time_key_gets_one_account_however_many_use_it
+            external_accounts::a_one_time_key_stays_used_whatever_becomes_of_its_account
+            external_accounts::a_key_is_replaced_by_compare_and_swap
+            external_accounts::keys_are_listed_the_oldest_first_and_are_there_after_reopening
             jobs::a_job_is_leased_by_one_holder_the_longest_due_first
             jobs::a_lease_runs_out_unless_it_is_renewed
             jobs::a_lost_lease_settles_nothing

@@ -8,6 +8,7 @@
 )]
 
 mod config;
+mod eab_cli;
 mod gate;
 mod harness;
 mod layering;

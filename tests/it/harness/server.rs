@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use acme_proxy::app::App;
+use acme_proxy::app::control::{self, Request};
 use acme_proxy::clock::Clock;
 use acme_proxy::config::{Config, Overrides};
 use serde_json::{Value, json};
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) provisioner: Option<Value>,
     /// Where http-01 is looked for, if not at the web server.
     pub(crate) http_port: Option<u16>,
+    /// The DNS server for validation, if not the one for which every name is this machine.
+    pub(crate) resolver: Option<SocketAddr>,
 }
 
 /// The daemon and everything around it. All of it ends with the test's runtime.
@@ -86,7 +89,7 @@ impl Daemon {
                     "eab_kid": ca.eab.kid,
                     "eab_hmac_key": ca.eab.hmac_key,
                     "validation": {
-                        "resolvers": [dns.address.to_string()],
+                        "resolvers": [plan.resolver.unwrap_or(dns.address).to_string()],
                         "allow": ["127.0.0.0/8"],
                         "http_port": plan.http_port.unwrap_or(web.address.port()),
                     },
@@ -142,6 +145,12 @@ impl Daemon {
     pub(crate) fn own_key(&self) -> Key {
         let pem = std::fs::read_to_string(self.directory.path().join("own.key")).unwrap();
         Key::of("ES256", rcgen::KeyPair::from_pem(&pem).unwrap())
+    }
+
+    /// Carries out a command as `acme-proxy eab` does, and gives what it prints.
+    pub(crate) async fn control(&self, request: Request) -> anyhow::Result<String> {
+        let config = Config::load(&self.directory.path().join("ca.json"), &Overrides::default())?;
+        control::carry_out(config, request).await
     }
 
     /// A client with a new account.
