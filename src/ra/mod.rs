@@ -19,6 +19,7 @@ use crate::acme::id::OrderId;
 use crate::acme::order::Order;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::clock::Clock;
+use crate::jose::jwk::Jwk;
 use crate::policy::{Policy, Provisioner};
 use crate::ra::limit::RateLimits;
 use crate::store::{Store, StoreError, Versioned};
@@ -77,7 +78,11 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: RateLimits,
+    is_own_key: OwnKey,
 }
+
+/// Whether a key is the daemon's own, which is in no client's certificate.
+pub type OwnKey = Box<dyn Fn(&Jwk) -> bool + Send + Sync>;
 
 impl RegistrationAuthority {
     /// A registration authority over a store, under a policy.
@@ -87,7 +92,13 @@ impl RegistrationAuthority {
             store,
             policy,
             clock,
+            is_own_key: Box::new(|_| false),
         }
+    }
+
+    /// The same, refusing CSRs by a key of the daemon's own.
+    pub fn with_own_key(self, is_own_key: OwnKey) -> Self {
+        Self { is_own_key, ..self }
     }
 
     /// The clock that decides what is expired.

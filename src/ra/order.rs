@@ -2,10 +2,11 @@
 
 use crate::acme::account::Account;
 use crate::acme::csr::Csr;
-use crate::acme::id::OrderId;
+use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::Job;
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
+use crate::jose::jwk::Jwk;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
 
@@ -115,11 +116,11 @@ impl RegistrationAuthority {
             .value
             .require_ready(self.clock.now())?;
         let csr = Csr::parse(csr)?;
-        let holder = self
-            .store
-            .account_by_key(account.provisioner(), &csr.key().thumbprint())
-            .await?;
-        let holder = holder.map(|holder| holder.value.id());
+        if (self.is_own_key)(csr.key()) {
+            let detail = "the csr's key is this server's own; make another one for the certificate";
+            return Err(Problem::new(ProblemType::BadCsr, detail).into());
+        }
+        let holder = self.account_with(csr.key()).await?;
         for _ in 0..MAX_CONFLICTS {
             let Versioned {
                 value: order,
@@ -148,5 +149,17 @@ impl RegistrationAuthority {
             }
         }
         Err(StoreError::Conflict.into())
+    }
+
+    /// The account that signs with this key, under whichever provisioner.
+    async fn account_with(&self, key: &Jwk) -> Result<Option<AccountId>, Refusal> {
+        let thumbprint = key.thumbprint();
+        for provisioner in self.policy.provisioners() {
+            let holder = self.store.account_by_key(&provisioner.name, &thumbprint).await?;
+            if let Some(holder) = holder {
+                return Ok(Some(holder.value.id()));
+            }
+        }
+        Ok(None)
     }
 }

@@ -245,6 +245,24 @@ where
     }
 }
 
+/// Whether one exchange proves control; a redirect is looked at and not followed.
+#[cfg(fuzzing)]
+pub(crate) async fn proves<S>(stream: S, target: Target, ports: Ports, key_authorization: &str) -> bool
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    match exchange(stream, &target, Instant::now() + Duration::from_secs(5)).await {
+        Ok(Answer::Content(content)) => compare(&content, key_authorization).is_ok(),
+        Ok(Answer::Redirect(location)) => {
+            let mut chain = Chain::new(target, ports);
+            let followed = follow(&mut chain, &location).is_ok();
+            assert!(!followed || matches!(chain.current().port(), 80 | 443));
+            false
+        }
+        Err(_) => false,
+    }
+}
+
 fn request(target: &Target) -> Result<Request<Empty<Bytes>>, Cause> {
     Request::get(target.path_and_query())
         .header(header::HOST, target.authority())

@@ -5,6 +5,8 @@
 //! whether there is another one is the worker's decision, who is told only whether the cause may pass.
 
 mod dns01;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod http01;
 mod net;

@@ -9,6 +9,7 @@
 
 mod config;
 mod eab_cli;
+mod gate;
 mod harness;
 mod layering;
 mod own_certificate;

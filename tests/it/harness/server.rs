@@ -145,6 +145,12 @@ impl Daemon {
         self
     }
 
+    /// The key of the certificate that the daemon serves.
+    pub(crate) fn own_key(&self) -> Key {
+        let pem = std::fs::read_to_string(self.directory.path().join("own.key")).unwrap();
+        Key::of("ES256", rcgen::KeyPair::from_pem(&pem).unwrap())
+    }
+
     /// Carries out a command as `acme-proxy eab` does, and gives what it prints.
     pub(crate) async fn control(&self, request: Request) -> anyhow::Result<String> {
         let config = Config::load(&self.directory.path().join("ca.json"), &Overrides::default())?;
