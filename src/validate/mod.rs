@@ -11,6 +11,7 @@ mod redirect;
 #[cfg(test)]
 mod testing;
 mod tls;
+pub mod tlsalpn01;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
 use crate::validate::http01::Http01;
 use crate::validate::net::Network;
+use crate::validate::tlsalpn01::TlsAlpn01;
 
 /// The longest detail that goes to the log, in characters.
 const DETAIL_LIMIT: usize = 1000;
@@ -103,6 +105,7 @@ pub enum SetupError {
 pub struct Validator {
     network: Network,
     http01: Http01,
+    tlsalpn01: TlsAlpn01,
 }
 
 impl Validator {
@@ -114,6 +117,7 @@ impl Validator {
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
         Ok(Self {
             http01: Http01::new(&settings)?,
+            tlsalpn01: TlsAlpn01::new(&settings)?,
             network: Network::new(&settings)?,
         })
     }
@@ -136,7 +140,12 @@ impl Validator {
                     .validate(&self.network, identifier, token, key_authorization)
                     .await
             }
-            ChallengeType::Dns01 | ChallengeType::TlsAlpn01 => Err(Failure::new(
+            ChallengeType::TlsAlpn01 => {
+                self.tlsalpn01
+                    .validate(&self.network, identifier, key_authorization)
+                    .await
+            }
+            ChallengeType::Dns01 => Err(Failure::new(
                 ProblemType::Malformed,
                 format!("the challenge type {kind} is not enabled on this server; use http-01"),
                 false,
@@ -164,7 +173,7 @@ mod tests {
             ..Settings::default()
         })
         .unwrap();
-        for kind in [ChallengeType::Dns01, ChallengeType::TlsAlpn01] {
+        for kind in [ChallengeType::Dns01] {
             let name = Identifier::dns("www.example.com").unwrap();
             let failure = validator
                 .validate(kind, &name, &Token::random(), "x.y")
