@@ -130,8 +130,8 @@ pub fn check_certificate(
     })
 }
 
-/// Whether the encoding is the one that DER has (X.690 §10, §11.1), on which x509-parser does not insist everywhere. The
-/// values of extensions are not looked into.
+/// Whether lengths, truth values and strings are in the one form that DER has (X.690 §10, §11.1), on which x509-parser
+/// does not insist. The values of extensions are not looked into.
 fn is_der(certificate: &[u8]) -> bool {
     let mut unread = vec![certificate];
     while let Some(bytes) = unread.pop() {

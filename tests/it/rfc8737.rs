@@ -33,7 +33,7 @@ pub(crate) async fn answer(
 }
 
 #[tokio::test]
-async fn i3_s3_a_name_proved_by_tls_alpn_01_gets_its_certificate() {
+async fn i3_j5_a_name_proved_by_tls_alpn_01_gets_its_certificate() {
     let responder = TlsResponder::start().await;
     let daemon = daemon(&responder, &["tls-alpn-01"]).await;
     let client = daemon.account().await;
@@ -56,7 +56,7 @@ async fn i3_s3_a_name_proved_by_tls_alpn_01_gets_its_certificate() {
 }
 
 #[tokio::test]
-async fn s3_a_certificate_for_another_token_or_name_makes_the_order_invalid() {
+async fn j5_a_certificate_for_another_token_or_name_makes_the_order_invalid() {
     let responder = TlsResponder::start().await;
     let daemon = daemon(&responder, &["http-01", "tls-alpn-01"]).await;
     let client = daemon.account().await;

@@ -401,18 +401,33 @@ fn c705_what_is_no_certificate_is_refused() {
 }
 
 #[test]
-fn c705_each_bit_of_a_certificate_counts() {
+fn c705_each_bit_that_is_signed_counts_and_each_of_the_signature() {
     let good = with_extensions(&[good_san(), good_identifier()]);
-    for position in 0..good.len() {
+    let (_, parsed) = X509Certificate::from_der(&good).unwrap();
+    let signed = 4..4 + parsed.tbs_certificate.as_ref().len();
+    let signature = good.len() - parsed.signature_value.data.len()..good.len();
+    for position in signed.chain(signature) {
         for bit in [0x01, 0x20, 0x80] {
             let mut bad = good.clone();
             bad[position] ^= bit;
-            assert!(
-                check(&bad).is_err(),
-                "bit {bit:#04x} of byte {position} of {good:02x?}"
-            );
+            assert!(check(&bad).is_err(), "bit {bit:#04x} of byte {position}");
         }
     }
+    // The frame around them.
+    for (position, byte) in [(0, 0x10), (signature_head(&good), 0x23)] {
+        let mut bad = good.clone();
+        bad[position] = byte;
+        assert_eq!(check(&bad), Err(BadCertificate::Unreadable), "{position}");
+    }
+    let mut short = good.clone();
+    short[signature_head(&good) + 2] = 1;
+    assert_eq!(check(&short), Err(BadCertificate::Unreadable));
+}
+
+/// Where the BIT STRING of the signature begins.
+fn signature_head(certificate: &[u8]) -> usize {
+    let (_, parsed) = X509Certificate::from_der(certificate).unwrap();
+    certificate.len() - parsed.signature_value.data.len() - 3
 }
 
 /// A key that signs with nonsense.
