@@ -4,6 +4,7 @@
 //! checked is the one that is dialled; nothing that was fetched is ever told to the client. One call is one attempt:
 //! whether there is another one is the worker's decision, who is told only whether the cause may pass.
 
+mod dns01;
 mod guard;
 mod http01;
 mod net;
@@ -140,17 +141,12 @@ impl Validator {
                     .validate(&self.network, identifier, token, key_authorization)
                     .await
             }
+            ChallengeType::Dns01 => dns01::validate(&self.network, identifier, key_authorization).await,
             ChallengeType::TlsAlpn01 => {
                 self.tlsalpn01
                     .validate(&self.network, identifier, key_authorization)
                     .await
             }
-            ChallengeType::Dns01 => Err(Failure::new(
-                ProblemType::Malformed,
-                format!("the challenge type {kind} is not enabled on this server; use http-01"),
-                false,
-                "the challenge type is not enabled",
-            )),
         }
     }
 
@@ -165,24 +161,6 @@ mod tests {
     use super::*;
     use crate::validate::testing::Answer;
     use crate::validate::testing::DnsServer;
-
-    #[tokio::test]
-    async fn a_type_that_is_not_enabled_fails_for_good() {
-        let validator = Validator::new(Settings {
-            resolvers: vec!["127.0.0.1:53".parse().unwrap()],
-            ..Settings::default()
-        })
-        .unwrap();
-        for kind in [ChallengeType::Dns01] {
-            let name = Identifier::dns("www.example.com").unwrap();
-            let failure = validator
-                .validate(kind, &name, &Token::random(), "x.y")
-                .await
-                .unwrap_err();
-            assert_eq!(failure.problem.kind, ProblemType::Malformed);
-            assert!(!failure.transient);
-        }
-    }
 
     #[tokio::test]
     async fn a_resolver_that_answers_with_an_error_is_alive_and_a_silent_one_is_not() {

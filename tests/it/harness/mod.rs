@@ -12,6 +12,7 @@ pub(crate) mod tls_responder;
 pub(crate) mod web;
 pub(crate) mod wire;
 pub(crate) mod world;
+pub(crate) mod zone;
 
 #[path = "../../../examples/throwaway_ca/ca.rs"]
 pub(crate) mod ca;
