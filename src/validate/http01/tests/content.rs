@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// One attempt, of at most a second, against a server that sends the head and then as many chunks as are wanted.
+/// One attempt against a server that sends the head and then as many chunks as are wanted; of at most a second if there
+/// are pauses (in milliseconds) between them.
 async fn streamed(head_text: &'static str, chunk: &'static str, pause: u64) -> (Failure, usize) {
     let (port, [web]) = listeners(["127.0.0.2"]).await;
     let dns = zone("127.0.0.2").await;
@@ -19,8 +20,8 @@ async fn streamed(head_text: &'static str, chunk: &'static str, pause: u64) -> (
             }
         }
     });
-    let attempt =
-        Attempt::http01(dns.address, port).with(|settings| settings.timeout = Duration::from_secs(1));
+    let budget = Duration::from_secs(if pause == 0 { 10 } else { 1 });
+    let attempt = Attempt::http01(dns.address, port).with(|settings| settings.timeout = budget);
     let failure = attempt.fails().await;
     let sent = *sent.lock().unwrap();
     (failure, sent)
