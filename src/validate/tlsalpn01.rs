@@ -31,7 +31,6 @@ use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 
 use crate::acme::identifier::Identifier;
 use crate::acme::problem::ProblemType;
-use crate::acme::problem::cleaned;
 use crate::validate::Failure;
 use crate::validate::Settings;
 use crate::validate::net::ConnectFailure;
@@ -46,9 +45,6 @@ const PROTOCOL: &[u8] = b"acme-tls/1";
 /// RFC 8737 §6.1: `id-pe-acmeIdentifier`. Drafts of that RFC had 1.3.6.1.5.5.7.1.30.1, which is not accepted: a public CA
 /// that still did so in January 2022 had to revoke two million certificates.
 const ACME_IDENTIFIER: Oid<'static> = oid!(1.3.6.1.5.5.7.1.31);
-
-/// The longest error text in the log, in characters.
-const MAX_LOGGED: usize = 300;
 
 /// What is wrong with a certificate that was shown for tls-alpn-01. The texts are fixed: they go to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -332,14 +328,12 @@ impl TlsAlpn01 {
                 format!("the certificate of {at} {bad}; check that its TLS connections reach the ACME client")
             }
         };
-        let mut failure = Failure::new(
+        Failure::new(
             cause.problem_type(),
             format!("tls-alpn-01 of {identifier}: {what}"),
             cause.is_transient(),
-            "",
-        );
-        failure.detail = format!("at {at}: {}", cleaned(&cause.to_string(), MAX_LOGGED));
-        failure
+            &format!("at {at}: {cause}"),
+        )
     }
 }
 

@@ -168,6 +168,36 @@ async fn k6_a_csr_without_exactly_the_orders_address_is_refused_and_the_order_st
     assert_eq!(certified(&client, &order.url).await, ["[127, 0, 0, 1]"]);
 }
 
+/// Has the identifier's challenge tried; it must fail for good because of where it leads.
+async fn is_refused(client: &Client, (kind, identifier): (&str, &str), challenge: &str, words: &str) {
+    let order = client.order_of(kind, &[identifier]).await;
+    let (url, _) = client.challenge_by(challenge, &order.authorizations[0]).await;
+    client.post(&url, json!({})).await.expect(200);
+    let error = client.until(&url, "invalid").await["error"].clone();
+    assert_eq!(error["type"], "urn:ietf:params:acme:error:connection", "{error}");
+    let detail = error["detail"].as_str().unwrap();
+    assert!(detail.contains(words), "{detail}");
+}
+
+#[tokio::test]
+async fn c601_local_targets_are_refused_for_http_01_and_tls_alpn_01() {
+    // CVE-2026-5052.
+    let responder = TlsResponder::start().await;
+    let daemon = rfc8737::daemon(&responder, &["http-01", "tls-alpn-01"]).await;
+    let client = daemon.account().await;
+    for (address, words) in [
+        ("169.254.169.254", "a link-local address"),
+        ("168.63.129.16", "a cloud metadata service"),
+        ("0.0.0.0", "the unspecified address"),
+        ("::1", "a loopback address"),
+        ("64:ff9b::a9fe:a9fe", "a link-local address"),
+    ] {
+        for challenge in ["http-01", "tls-alpn-01"] {
+            is_refused(&client, ("ip", address), challenge, words).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn c601_the_daemons_own_listeners_are_no_applicants_hosts() {
     let responder = TlsResponder::start().await;
@@ -183,15 +213,9 @@ async fn c601_the_daemons_own_listeners_are_no_applicants_hosts() {
         })
         .await;
     let client = daemon.account().await;
-    for (kind, identifier) in [("ip", ADDRESS), ("dns", "www.example.com")] {
+    for identifier in [("ip", ADDRESS), ("dns", "www.example.com")] {
         for challenge in ["http-01", "tls-alpn-01"] {
-            let order = client.order_of(kind, &[identifier]).await;
-            let (url, _) = client.challenge_by(challenge, &order.authorizations[0]).await;
-            client.post(&url, json!({})).await.expect(200);
-            let error = client.until(&url, "invalid").await["error"].clone();
-            assert_eq!(error["type"], "urn:ietf:params:acme:error:connection", "{error}");
-            let detail = error["detail"].as_str().unwrap();
-            assert!(detail.contains("127.0.0.1 is this server itself"), "{detail}");
+            is_refused(&client, identifier, challenge, "127.0.0.1 is this server itself").await;
         }
     }
 }

@@ -473,10 +473,9 @@ fn c705_unknown_curves_and_algorithms_are_named_as_such() {
     let params = params(dns(NAME), KEY_AUTHORIZATION);
     let certificate = params.self_signed(&large).unwrap();
     assert_eq!(check(certificate.der()), Err(BadCertificate::Algorithm));
-    let good = with_extensions(&[good_san(), good_identifier()]);
+    let mut unknown = with_extensions(&[good_san(), good_identifier()]);
     let p256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
-    let curve = good.windows(8).position(|eight| eight == p256).unwrap();
-    let mut unknown = good.clone();
+    let curve = unknown.windows(8).position(|eight| eight == p256).unwrap();
     unknown[curve + 7] = 0x70;
     assert_eq!(check(&unknown), Err(BadCertificate::Algorithm));
 }
