@@ -16,5 +16,7 @@ mod own_certificate;
 mod races;
 mod recovery;
 mod rfc8555;
+mod rfc8737;
+mod rfc8738;
 mod start;
 mod upstream;
