@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::acme::identifier::DnsName;
+use crate::acme::identifier::InvalidName;
 use crate::metrics::Metrics;
 use crate::ra::RegistrationAuthority;
 use crate::server::nonce::Nonces;
@@ -44,6 +45,20 @@ pub struct Settings {
     pub provisioners: Vec<Meta>,
     /// The header that carries a request's id.
     pub trace_header: String,
+}
+
+impl Settings {
+    /// A name for the server. One whose certificate comes from files may have any that its clients resolve.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the name.
+    pub fn name(text: &str, certificate_from_files: bool) -> Result<DnsName, InvalidName> {
+        match certificate_from_files {
+            true => DnsName::of_own_network(text),
+            false => text.parse(),
+        }
+    }
 }
 
 /// Where the server's own certificate comes from.
