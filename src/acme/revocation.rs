@@ -43,6 +43,12 @@ impl RevocationReason {
     }
 }
 
+/// RFC 8555 §7.6: "If the certificate has already been revoked, the server returns an error response with status code 400
+/// (Bad Request) and type "urn:ietf:params:acme:error:alreadyRevoked"."
+pub fn already_revoked() -> Problem {
+    Problem::new(ProblemType::AlreadyRevoked, "the certificate is revoked already")
+}
+
 /// How far a revocation has come. Only the CA's confirmation makes a certificate revoked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

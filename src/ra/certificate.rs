@@ -11,7 +11,7 @@ use crate::acme::identifier::Identifier;
 use crate::acme::job::Job;
 use crate::acme::order::Order;
 use crate::acme::problem::{Problem, ProblemType};
-use crate::acme::revocation::{Revocation, RevocationReason};
+use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
 use crate::jose::jwk::Jwk;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
@@ -79,13 +79,15 @@ impl RegistrationAuthority {
                 permitted = true;
             }
             let now = self.clock.now();
+            // Somebody else asks the CA already: of several requests at once, one is the revocation.
+            let is_first = !matches!(order.revocation(), Some(Revocation::Requested { .. }));
             let (order, work) = order.request_revocation(reason, now)?;
             match self
                 .store
                 .commit(Versioned::with(version, order), Some(Job::now(work, now)))
                 .await
             {
-                Ok(()) => return self.revocation_answer(id).await,
+                Ok(()) => return self.revocation_answer(id, is_first).await,
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -129,12 +131,13 @@ impl RegistrationAuthority {
         }
     }
 
-    async fn revocation_answer(&self, id: OrderId) -> Result<(), Refusal> {
+    async fn revocation_answer(&self, id: OrderId, is_first: bool) -> Result<(), Refusal> {
         let polls = REVOCATION_WAIT.as_millis() / REVOCATION_POLL.as_millis();
         for _ in 0..polls {
             let order = self.store.order(id).await?;
             match order.as_ref().and_then(|order| order.value.revocation()) {
-                Some(Revocation::Confirmed { .. }) => return Ok(()),
+                Some(Revocation::Confirmed { .. }) if is_first => return Ok(()),
+                Some(Revocation::Confirmed { .. }) => return Err(already_revoked().into()),
                 Some(Revocation::Refused { problem, .. }) => {
                     let detail = format!("the CA did not revoke the certificate: {}", problem.detail);
                     return Err(Refusal::Later {

@@ -13,6 +13,9 @@ use crate::jose::jwk::Algorithm;
 use crate::jose::jws::JwsError;
 use crate::ra::Refusal;
 
+/// When a client may come back after a fault of ours that says nothing else about it.
+const RETRY_AFTER_OUR_FAULT: Duration = Duration::from_secs(60);
+
 /// An answer that is a problem document.
 #[derive(Debug)]
 pub(crate) struct Rejection {
@@ -84,7 +87,8 @@ impl IntoResponse for Rejection {
             StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(wait) = self.retry_after {
+        let ours = (self.problem.status >= 500).then_some(RETRY_AFTER_OUR_FAULT);
+        if let Some(wait) = self.retry_after.or(ours) {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
         response.extensions_mut().insert(Rejected {

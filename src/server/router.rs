@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::acme::id::OrderId;
 use crate::acme::problem::Problem;
+use crate::metrics::Metrics;
 use crate::server::link::Links;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
@@ -104,7 +105,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
             if let Some(Some(links)) = links {
                 request.extensions_mut().insert(links.clone());
             }
-            run(&shared, request, next).await
+            run(&shared.metrics, DEADLINE, next.run(request)).await
         }
     };
     if is_acme {
@@ -129,11 +130,15 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
 
 /// The handler runs as a task of its own: it goes on if the client hangs up in the middle of a change, and if it
 /// panics, only this request ends.
-async fn run(shared: &Shared, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(DEADLINE, tokio::spawn(next.run(request))).await {
+async fn run(
+    metrics: &Metrics,
+    deadline: Duration,
+    handler: impl Future<Output = Response> + Send + 'static,
+) -> Response {
+    match tokio::time::timeout(deadline, tokio::spawn(handler)).await {
         Ok(Ok(response)) => as_problem(response),
         Ok(Err(panic)) => {
-            shared.metrics.handler_panics.inc();
+            metrics.handler_panics.inc();
             tracing::error!(error = %panic, "a request handler panicked");
             Rejection::from(Problem::internal()).into_response()
         }
@@ -278,5 +283,47 @@ fn record(
         Ok(false) | Err(_) => {
             tracing::info!(request.id = request_id, %method, path, status, duration_us = micros, "request")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::RETRY_AFTER;
+    use http_body_util::BodyExt as _;
+
+    async fn answer_to(handler: impl Future<Output = Response> + Send + 'static) -> (Metrics, Response) {
+        let metrics = Metrics::new().unwrap();
+        let response = run(&metrics, Duration::from_secs(1), handler).await;
+        (metrics, response)
+    }
+
+    #[tokio::test]
+    async fn a9_f28_a_panic_in_a_handler_is_a_problem_document_without_the_cause() {
+        let (metrics, response) = answer_to(async { panic!("secret state") }).await;
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[RETRY_AFTER], "60");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["type"], "urn:ietf:params:acme:error:serverInternal");
+        assert_eq!(problem["status"], 500);
+        assert!(!body.windows(6).any(|part| part == b"secret"), "{problem}");
+        assert_eq!(metrics.handler_panics.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a13_a_handler_that_never_ends_is_answered_for_with_503() {
+        let (_, response) = answer_to(std::future::pending()).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[RETRY_AFTER], "60");
+    }
+
+    #[tokio::test]
+    async fn a7_a_refusal_of_the_frameworks_becomes_a_problem_document_and_keeps_its_headers() {
+        let plain = async { (StatusCode::METHOD_NOT_ALLOWED, [("allow", "POST")], "no").into_response() };
+        let (_, response) = answer_to(plain).await;
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()["allow"], "POST");
     }
 }

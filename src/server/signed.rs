@@ -208,12 +208,7 @@ impl Received {
         };
         let nonce = nonce
             .ok_or_else(|| bad_nonce(shared, "the nonce is not one of this server's; use the new one"))?;
-        // RFC 8555 §6.4: "the server MUST check that the value of the "url" header parameter ... If they do not match,
-        // then the server MUST reject the request as unauthorized."
-        if self.body.url() != Some(&self.url) {
-            let detail = format!("the protected header's url must be {}", self.url);
-            return Err(Problem::unauthorized(detail).into());
-        }
+        let is_for_this_url = self.body.url() == Some(&self.url);
         let (payload, signer) = match self.body.signer().clone() {
             Signer::Key(key) => {
                 let verifier = key.verifier().map_err(jws::JwsError::from)?;
@@ -230,6 +225,13 @@ impl Received {
                 shared,
                 "the nonce has been used before or is too old; use the new one",
             ));
+        }
+        // RFC 8555 §6.4: "the server MUST check that the value of the "url" header parameter ... If they do not match,
+        // then the server MUST reject the request as unauthorized." The nonce of a signed request is used up even so
+        // (CONFORMANCE C7).
+        if !is_for_this_url {
+            let detail = format!("the protected header's url must be {}", self.url);
+            return Err(Problem::unauthorized(detail).into());
         }
         let (provisioner, links) = (self.provisioner, self.links);
         Ok(match signer {

@@ -152,7 +152,6 @@ fn every_key_of_the_go_programs_file_without_effect_is_named_once() {
         "db.type",
         "authority.config.metrics.dataSource",
         "authority.provisioners[0].claims",
-        "authority.provisioners[0].challenges",
         "authority.provisioners[0].options.ssh",
         "authority.template",
         "authority.backdate",
@@ -261,7 +260,7 @@ fn keys_of_step_ca_without_effect_say_why() {
         ),
         (
             "/authority/policy",
-            json!({"x509": {"deny": {"ip": ["10.0.0.1"]}}}),
+            json!({"x509": {"deny": {"uri": ["x.example"]}}}),
         ),
     ] {
         let config = load(&[(pointer, value)]).unwrap();
@@ -528,9 +527,9 @@ fn the_policy_of_step_ca_is_read_for_all_and_for_each_provisioner() {
     let (general, own) = (&config.policy.names, &config.policy.provisioners[0].names);
     assert_eq!(
         general.to_string(),
-        "only *.example.com, but not www.example.com, mail.example.com, and no wildcards"
+        "only *.example.com, but not www.example.com, mail.example.com, and no wildcards; no address"
     );
-    assert_eq!(own.to_string(), "no name at all, and no wildcards");
+    assert_eq!(own.to_string(), "no name, and no wildcards; only 10.0.0.1/32");
     let wildcards = json!({"x509": {"allow": {"dns": ["*.example.com"]}, "allowWildcardNames": true}});
     assert!(
         load(&[("/authority/policy", wildcards)])
@@ -539,7 +538,14 @@ fn the_policy_of_step_ca_is_read_for_all_and_for_each_provisioner() {
             .names
             .wildcards
     );
-    assert_eq!(load(&[]).unwrap().policy.names.to_string(), "every name");
+    let open = load(&[]).unwrap().policy.names;
+    assert_eq!(open.to_string(), "every name; every address");
+    let denied = json!({"x509": {"deny": {"ip": ["10.0.0.0/8"]}}});
+    let denied = load(&[("/authority/policy", denied)]).unwrap().policy.names;
+    assert_eq!(
+        denied.to_string(),
+        "every name, and no wildcards; every address, but not 10.0.0.0/8"
+    );
 }
 
 #[test]

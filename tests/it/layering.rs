@@ -28,8 +28,18 @@ const LAYERS: [(&str, &str); 15] = [
 
 /// What decides nothing but by its arguments (HABITS 3), and what it therefore never says.
 const PURE: [&str; 3] = ["jose", "acme", "policy"];
-const IMPURE: [&str; 9] = [
-    "async ", ".await", "tokio", "axum", "hyper", "std::fs", "std::net", "tracing", "metrics",
+const IMPURE: [&str; 11] = [
+    "async ",
+    ".await",
+    "tokio",
+    "axum",
+    "hyper",
+    "std::fs",
+    "TcpStream",
+    "UdpSocket",
+    "ToSocketAddrs",
+    "tracing",
+    "metrics",
 ];
 
 /// A line of code, comments left out.

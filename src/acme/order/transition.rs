@@ -13,7 +13,7 @@ use crate::acme::id::{AuthorizationId, ChallengeId};
 use crate::acme::job::Work;
 use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, ValidatedOrder, Verdict, after};
 use crate::acme::problem::{Problem, ProblemType};
-use crate::acme::revocation::{Revocation, RevocationReason};
+use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
 
 impl Order {
     /// The client says that a challenge is met (RFC 8555 §7.5.1).
@@ -238,10 +238,7 @@ impl Order {
             return Err(Problem::not_found());
         };
         if let Some(Revocation::Confirmed { .. }) = revocation {
-            return Err(Problem::new(
-                ProblemType::AlreadyRevoked,
-                "the certificate is revoked already",
-            ));
+            return Err(already_revoked());
         }
         let work = Work::Revoke(self.id);
         let requested = match revocation {

@@ -48,7 +48,7 @@ const BAD_VALUES: &str = r#"
 /authority/provisioners/0/name | "" | provisioners[0].name: is missing; write
 /authority/provisioners/0/name | "a/b" | provisioners[0].name: "a/b" can not stand in a URL
 /authority/provisioners/0/challenges | ["http-02"] | challenges[0]: "http-02" can not be offered
-/authority/provisioners/0/challenges | ["dns-01"] | this version can validate http-01 only
+/authority/policy | {"x509": {"allow": {"ip": ["10.0.0.1/8"]}}} | has bits set beyond its prefix length
 /authority/provisioners/0/requireEAB | true | requireEAB: true is not available in this version
 /authority/provisioners/0/termsOfService | "terms" | termsOfService: "terms" is no URL; write
 /authority/provisioners/0/options | {"webhooks": [{"url": "https://x.example"}]} | options.webhooks: are not called by this version

@@ -108,6 +108,12 @@ async fn c7_a_nonce_is_used_up_by_a_signed_request_that_is_refused_and_not_by_a_
     with_nonce(&client, &nonce).await.problem(400, "badNonce");
 
     let nonce = refused.nonce();
+    let elsewhere = client.signed(client.kid(), &nonce, GET);
+    let refused = client.post_body(&url, &elsewhere).await;
+    refused.problem(403, "unauthorized");
+    with_nonce(&client, &nonce).await.problem(400, "badNonce");
+
+    let nonce = refused.nonce();
     let forger = Client::new(
         &daemon.site,
         Client::stranger(&daemon.site).key,

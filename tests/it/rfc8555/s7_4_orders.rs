@@ -73,7 +73,7 @@ async fn c403_h3_a_name_that_is_asked_for_twice_is_authorized_once() {
 }
 
 #[tokio::test]
-async fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_refused() {
+async fn c404_to_c412_h4_to_h7_identifiers_that_no_certificate_may_have_are_refused() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     let long_label = format!("{}.example.com", "a".repeat(64));
@@ -111,7 +111,6 @@ async fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_refused() 
         "xn--a.example",
         "xn--example-.org",
         "xn--zz--zz.example",
-        "ab--cd.example.com",
         "_acme-challenge.example.com",
         "a_b.example.com",
         "a\0.example.com",
@@ -140,10 +139,27 @@ async fn c404_to_c412_h4_h5_h7_names_that_no_certificate_may_have_are_refused() 
         let detail = problem["detail"].as_str().unwrap();
         assert!(!detail.contains(char::is_control), "C411: {detail:?}");
     }
-    client
-        .ask_order(&["*.example.com"])
-        .await
-        .problem(400, "rejectedIdentifier");
+    for address in [
+        "10.0.0.01",
+        "10.0.0.0/8",
+        "fe80::1%eth0",
+        "::ffff:10.0.0.1",
+        "2001:DB8::1",
+        "2001:db8:0::1",
+        "[2001:db8::1]",
+        "2130706433",
+        "www.example.com",
+        "",
+    ] {
+        let payload = json!({ "identifiers": [{ "type": "ip", "value": address }] });
+        ask(&client, payload).await.problem(400, "malformed");
+    }
+    for rejected in ["*.example.com", "ab--cd.example.com"] {
+        client
+            .ask_order(&[rejected])
+            .await
+            .problem(400, "rejectedIdentifier");
+    }
     let longest = format!("{}.example.com", "a.".repeat(121).trim_end_matches('.'));
     assert_eq!(longest.len(), 253);
     for good in [
@@ -190,7 +206,7 @@ async fn c401_c402_h2_h9_lists_of_identifiers_that_are_none_are_refused() {
         .await
         .problem(413, "malformed");
     for kind in [
-        "ip",
+        "IP",
         "email",
         "DNS",
         "",
