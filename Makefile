@@ -6,7 +6,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 POWERCUT_CYCLES ?= 200
 KILL_CYCLES ?= 200
 
-.PHONY: help demo test check unit clients powercut powercut-short kill9 bench build install needs needs-test clean
+.PHONY: help demo test check unit clients suite powercut powercut-short kill9 bench build install needs needs-test clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -16,7 +16,7 @@ demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps
 	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
 	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
 
-test: check unit clients powercut-short ## Proves the project: everything below but bench, in short forms
+test: check unit clients suite powercut-short ## Proves the project: everything below but bench, in short forms
 	@echo "All of make test has passed."
 
 check: needs ## Format, lints with warnings denied, one crypto provider
@@ -29,8 +29,12 @@ check: needs ## Format, lints with warnings denied, one crypto provider
 unit: needs ## Unit and integration tests
 	$(CARGO) test --locked --lib --test it --examples -- --test-threads=8
 
-clients: needs needs-test ## certbot and lego against acme-proxy against Pebble
+clients: needs needs-test ## certbot, lego and other clients against acme-proxy against Pebble
 	$(CARGO) test --locked --test e2e
+
+suite: needs needs-test ## instant-acme's own server tests, with acme-proxy in front of Pebble
+	$(CARGO) build --locked --bin acme-proxy --example pebble_front
+	$(CARGO) test --locked --test suite
 
 powercut-short: needs ## 20 simulated power cuts
 	@$(MAKE) --no-print-directory powercut POWERCUT_CYCLES=20
@@ -61,7 +65,8 @@ needs:
 	@./tests/needs.sh pkg-config:pkg-config libssl-dev:openssl.pc
 
 needs-test:
-	@./tests/needs.sh certbot:certbot lego:lego pebble:pebble openssl:openssl
+	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
+	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:/usr/share/doc/python3-venv pebble:pebble openssl:openssl
 
 clean: ## Removes what was built
 	$(CARGO) clean
