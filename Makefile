@@ -66,7 +66,7 @@ needs:
 
 needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
-	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:/usr/share/doc/python3-venv pebble:pebble openssl:openssl
+	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble openssl:openssl
 
 clean: ## Removes what was built
 	$(CARGO) clean

@@ -1,6 +1,8 @@
-//! certbot, standalone (http-01).
+//! certbot, standalone (http-01): Debian's, and the latest from PyPI.
 
+use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::certificate::Leaf;
 use crate::certificate::check;
@@ -12,19 +14,24 @@ use crate::pebble::CertificateStatus;
 struct Certbot<'a> {
     host: Host<'a>,
     names: &'a [&'a str],
+    program: PathBuf,
 }
 
 impl<'a> Certbot<'a> {
     fn on(environment: &'a Environment, names: &'a [&'a str]) -> Self {
+        Self::running("certbot".into(), environment, names)
+    }
+
+    fn running(program: PathBuf, environment: &'a Environment, names: &'a [&'a str]) -> Self {
         let host = environment.host(names);
         // Not what the machine's administrator has in /etc/letsencrypt.
         std::fs::write(host.directory.join("cli.ini"), "").unwrap();
-        Self { host, names }
+        Self { host, names, program }
     }
 
     fn run(&self, arguments: &[&str]) -> String {
         let directory = &self.host.directory;
-        let mut certbot = self.host.program("certbot");
+        let mut certbot = self.host.program(&self.program);
         certbot.env("REQUESTS_CA_BUNDLE", self.host.root());
         certbot.arg(arguments[0]).arg("--non-interactive");
         certbot.arg("--config").arg(directory.join("cli.ini"));
@@ -128,4 +135,43 @@ fn certbot_gets_an_rsa_certificate_for_three_names() {
     let certbot = Certbot::on(&environment, &names);
     let leaf = certbot.obtain(&["--key-type", "rsa", "--rsa-key-size", "2048"]);
     assert!(leaf.is_rsa_2048(), "{leaf:?}");
+}
+
+/// The latest certbot, in an environment of its own under cargo's target directory.
+fn of_pypi() -> PathBuf {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("certbot");
+    // pip needs the user's own settings: proxies, mirrors, roots.
+    let succeeds = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    };
+    succeeds(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&place),
+    );
+    let install = [
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--upgrade",
+        "certbot",
+    ];
+    succeeds(Command::new(place.join("bin/pip")).args(install));
+    place.join("bin/certbot")
+}
+
+#[test]
+fn the_latest_certbot_gets_a_certificate_renews_it_by_force_and_revokes_it() {
+    let program = of_pypi();
+    let environment = Environment::shared();
+    let certbot = Certbot::running(program, &environment, &["latest.example.com"]);
+    let first = certbot.obtain(&[]);
+    assert!(first.is_p256(), "{first:?}");
+    certbot.run(&["renew", "--force-renewal", "--no-random-sleep-on-renew"]);
+    let second = certbot.leaf();
+    assert_ne!(first.serial, second.serial);
+    certbot.revoke(&["--reason", "superseded"]);
+    assert_eq!(certbot.status(&second), CertificateStatus::Revoked(Some(4)));
 }
