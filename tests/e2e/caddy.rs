@@ -85,3 +85,11 @@ fn caddy_gets_a_certificate_for_its_site_by_http_01() {
     let mut caddy = Caddy::start(&host, name, "disable_tlsalpn_challenge");
     assert!(caddy.leaf(&host, name).is_p256());
 }
+
+#[test]
+fn caddy_gets_a_certificate_for_its_site_by_tls_alpn_01() {
+    let environment = Environment::shared();
+    let name = "alpn.caddy.example.com";
+    let host = environment.host(&[name]);
+    Caddy::start(&host, name, "disable_http_challenge").leaf(&host, name);
+}

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::certificate::Leaf;
 use crate::certificate::check;
+use crate::dns::hook;
 use crate::environment::Environment;
 use crate::environment::Host;
 use crate::pebble::CertificateStatus;
@@ -47,15 +48,21 @@ impl<'a> Certbot<'a> {
     fn obtain(&self, arguments: &[&str]) -> Leaf {
         let address = self.host.address.to_string();
         let port = self.host.http_port().to_string();
-        let mut all = vec![
-            "certonly",
+        let standalone = [
             "--standalone",
             "--http-01-address",
             &address,
             "--http-01-port",
             &port,
         ];
+        self.obtain_by(&standalone, arguments)
+    }
+
+    fn obtain_by(&self, authenticator: &[&str], arguments: &[&str]) -> Leaf {
+        let mut all = vec!["certonly"];
+        all.extend(authenticator);
         all.extend(["--agree-tos", "--register-unsafely-without-email"]);
+        all.extend(["--cert-name", self.names[0].trim_start_matches("*.")]);
         all.extend(self.names.iter().flat_map(|name| ["-d", name]));
         all.extend(arguments);
         self.run(&all);
@@ -88,7 +95,7 @@ impl<'a> Certbot<'a> {
         self.host
             .directory
             .join("config/live")
-            .join(self.names[0])
+            .join(self.names[0].trim_start_matches("*."))
             .join(name)
     }
 
@@ -135,6 +142,19 @@ fn certbot_gets_an_rsa_certificate_for_three_names() {
     let certbot = Certbot::on(&environment, &names);
     let leaf = certbot.obtain(&["--key-type", "rsa", "--rsa-key-size", "2048"]);
     assert!(leaf.is_rsa_2048(), "{leaf:?}");
+}
+
+#[test]
+fn certbot_gets_a_certificate_for_a_wildcard_and_its_base_by_dns_01() {
+    let environment = Environment::shared();
+    let names = ["*.wild.certbot.example.com", "wild.certbot.example.com"];
+    let certbot = Certbot::on(&environment, &names);
+    let text = "$1 \"$CERTBOT_DOMAIN\" \"$CERTBOT_VALIDATION\"";
+    let hook = hook(&certbot.host, text).display().to_string();
+    let (add, remove) = (format!("{hook} publish"), format!("{hook} withdraw"));
+    let manual = ["--manual", "--preferred-challenges", "dns"];
+    let hooks = ["--manual-auth-hook", &add, "--manual-cleanup-hook", &remove];
+    certbot.obtain_by(&[&manual[..], &hooks].concat(), &[]);
 }
 
 /// The latest certbot, in an environment of its own under cargo's target directory.

@@ -1,10 +1,12 @@
-//! dehydrated, which leaves its answers to a web server (http-01).
+//! dehydrated, which leaves its answers to a web server (http-01), to a hook (dns-01) or to a TLS server (tls-alpn-01).
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use crate::alpn::Alpn;
 use crate::certificate::Leaf;
 use crate::certificate::check;
+use crate::dns::hook;
 use crate::environment::Environment;
 use crate::environment::Host;
 use crate::pebble::CertificateStatus;
@@ -86,4 +88,26 @@ fn dehydrated_gets_a_certificate_by_http_01_renews_it_by_force_and_revokes_it() 
     dehydrated.revoke();
     assert_eq!(dehydrated.status(&second), CertificateStatus::Revoked(None));
     assert_eq!(dehydrated.status(&first), CertificateStatus::Valid);
+}
+
+#[test]
+fn dehydrated_gets_a_certificate_for_a_wildcard_and_its_base_by_dns_01() {
+    let environment = Environment::shared();
+    let names = ["*.wild.dehydrated.example.com", "wild.dehydrated.example.com"];
+    let host = environment.host(&names);
+    let text = "case $1 in deploy_challenge) publish $2 $4 ;; clean_challenge) withdraw $2 $4 ;; esac";
+    let hook = hook(&host, text).display().to_string();
+    let settings = [("CHALLENGETYPE", "dns-01"), ("HOOK", &hook)];
+    Dehydrated::on(host, &names, &settings).obtain(&[]);
+}
+
+#[test]
+fn dehydrated_gets_a_certificate_by_tls_alpn_01() {
+    let environment = Environment::shared();
+    let names = ["alpn.dehydrated.example.com"];
+    let host = environment.host(&names);
+    let alpn = Alpn::on(&host);
+    let certificates = alpn.certificates.display().to_string();
+    let settings = [("CHALLENGETYPE", "tls-alpn-01"), ("ALPNCERTDIR", &certificates)];
+    Dehydrated::on(host, &names, &settings).obtain(&[]);
 }

@@ -10,6 +10,8 @@ mod acme_proxy;
 #[cfg(test)]
 mod acme_tiny;
 #[cfg(test)]
+mod alpn;
+#[cfg(test)]
 mod caddy;
 #[cfg(test)]
 mod certbot;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::certificate::Leaf;
 use crate::certificate::check;
+use crate::dns::hook;
 use crate::environment::Environment;
 use crate::environment::Host;
 use crate::process::Daemon;
@@ -18,8 +19,8 @@ struct Apache {
 }
 
 impl Apache {
-    /// Starts it with one challenge turned on.
-    fn start(host: &Host<'_>, name: &str, challenge: &str) -> Self {
+    /// Starts it with one challenge turned on, and what that needs.
+    fn start(host: &Host<'_>, name: &str, challenge: &str, more: &str) -> Self {
         let directory = host.directory.display();
         let store = host.directory.join("md");
         let config = host.directory.join("apache2.conf");
@@ -41,7 +42,6 @@ impl Apache {
             ServerName {name}
             Listen {address}:{http}
             Listen {address}:{https}
-            Protocols http/1.1 acme-tls/1
             MDStoreDir {kept}
             MDCertificateAuthority {url}
             MDCACertificateFile {root}
@@ -49,6 +49,7 @@ impl Apache {
             MDContactEmail admin@example.com
             MDPrivateKeys P-256
             MDCAChallenges {challenge}
+            {more}
             MDPortMap http:{http} https:{https}
             MDHttpProxy {proxy}
             MDomain {name}
@@ -90,6 +91,26 @@ fn mod_md_gets_a_certificate_for_its_virtual_host_by_http_01() {
     let environment = Environment::shared();
     let name = "modmd.example.com";
     let host = environment.host(&[name]);
-    let mut apache = Apache::start(&host, name, "http-01");
+    let mut apache = Apache::start(&host, name, "http-01", "");
     assert!(apache.leaf(&host, name).is_p256());
+}
+
+#[test]
+fn mod_md_gets_a_certificate_for_its_virtual_host_by_tls_alpn_01() {
+    let environment = Environment::shared();
+    let name = "alpn.modmd.example.com";
+    let host = environment.host(&[name]);
+    let more = "Protocols http/1.1 acme-tls/1";
+    Apache::start(&host, name, "tls-alpn-01", more).leaf(&host, name);
+}
+
+#[test]
+fn mod_md_gets_a_certificate_for_its_virtual_host_by_dns_01() {
+    let environment = Environment::shared();
+    let name = "dns.modmd.example.com";
+    let host = environment.host(&[name]);
+    let text = "case $1 in setup) publish $2 $3 ;; teardown) withdraw $2 $3 ;; esac";
+    let hook = hook(&host, text);
+    let more = format!("MDChallengeDns01 {}\nMDChallengeDns01Version 2", hook.display());
+    Apache::start(&host, name, "dns-01", &more).leaf(&host, name);
 }

@@ -1,12 +1,14 @@
-//! uacme, with the hook of its package, which leaves answers to a web server (http-01).
+//! uacme, with a web server (http-01) or a hook (dns-01), or with ualpn of its own package (tls-alpn-01).
 
 use std::path::PathBuf;
 
 use crate::certificate::Leaf;
 use crate::certificate::check;
+use crate::dns::hook;
 use crate::environment::Environment;
 use crate::environment::Host;
 use crate::pebble::CertificateStatus;
+use crate::process::Daemon;
 use crate::process::program;
 use crate::process::run;
 use crate::webroot::Webroot;
@@ -55,12 +57,17 @@ impl<'a> Uacme<'a> {
             self.names,
         ];
         self.run(&all.concat());
-        let key = format!("private/{}/key.pem", self.names[0]);
+        let key = format!("private/{}/key.pem", self.name());
         check(&self.host, &self.certificate(), &self.file(&key), self.names)
     }
 
     fn certificate(&self) -> PathBuf {
-        self.file(&format!("{}/cert.pem", self.names[0]))
+        self.file(&format!("{}/cert.pem", self.name()))
+    }
+
+    /// The one that files are called after.
+    fn name(&self) -> &str {
+        self.names[0].trim_start_matches("*.")
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -89,4 +96,46 @@ fn uacme_gets_a_certificate_by_http_01_renews_it_by_force_and_revokes_it_with_a_
     uacme.run(&["--reason", "5", "revoke", uacme.certificate().to_str().unwrap()]);
     assert_eq!(uacme.status(&second), CertificateStatus::Revoked(Some(5)));
     assert_eq!(uacme.status(&first), CertificateStatus::Valid);
+}
+
+#[test]
+fn uacme_gets_a_certificate_for_a_wildcard_and_its_base_by_dns_01() {
+    let environment = Environment::shared();
+    let names = ["wild.uacme.example.com", "*.wild.uacme.example.com"];
+    let host = environment.host(&names);
+    // A hook that fails has uacme try the next kind of challenge.
+    let text = "case $2,$1 in
+        dns-01,begin) publish $3 $5 ;;
+        dns-01,*) withdraw $3 $5 ;;
+        *) exit 1 ;;
+    esac";
+    let hook = hook(&host, text).display().to_string();
+    Uacme::on(host, &names, Vec::new()).obtain(&hook, &[]);
+}
+
+#[test]
+fn uacme_gets_a_certificate_by_tls_alpn_01_with_ualpn() {
+    let environment = Environment::shared();
+    let names = ["alpn.uacme.example.com"];
+    let host = environment.host(&names);
+    let socket = host.directory.join("ualpn.sock");
+    let mut ualpn = program("ualpn");
+    ualpn.arg("--sock").arg(&socket);
+    ualpn.args(["--bind", &format!("{}@{}", host.address, host.tls_port())]);
+    // Where connections go that are no challenges: there are none.
+    ualpn.args(["--connect", &format!("{}@{}", host.address, host.http_port())]);
+    let log = host.directory.join("ualpn.log");
+    let mut ualpn = Daemon::start("ualpn", "uacme", &mut ualpn, log);
+    ualpn.wait_for("its socket", || socket.exists().then_some(()));
+    let text = format!(
+        "tell() {{ echo \"$1\" | ualpn --sock {} | grep -q OK; }}
+        case $2,$1 in
+            tls-alpn-01,begin) tell \"auth $3 $5\" ;;
+            tls-alpn-01,*) tell \"unauth $3\" ;;
+            *) exit 1 ;;
+        esac",
+        socket.display()
+    );
+    let hook = hook(&host, &text).display().to_string();
+    Uacme::on(host, &names, Vec::new()).obtain(&hook, &[]);
 }
