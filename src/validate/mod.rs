@@ -4,6 +4,7 @@
 //! checked is the one that is dialled; nothing that was fetched is ever told to the client. One call is one attempt:
 //! whether there is another one is the worker's decision, who is told only whether the cause may pass.
 
+mod dns01;
 mod guard;
 mod http01;
 mod net;
@@ -136,7 +137,8 @@ impl Validator {
                     .validate(&self.network, identifier, token, key_authorization)
                     .await
             }
-            ChallengeType::Dns01 | ChallengeType::TlsAlpn01 => Err(Failure::new(
+            ChallengeType::Dns01 => dns01::validate(&self.network, identifier, key_authorization).await,
+            ChallengeType::TlsAlpn01 => Err(Failure::new(
                 ProblemType::Malformed,
                 format!("the challenge type {kind} is not enabled on this server; use http-01"),
                 false,
@@ -164,7 +166,7 @@ mod tests {
             ..Settings::default()
         })
         .unwrap();
-        for kind in [ChallengeType::Dns01, ChallengeType::TlsAlpn01] {
+        for kind in [ChallengeType::TlsAlpn01] {
             let name = Identifier::dns("www.example.com").unwrap();
             let failure = validator
                 .validate(kind, &name, &Token::random(), "x.y")

@@ -3,22 +3,30 @@
 //!
 //! A name is asked for as a rooted name at the configured servers, in their order, without cache and search list. The
 //! system's hosts file is never read: it says what this machine believes, not who controls a name. Who needs other
-//! answers than DNS gives names a DNS server of their own in `validation.resolvers`.
+//! answers than DNS gives names a DNS server of their own in `validation.resolvers`. What does not fit into UDP is asked
+//! for again over TCP. DNSSEC is the servers' part: what they find bogus comes as SERVFAIL.
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::NameServerPool;
+use hickory_resolver::PoolContext;
+use hickory_resolver::TlsConfig;
 use hickory_resolver::config::ConnectionConfig;
 use hickory_resolver::config::NameServerConfig;
-use hickory_resolver::config::ResolveHosts;
-use hickory_resolver::config::ResolverConfig;
+use hickory_resolver::config::ResolverOpts;
 use hickory_resolver::net::DnsError;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::xfer::DnsHandle as _;
+use hickory_resolver::net::xfer::FirstAnswer as _;
+use hickory_resolver::proto::op::DnsRequestOptions;
+use hickory_resolver::proto::op::DnsResponse;
+use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::Name;
 use hickory_resolver::proto::rr::RData;
@@ -41,13 +49,13 @@ use crate::validate::guard::Refusal;
 const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How many CNAME records may lie between a name and its addresses.
+/// How many CNAME records may lie between a name and the records that are looked for.
 const MAX_ALIASES: usize = 8;
 
 /// The resolver and the address guard.
 #[derive(Debug)]
 pub(crate) struct Network {
-    servers: Vec<TokioResolver>,
+    servers: Vec<Server>,
     guard: Guard,
 }
 
@@ -64,6 +72,21 @@ pub(crate) enum LookupFailure {
     /// SERVFAIL, REFUSED, silence, an unreadable answer: never to be taken for "no record".
     #[error("no usable answer: {0}")]
     Unanswered(String),
+}
+
+/// What was found at the end of a chain of aliases.
+struct Found {
+    owner: Name,
+    data: Vec<RData>,
+}
+
+/// TXT records.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Texts {
+    /// Each record's strings as one, in the answer's order.
+    pub(crate) values: Vec<Vec<u8>>,
+    /// The name that has them: the end of the chain of aliases.
+    pub(crate) owner: String,
 }
 
 /// Why there is no connection.
@@ -108,7 +131,7 @@ impl Network {
             true => system_servers()?,
             false => settings.resolvers.clone(),
         };
-        let servers = addresses.into_iter().map(client).collect::<Result<_, _>>();
+        let servers = addresses.into_iter().map(Server::new).collect::<Result<_, _>>();
         Ok(Self {
             servers: servers.map_err(|error| SetupError::Resolver(error.to_string()))?,
             guard: Guard::new(settings),
@@ -120,7 +143,8 @@ impl Network {
         let mut questions = JoinSet::new();
         for server in self.servers.clone() {
             questions.spawn(async move {
-                let answer = timeout(LOOKUP_DEADLINE, server.ns_lookup(Name::root())).await;
+                let question = Query::query(Name::root(), RecordType::NS);
+                let answer = timeout(LOOKUP_DEADLINE, server.ask(&question)).await;
                 matches!(answer, Ok(Ok(_) | Err(NetError::Dns(_))))
             });
         }
@@ -135,11 +159,9 @@ impl Network {
     /// The addresses of the name, IPv6 first, each family in the order of the answer. One family that can not be looked
     /// up is no reason not to use the other.
     pub(crate) async fn addresses(&self, name: &DnsName) -> Result<Vec<IpAddr>, LookupFailure> {
-        let rooted = Name::from_ascii(format!("{name}."))
-            .map_err(|error| LookupFailure::Unanswered(error.to_string()))?;
         let (v6, v4) = tokio::join!(
-            self.family(&rooted, RecordType::AAAA),
-            self.family(&rooted, RecordType::A)
+            self.family(name, RecordType::AAAA),
+            self.family(name, RecordType::A)
         );
         match (v6, v4) {
             (Ok(v6), Ok(v4)) => Ok([v6, v4].concat()),
@@ -148,36 +170,80 @@ impl Network {
         }
     }
 
-    async fn family(&self, name: &Name, family: RecordType) -> Result<Vec<IpAddr>, LookupFailure> {
-        let records = self.records(name, family).await?;
-        let owner = follow_aliases(name, &records)?;
-        let addresses: Vec<IpAddr> = records
-            .iter()
-            .filter(|record| &record.name == owner && record.record_type() == family)
-            .filter_map(|record| record.data.ip_addr())
-            .collect();
+    async fn family(&self, name: &DnsName, family: RecordType) -> Result<Vec<IpAddr>, LookupFailure> {
+        let found = self.resolve(name.as_str(), family).await?;
+        let addresses: Vec<IpAddr> = found.data.iter().filter_map(RData::ip_addr).collect();
         match addresses.is_empty() {
             true => Err(LookupFailure::NoAddress),
             false => Ok(addresses),
         }
     }
 
-    /// The answer of the first server that knows: a server that fails is passed over, one that says "no" is believed.
-    async fn records(&self, name: &Name, kind: RecordType) -> Result<Vec<Record>, LookupFailure> {
-        let mut failure = LookupFailure::Unanswered("no server".to_owned());
+    /// The TXT records of the name, which has no final dot; none is no failure.
+    pub(crate) async fn texts(&self, name: &str) -> Result<Texts, LookupFailure> {
+        let found = self.resolve(name, RecordType::TXT).await?;
+        let values = found.data.iter().filter_map(|data| match data {
+            RData::TXT(text) => Some(text.txt_data.concat()),
+            _ => None,
+        });
+        Ok(Texts {
+            values: values.collect(),
+            owner: found.owner.to_ascii(),
+        })
+    }
+
+    /// The records at the end of the chain of CNAME records that starts at the name. Only they count, not those of other
+    /// names that an answer may hold. A server that answers with an alias alone is asked for its target.
+    async fn resolve(&self, name: &str, kind: RecordType) -> Result<Found, LookupFailure> {
+        let mut owner = Name::from_ascii(format!("{name}."))
+            .map_err(|error| LookupFailure::Unanswered(error.to_string()))?;
         let deadline = Instant::now() + LOOKUP_DEADLINE;
-        for server in &self.servers {
-            let answer = timeout_at(deadline, server.lookup(name.clone(), kind)).await;
-            failure = match answer.unwrap_or(Err(NetError::Timeout)) {
-                Ok(lookup) => return Ok(lookup.answers().to_vec()),
-                Err(NetError::Dns(DnsError::NoRecordsFound(no))) => {
-                    return Err(match no.response_code {
-                        ResponseCode::NXDomain => LookupFailure::NoSuchName,
-                        _ => LookupFailure::NoAddress,
-                    });
+        let mut aliases = 0;
+        loop {
+            let asked = owner.clone();
+            let records = self.records(&asked, kind, deadline).await?;
+            while let Some(target) = alias(&owner, &records) {
+                owner = target.clone();
+                aliases += 1;
+                if aliases > MAX_ALIASES {
+                    return Err(LookupFailure::TooManyAliases);
                 }
-                Err(error) => LookupFailure::Unanswered(error.to_string()),
+            }
+            let at_end = records.into_iter().filter(|record| record.name == owner);
+            let data: Vec<RData> = at_end
+                .filter(|record| record.record_type() == kind)
+                .map(|record| record.data)
+                .collect();
+            if !data.is_empty() || owner == asked {
+                return Ok(Found { owner, data });
+            }
+        }
+    }
+
+    /// The answer of the first server that knows: a server that fails is passed over, one that says "no" is believed.
+    async fn records(
+        &self,
+        name: &Name,
+        kind: RecordType,
+        deadline: Instant,
+    ) -> Result<Vec<Record>, LookupFailure> {
+        let question = Query::query(name.clone(), kind);
+        let mut failure = LookupFailure::Unanswered("no server".to_owned());
+        for server in &self.servers {
+            let answer = timeout_at(deadline, server.ask(&question)).await;
+            let (code, records) = match answer.unwrap_or(Err(NetError::Timeout)) {
+                Ok(answer) => (answer.response_code, answer.into_message().answers),
+                Err(NetError::Dns(DnsError::NoRecordsFound(no))) => (no.response_code, Vec::new()),
+                Err(error) => {
+                    failure = LookupFailure::Unanswered(error.to_string());
+                    continue;
+                }
             };
+            match code {
+                ResponseCode::NoError => return Ok(records),
+                ResponseCode::NXDomain => return Err(LookupFailure::NoSuchName),
+                other => failure = LookupFailure::Unanswered(other.to_string()),
+            }
         }
         Err(failure)
     }
@@ -228,21 +294,12 @@ impl Network {
     }
 }
 
-/// The end of the chain of CNAME records that starts at the name. Only its addresses count, not those of other names
-/// that an answer may hold.
-fn follow_aliases<'a>(name: &'a Name, records: &'a [Record]) -> Result<&'a Name, LookupFailure> {
-    let mut owner = name;
-    for _ in 0..=MAX_ALIASES {
-        let alias = records.iter().find_map(|record| match &record.data {
-            RData::CNAME(target) if &record.name == owner => Some(&target.0),
-            _ => None,
-        });
-        match alias {
-            Some(target) => owner = target,
-            None => return Ok(owner),
-        }
-    }
-    Err(LookupFailure::TooManyAliases)
+/// The target of the owner's CNAME record, if there is one.
+fn alias<'a>(owner: &Name, records: &'a [Record]) -> Option<&'a Name> {
+    records.iter().find_map(|record| match &record.data {
+        RData::CNAME(target) if &record.name == owner => Some(&target.0),
+        _ => None,
+    })
 }
 
 fn system_servers() -> Result<Vec<SocketAddr>, SetupError> {
@@ -253,29 +310,66 @@ fn system_servers() -> Result<Vec<SocketAddr>, SetupError> {
 }
 
 /// A client of one server. The pool that hickory has for several prefers the one that answers fastest, be it always with
-/// an error.
-fn client(server: SocketAddr) -> Result<TokioResolver, NetError> {
-    let mut udp = ConnectionConfig::udp();
-    udp.port = server.port();
-    let mut tcp = ConnectionConfig::tcp();
-    tcp.port = server.port();
-    let config = NameServerConfig::new(server.ip(), true, vec![udp, tcp]);
-    let mut builder = TokioResolver::builder_with_config(
-        ResolverConfig::from_name_servers(vec![config]),
-        TokioRuntimeProvider::default(),
-    );
-    let options = builder.options_mut();
-    options.cache_size = 0;
-    options.positive_max_ttl = Some(Duration::ZERO);
-    options.negative_max_ttl = Some(Duration::ZERO);
-    options.use_hosts_file = ResolveHosts::Never;
-    options.ndots = 0;
+/// an error. hickory's resolver above the pool is not used: it answers for some names by itself, and does not show how far
+/// it has followed aliases.
+#[derive(Clone)]
+struct Server {
+    /// Asks over UDP, and over TCP what is truncated there or comes with the letters in another case.
+    first: NameServerPool<TokioRuntimeProvider>,
+    /// Asks over TCP. hickory ends a look-up whose answer over UDP can not be read, e.g. because it was cut.
+    tcp: NameServerPool<TokioRuntimeProvider>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    fn new(address: SocketAddr) -> Result<Self, NetError> {
+        let mut udp = ConnectionConfig::udp();
+        udp.port = address.port();
+        let mut tcp = ConnectionConfig::tcp();
+        tcp.port = address.port();
+        Ok(Self {
+            first: pool(address, vec![udp, tcp.clone()])?,
+            tcp: pool(address, vec![tcp])?,
+        })
+    }
+
+    async fn ask(&self, question: &Query) -> Result<DnsResponse, NetError> {
+        let ask = |pool: &NameServerPool<_>| {
+            pool.lookup(question.clone(), DnsRequestOptions::default())
+                .first_answer()
+        };
+        let answer = match ask(&self.first).await {
+            Err(NetError::Proto(_)) => ask(&self.tcp).await?,
+            other => other?,
+        };
+        // hickory checks this over UDP only.
+        match answer.queries == [question.clone()] {
+            true => Ok(answer),
+            false => Err(NetError::Message("an answer to another question")),
+        }
+    }
+}
+
+fn pool(
+    server: SocketAddr,
+    connections: Vec<ConnectionConfig>,
+) -> Result<NameServerPool<TokioRuntimeProvider>, NetError> {
+    let mut options = ResolverOpts::default();
     options.timeout = SERVER_TIMEOUT;
-    options.attempts = 0;
-    options.num_concurrent_reqs = 1;
     // A spoofer has to guess the case of each letter too; a server that does not keep it is asked again over TCP.
     options.case_randomization = true;
-    builder.build()
+    let context = Arc::new(PoolContext::new(options, TlsConfig::new()?));
+    let server = NameServerConfig::new(server.ip(), true, connections);
+    Ok(NameServerPool::from_config(
+        [server],
+        context,
+        TokioRuntimeProvider::default(),
+    ))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hickory_proto::op::Message;
 use hickory_proto::op::OpCode;
 use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::DNSClass;
 use hickory_proto::rr::Name;
 use hickory_proto::rr::RData;
 use hickory_proto::rr::Record;
@@ -43,13 +44,36 @@ pub(crate) enum Answer {
     LowerCase(Vec<IpAddr>),
     /// The records over TCP only; UDP gets a truncated answer.
     OverTcp(Vec<IpAddr>),
+    /// These records, as they are.
+    Records(Vec<Record>),
+    /// These records, and this response code.
+    Code(ResponseCode, Vec<Record>),
+    /// These records; the message is cut after so many bytes over UDP, with TC set or not.
+    Cut(usize, bool, Vec<Record>),
+    /// Whatever is made of the message without records.
+    Raw(fn(Message) -> Vec<u8>),
+    /// Over UDP a forged answer with these records comes first.
+    After(Forgery, Vec<Record>, Box<Self>),
+}
+
+/// What is wrong with a forged answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Forgery {
+    Id,
+    Name,
+    Type,
+    Class,
+    Sender,
 }
 
 /// A DNS server, on UDP and TCP.
 pub(crate) struct DnsServer {
     pub(crate) address: SocketAddr,
-    asked: Arc<Mutex<Vec<(String, RecordType)>>>,
+    asked: Asked,
 }
+
+/// Ids, names and types. What is repeated over UDP for want of an answer in time is there once.
+type Asked = Arc<Mutex<Vec<(u16, String, RecordType)>>>;
 
 type Script = Arc<dyn Fn(&str, RecordType) -> Answer + Send + Sync>;
 
@@ -63,13 +87,26 @@ impl DnsServer {
             }
         };
         let address = tcp.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asked = Asked::default();
         let script: Script = Arc::new(script);
         let (log, answers) = (asked.clone(), script.clone());
         tokio::spawn(async move {
             let mut packet = [0; 4096];
             while let Ok((length, from)) = udp.recv_from(&mut packet).await {
-                if let Some(answer) = reply(&packet[..length], false, &answers, &log) {
+                let query = Message::from_vec(&packet[..length]).unwrap();
+                let mut answer = ask(&query, &answers, &log);
+                while let Answer::After(forgery, records, then) = answer {
+                    let message = forged(&query, forgery, records);
+                    match forgery {
+                        Forgery::Sender => {
+                            let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                            other.send_to(&message, from).await.unwrap();
+                        }
+                        _ => _ = udp.send_to(&message, from).await.unwrap(),
+                    }
+                    answer = *then;
+                }
+                if let Some(answer) = reply(&query, false, answer) {
                     udp.send_to(&answer, from).await.unwrap();
                 }
             }
@@ -80,7 +117,8 @@ impl DnsServer {
                 let length = stream.read_u16().await.unwrap();
                 let mut query = vec![0; length.into()];
                 stream.read_exact(&mut query).await.unwrap();
-                if let Some(answer) = reply(&query, true, &script, &log) {
+                let query = Message::from_vec(&query).unwrap();
+                if let Some(answer) = reply(&query, true, ask(&query, &script, &log)) {
                     stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
                     stream.write_all(&answer).await.unwrap();
                 }
@@ -114,7 +152,7 @@ impl DnsServer {
             .lock()
             .unwrap()
             .iter()
-            .filter(|(_, asked)| *asked == kind)
+            .filter(|(_, _, asked)| *asked == kind)
             .count()
     }
 
@@ -124,21 +162,40 @@ impl DnsServer {
             .lock()
             .unwrap()
             .iter()
-            .map(|(name, _)| name.clone())
+            .map(|(_, name, _)| name.clone())
             .collect()
     }
 }
 
-fn reply(
-    packet: &[u8],
-    tcp: bool,
-    script: &Script,
-    log: &Mutex<Vec<(String, RecordType)>>,
-) -> Option<Vec<u8>> {
-    let query = Message::from_vec(packet).unwrap();
+fn ask(query: &Message, script: &Script, log: &Asked) -> Answer {
+    let (owner, kind) = (query.queries[0].name().to_string(), query.queries[0].query_type());
+    let question = (query.id, owner.clone(), kind);
+    let mut asked = log.lock().unwrap();
+    if !asked.contains(&question) {
+        asked.push(question);
+    }
+    drop(asked);
+    script(owner.to_lowercase().trim_end_matches('.'), kind)
+}
+
+fn forged(query: &Message, forgery: Forgery, records: Vec<Record>) -> Vec<u8> {
+    let mut message = Message::response(query.id, OpCode::Query);
+    message.add_query(query.queries[0].clone());
+    message.add_answers(records);
+    let question = &mut message.queries[0];
+    match forgery {
+        Forgery::Id => message.metadata.id ^= 1,
+        Forgery::Name => _ = question.set_name(Name::from_ascii("other.example.com.").unwrap()),
+        Forgery::Type => _ = question.set_query_type(RecordType::HINFO),
+        Forgery::Class => _ = question.set_query_class(DNSClass::CH),
+        Forgery::Sender => {}
+    }
+    message.to_vec().unwrap()
+}
+
+fn reply(query: &Message, tcp: bool, answer: Answer) -> Option<Vec<u8>> {
     let question = query.queries[0].clone();
     let (owner, kind) = (question.name().clone(), question.query_type());
-    log.lock().unwrap().push((owner.to_string(), kind));
     let mut message = Message::response(query.id, OpCode::Query);
     message.metadata.recursion_available = true;
     message.add_query(question);
@@ -149,7 +206,7 @@ fn reply(
             .filter(|data| data.record_type() == kind);
         message.add_answers(data.map(|data| Record::from_rdata(owner.clone(), 0, data)));
     };
-    match script(owner.to_string().to_lowercase().trim_end_matches('.'), kind) {
+    match answer {
         Answer::Addresses(addresses) => add(&owner, addresses),
         Answer::Foreign(name, address, addresses) => {
             add(&Name::from_ascii(name).unwrap(), vec![address]);
@@ -180,6 +237,20 @@ fn reply(
         Answer::ServFail => message.metadata.response_code = ResponseCode::ServFail,
         Answer::Refused => message.metadata.response_code = ResponseCode::Refused,
         Answer::Silence => return None,
+        Answer::Records(records) => _ = message.add_answers(records),
+        Answer::Code(code, records) => {
+            message.metadata.response_code = code;
+            message.add_answers(records);
+        }
+        Answer::Cut(length, truncation, records) => {
+            message.add_answers(records);
+            if !tcp {
+                message.metadata.truncation = truncation;
+                return Some(message.to_vec().unwrap()[..length].to_vec());
+            }
+        }
+        Answer::Raw(made) => return Some(made(message)),
+        Answer::After(_, _, then) => return reply(query, tcp, *then),
     }
     let bytes = message.to_vec().unwrap();
     // What does not fit is left to TCP, as real servers do.

@@ -11,6 +11,7 @@ pub(crate) mod storm;
 pub(crate) mod web;
 pub(crate) mod wire;
 pub(crate) mod world;
+pub(crate) mod zone;
 
 #[path = "../../../examples/throwaway_ca/ca.rs"]
 pub(crate) mod ca;

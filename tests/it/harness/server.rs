@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) provisioner: Option<Value>,
     /// Where http-01 is looked for, if not at the web server.
     pub(crate) http_port: Option<u16>,
+    /// The DNS server for validation, if not the one for which every name is this machine.
+    pub(crate) resolver: Option<SocketAddr>,
 }
 
 /// The daemon and everything around it. All of it ends with the test's runtime.
@@ -86,7 +88,7 @@ impl Daemon {
                     "eab_kid": ca.eab.kid,
                     "eab_hmac_key": ca.eab.hmac_key,
                     "validation": {
-                        "resolvers": [dns.address.to_string()],
+                        "resolvers": [plan.resolver.unwrap_or(dns.address).to_string()],
                         "allow": ["127.0.0.0/8"],
                         "http_port": plan.http_port.unwrap_or(web.address.port()),
                     },

@@ -10,3 +10,4 @@ mod s7_4_csr;
 mod s7_4_orders;
 mod s7_5_authorizations;
 mod s7_6_revocation;
+mod s8_4_dns01;

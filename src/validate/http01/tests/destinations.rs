@@ -35,6 +35,7 @@ async fn c601_forbidden_addresses_behind_a_redirect_are_not_connected_to() {
         listeners(["127.0.0.2", "127.0.0.1", "127.0.0.3", "::1"]).await;
     let dns = DnsServer::of(&[
         (NAME, &["127.0.0.2"]),
+        ("foo.localhost", &["127.0.0.1"]),
         ("inside.example.com", &["127.0.0.1", "::1"]),
         ("denied.example.com", &["127.0.0.3"]),
     ])
