@@ -241,14 +241,16 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             let validate = config.section("validation", |section| validate::read(section, overrides));
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
-            Ok((upstream?, validate?, deadline?, metrics?))
+            let cors = config.flag("cors");
+            Ok((upstream?, validate?, deadline?, metrics?, cors?))
         });
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstream, mut validate, deadline, metrics)) = authority?;
+    let (mut policy, (upstream, mut validate, deadline, metrics, cors)) = authority?;
     policy.issuance_deadline = deadline;
+    server.cors = cors.unwrap_or(false);
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {
         name: provisioner.name.clone(),
         terms_of_service: provisioner.terms_of_service.clone(),

@@ -105,6 +105,11 @@ impl Account {
         Self { contact, ..self }
     }
 
+    /// The account with another key (RFC 8555 §7.3.5).
+    pub fn with_key(self, key: Jwk) -> Self {
+        Self { key, ..self }
+    }
+
     /// The account, ended for good (RFC 8555 §7.3.6).
     pub fn deactivated(self, now: Timestamp) -> Self {
         Self {

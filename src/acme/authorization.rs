@@ -16,6 +16,9 @@ pub struct Authorization {
     /// One token for all challenges of the authorization, never used for another authorization.
     pub(crate) token: Token,
     pub(crate) challenges: Vec<Challenge>,
+    /// When its owner gave it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) deactivated: Option<Timestamp>,
 }
 
 /// RFC 8555 §7.1.6.
@@ -27,6 +30,8 @@ pub enum AuthorizationStatus {
     Valid,
     /// One challenge is invalid.
     Invalid,
+    /// Given up by its owner.
+    Deactivated,
     /// The order's time is over.
     Expired,
 }
@@ -37,6 +42,7 @@ impl fmt::Display for AuthorizationStatus {
             Self::Pending => "pending",
             Self::Valid => "valid",
             Self::Invalid => "invalid",
+            Self::Deactivated => "deactivated",
             Self::Expired => "expired",
         })
     }
@@ -49,6 +55,7 @@ impl Authorization {
             identifier,
             token: Token::random(),
             challenges: kinds.iter().copied().map(Challenge::offered).collect(),
+            deactivated: None,
         }
     }
 
@@ -77,12 +84,16 @@ impl Authorization {
     /// The status, by the first rule that applies (RFC 8555 §7.1.6):
     ///
     /// 1. a challenge is invalid: invalid;
-    /// 2. the order's time is over: expired;
-    /// 3. a challenge is valid: valid;
-    /// 4. otherwise pending.
+    /// 2. its owner has given it up: deactivated;
+    /// 3. the order's time is over: expired;
+    /// 4. a challenge is valid: valid;
+    /// 5. otherwise pending.
     pub fn status(&self, expires: Timestamp, now: Timestamp) -> AuthorizationStatus {
         if self.problem().is_some() {
             return AuthorizationStatus::Invalid;
+        }
+        if self.is_deactivated() {
+            return AuthorizationStatus::Deactivated;
         }
         if expires <= now {
             return AuthorizationStatus::Expired;
@@ -92,6 +103,11 @@ impl Authorization {
             true => AuthorizationStatus::Valid,
             false => AuthorizationStatus::Pending,
         }
+    }
+
+    /// Whether its owner has given it up (RFC 8555 §7.5.2).
+    pub fn is_deactivated(&self) -> bool {
+        self.deactivated.is_some()
     }
 
     /// Why the authorization is invalid.

@@ -278,17 +278,17 @@ impl Order {
     ///
     /// 1. issued: valid;
     /// 2. failed after finalization: invalid;
-    /// 3. finalized, not expired: processing; expired: invalid;
-    /// 4. an authorization is invalid or expired: invalid;
+    /// 3. an authorization is invalid, deactivated or expired: invalid;
+    /// 4. finalized: processing;
     /// 5. every authorization is valid: ready;
     /// 6. otherwise pending.
     pub fn status(&self, now: Timestamp) -> OrderStatus {
         match &self.stage {
             Stage::Issued { .. } => OrderStatus::Valid,
             Stage::Failed { .. } => OrderStatus::Invalid,
-            Stage::Processing { .. } if self.expires <= now => OrderStatus::Invalid,
-            Stage::Processing { .. } => OrderStatus::Processing,
             Stage::Open => self.open_status(now),
+            Stage::Processing { .. } if self.open_status(now) == OrderStatus::Invalid => OrderStatus::Invalid,
+            Stage::Processing { .. } => OrderStatus::Processing,
         }
     }
 
@@ -296,7 +296,9 @@ impl Order {
         let mut all_valid = true;
         for authorization in &self.authorizations {
             match authorization.status(self.expires, now) {
-                AuthorizationStatus::Invalid | AuthorizationStatus::Expired => return OrderStatus::Invalid,
+                AuthorizationStatus::Invalid
+                | AuthorizationStatus::Deactivated
+                | AuthorizationStatus::Expired => return OrderStatus::Invalid,
                 AuthorizationStatus::Pending => all_valid = false,
                 AuthorizationStatus::Valid => {}
             }
@@ -316,12 +318,11 @@ impl Order {
             return Some(problem.clone());
         }
         let refused = self.authorizations.iter().find_map(|authorization| {
-            let problem = authorization.problem()?;
+            let problem = authorization.problem().cloned();
+            let given_up = || Problem::unauthorized("the account has deactivated the authorization");
+            let problem = problem.or_else(|| authorization.is_deactivated().then(given_up))?;
             let detail = format!("{}: {}", authorization.identifier(), problem.detail);
-            Some(Problem {
-                detail,
-                ..problem.clone()
-            })
+            Some(Problem { detail, ..problem })
         });
         Some(refused.unwrap_or_else(|| match self.stage {
             Stage::Processing { .. } => Problem::new(

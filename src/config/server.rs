@@ -71,6 +71,7 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
         own_certificate,
         tls,
         provisioners: Vec::new(),
+        cors: false,
         trace_header,
     })
 }

@@ -2,4 +2,5 @@
 
 pub mod jwk;
 pub mod jws;
+pub mod key_change;
 pub mod rsa;

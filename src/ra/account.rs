@@ -124,7 +124,7 @@ impl RegistrationAuthority {
 
 /// RFC 8555 §7.3.6: "If a server receives a POST or POST-as-GET from a deactivated account, it MUST return an error
 /// response with status code 401 (Unauthorized) and type "urn:ietf:params:acme:error:unauthorized"."
-fn usable(account: Versioned<Account>) -> Result<Account, Refusal> {
+pub(crate) fn usable(account: Versioned<Account>) -> Result<Account, Refusal> {
     match account.value.status() {
         AccountStatus::Valid => Ok(account.value),
         AccountStatus::Deactivated => Err(Problem::unauthorized("the account is deactivated")

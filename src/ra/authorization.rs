@@ -35,6 +35,35 @@ impl RegistrationAuthority {
         }
     }
 
+    /// Gives up an authorization of the account's for good (RFC 8555 §7.5.2). One that has ended already stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub async fn deactivate_authorization(
+        &self,
+        account: &Account,
+        id: AuthorizationId,
+    ) -> Result<Order, Refusal> {
+        for _ in 0..MAX_CONFLICTS {
+            let Versioned {
+                value: current,
+                version,
+            } = self.own_order(account, id.order).await?;
+            let next = current.clone().deactivate_authorization(id, self.clock.now())?;
+            if next == current {
+                return Ok(current);
+            }
+            let written = Versioned::with(version, next.clone());
+            match self.store.commit(written, None).await {
+                Ok(()) => return Ok(next),
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
     /// Starts the validation of a challenge, unless it is under way or settled (RFC 8555 §7.5.1).
     ///
     /// # Errors

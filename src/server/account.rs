@@ -50,7 +50,7 @@ struct OrdersObject {
     orders: Vec<String>,
 }
 
-fn object(status: StatusCode, account: &Account, links: &Links) -> Result<Response, Rejection> {
+pub(crate) fn object(status: StatusCode, account: &Account, links: &Links) -> Result<Response, Rejection> {
     let object = AccountObject {
         status: account.status().to_string(),
         contact: account.contact().iter().map(|contact| contact.as_str()).collect(),

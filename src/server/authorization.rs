@@ -6,7 +6,8 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use http::header::{LINK, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::acme::authorization::{Authorization, AuthorizationStatus};
 use crate::acme::challenge::{Challenge, ChallengeState};
@@ -17,10 +18,15 @@ use crate::server::Shared;
 use crate::server::link::Links;
 use crate::server::order::wire_time;
 use crate::server::respond::{self, Rejection};
-use crate::server::signed::{ByAccount, Empty, PostAsGet};
+use crate::server::signed::{ByAccount, Empty};
 
 /// How long a client waits between two looks at a validation, in seconds.
 const RETRY_AFTER_SECONDS: u16 = 3;
+
+#[derive(Deserialize)]
+struct DeactivationRequest {
+    status: String,
+}
 
 #[derive(Serialize)]
 struct AuthorizationObject {
@@ -70,16 +76,29 @@ fn challenge_object(
     }
 }
 
-/// POST-as-GET authz.
-pub(crate) async fn get(
+/// POST authz: read or deactivate it (RFC 8555 §7.5, §7.5.2).
+pub(crate) async fn post(
     State(shared): State<Arc<Shared>>,
     Path((_, id)): Path<(String, String)>,
-    signed: PostAsGet,
+    signed: ByAccount,
 ) -> Result<Response, Rejection> {
     let id: AuthorizationId = id.parse().map_err(|_| Problem::not_found())?;
-    let order = shared.ra.authorization(&signed.account, id).await?;
+    let order = if signed.is_post_as_get() {
+        shared.ra.authorization(&signed.account, id).await?
+    } else {
+        let DeactivationRequest { status } = signed.object()?;
+        if status != "deactivated" {
+            let detail = "the only status that a client can set is deactivated";
+            return Err(Problem::malformed(detail).into());
+        }
+        shared.ra.deactivate_authorization(&signed.account, id).await?
+    };
+    object(id, &order, &signed.links, shared.ra.clock().now())
+}
+
+fn object(id: AuthorizationId, order: &Order, links: &Links, now: Timestamp) -> Result<Response, Rejection> {
     let authorization = order.authorization(id).ok_or_else(Problem::not_found)?;
-    let status = authorization.status(order.expires(), shared.ra.clock().now());
+    let status = authorization.status(order.expires(), now);
     let object = AuthorizationObject {
         // RFC 8555 §7.1.4: for a wildcard the identifier is the name without "*.", and `wildcard` is true.
         identifier: NamedIdentifier::from(&authorization.identifier().without_wildcard()),
@@ -87,11 +106,11 @@ pub(crate) async fn get(
         expires: wire_time(order.expires()),
         challenges: authorization
             .challenges()
-            .map(|challenge| challenge_object(id, authorization, challenge, &signed.links))
+            .map(|challenge| challenge_object(id, authorization, challenge, links))
             .collect(),
         wildcard: authorization.identifier().is_wildcard(),
     };
-    let location = [(LOCATION, signed.links.authorization(id))];
+    let location = [(LOCATION, links.authorization(id))];
     let mut response = respond::json(StatusCode::OK, location, &object)?;
     let validating = authorization
         .challenges()
@@ -128,7 +147,10 @@ pub(crate) async fn challenge(
     let up = format!("<{}>;rel=\"up\"", signed.links.authorization(id.authorization));
     let headers = [(LINK, up), (LOCATION, signed.links.challenge(id))];
     let mut response = respond::json(StatusCode::OK, headers, &object)?;
-    if matches!(challenge.state(), ChallengeState::Processing { .. }) {
+    let status = authorization.status(order.expires(), shared.ra.clock().now());
+    if matches!(challenge.state(), ChallengeState::Processing { .. })
+        && status == AuthorizationStatus::Pending
+    {
         response
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));

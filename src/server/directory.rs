@@ -21,6 +21,7 @@ struct Directory<'a> {
     new_account: String,
     new_order: String,
     revoke_cert: String,
+    key_change: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     meta: Option<DirectoryMeta<'a>>,
 }
@@ -63,6 +64,7 @@ pub(crate) async fn get(
         new_account: links.to("new-account"),
         new_order: links.to("new-order"),
         revoke_cert: links.to("revoke-cert"),
+        key_change: links.to("key-change"),
         meta: (meta != empty).then_some(meta),
     };
     respond::json(StatusCode::OK, [], &directory)

@@ -35,6 +35,10 @@ impl Links {
         }
     }
 
+    pub(crate) fn provisioner(&self) -> &str {
+        &self.provisioner
+    }
+
     /// The URL of a path below the provisioner's.
     pub(crate) fn to(&self, path: &str) -> String {
         format!("https://{}/acme/{}/{path}", self.authority, self.provisioner)

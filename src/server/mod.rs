@@ -6,6 +6,7 @@ mod admin;
 mod authorization;
 mod certificate;
 mod directory;
+mod key_change;
 mod link;
 mod listener;
 mod nonce;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub tls: TlsVersions,
     /// What the directories say of each provisioner.
     pub provisioners: Vec<Meta>,
+    /// Whether web pages of other origins may use the directories.
+    pub cors: bool,
     /// The header that carries a request's id.
     pub trace_header: String,
 }
@@ -58,6 +61,11 @@ impl Settings {
             true => DnsName::of_own_network(text),
             false => text.parse(),
         }
+    }
+
+    fn terms_of_service(&self, provisioner: &str) -> Option<&str> {
+        let meta = self.provisioners.iter().find(|meta| meta.name == provisioner)?;
+        meta.terms_of_service.as_deref()
     }
 }
 

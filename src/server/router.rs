@@ -8,17 +8,21 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, LINK};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+    LINK,
+};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::acme::id::OrderId;
-use crate::acme::problem::Problem;
+use crate::acme::problem::{Problem, ProblemType};
 use crate::metrics::Metrics;
 use crate::server::link::Links;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
 use crate::server::{Server, Shared};
-use crate::server::{account, admin, authorization, certificate, directory, order};
+use crate::server::{account, admin, authorization, certificate, directory, key_change, order};
 
 /// How long a request may be worked on. A wait for the CA's answer to a revocation ends before that.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -49,13 +53,14 @@ impl Server {
             .route("/acme/{provisioner}/new-order", post(order::new))
             .route("/acme/{provisioner}/order/{id}", post(order::get))
             .route("/acme/{provisioner}/order/{id}/finalize", post(order::finalize))
-            .route("/acme/{provisioner}/authz/{id}", post(authorization::get))
+            .route("/acme/{provisioner}/authz/{id}", post(authorization::post))
             .route(
                 "/acme/{provisioner}/challenge/{authz}/{type}",
                 post(authorization::challenge),
             )
             .route("/acme/{provisioner}/certificate/{id}", post(certificate::get))
             .route("/acme/{provisioner}/revoke-cert", post(certificate::revoke))
+            .route("/acme/{provisioner}/key-change", post(key_change::post))
             .route("/health", get(health))
             .route("/version", get(admin::version))
             .fallback(not_found)
@@ -109,6 +114,9 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
         }
     };
     if is_acme {
+        if shared.settings.cors {
+            response = open_to_web_pages(&method, endpoint, response);
+        }
         add_acme_headers(
             &shared,
             &method,
@@ -174,6 +182,36 @@ fn as_problem(response: Response) -> Response {
     replaced
 }
 
+/// RFC 8555 §6.1: "ACME servers that are intended to be generally accessible need to use Cross-Origin Resource Sharing
+/// (CORS) in order to be accessible from browser-based clients". A request proves itself by its signature and by nothing
+/// that a browser adds, so any origin is as good as none; credentials are never allowed.
+fn open_to_web_pages(method: &Method, endpoint: &str, mut response: Response) -> Response {
+    // No route takes OPTIONS: this is what remains of it where there is one.
+    let preflight = *method == Method::OPTIONS && response.status() == StatusCode::METHOD_NOT_ALLOWED;
+    if preflight {
+        response = StatusCode::NO_CONTENT.into_response();
+    }
+    let headers = response.headers_mut();
+    if preflight {
+        let methods = match endpoint {
+            "directory" | "new-nonce" => "GET,HEAD,POST",
+            _ => "POST",
+        };
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("Content-Type"),
+        );
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    }
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("Link, Replay-Nonce, Location, Retry-After"),
+    );
+    response
+}
+
 fn add_acme_headers(
     shared: &Shared,
     method: &Method,
@@ -182,12 +220,24 @@ fn add_acme_headers(
     response: &mut Response,
 ) {
     let is_directory = endpoint == "directory" && response.status().is_success();
+    let asks_for_agreement = response
+        .extensions()
+        .get::<Rejected>()
+        .is_some_and(|rejected| rejected.kind == ProblemType::UserActionRequired);
     let headers = response.headers_mut();
     // RFC 8555 §7.1: "The "index" link relation is present on all resources other than the directory".
     if let Some(links) = links.filter(|_| !is_directory)
         && let Ok(index) = HeaderValue::from_str(&format!("<{}>;rel=\"index\"", links.directory()))
     {
         headers.append(LINK, index);
+    }
+    // RFC 8555 §7.3.3: the answer "MUST include a Link header field with link relation "terms-of-service"". Here, so that
+    // it is there whoever asks for the agreement.
+    if let Some(links) = links.filter(|_| asks_for_agreement)
+        && let Some(terms) = shared.settings.terms_of_service(links.provisioner())
+        && let Ok(terms) = HeaderValue::from_str(&format!("<{terms}>;rel=\"terms-of-service\""))
+    {
+        headers.append(LINK, terms);
     }
     // RFC 8555 §6.5: "a server MUST include a Replay-Nonce header field in every successful response to a POST
     // request and SHOULD provide it in error responses as well".
@@ -207,7 +257,7 @@ fn endpoint_of(request: &Request) -> &'static str {
         .extensions()
         .get::<MatchedPath>()
         .map_or("", MatchedPath::as_str);
-    const NAMES: [(&str, &str); 12] = [
+    const NAMES: [(&str, &str); 13] = [
         ("/directory", "directory"),
         ("/new-nonce", "new-nonce"),
         ("/new-account", "new-account"),
@@ -220,6 +270,7 @@ fn endpoint_of(request: &Request) -> &'static str {
         ("/challenge/{authz}/{type}", "challenge"),
         ("/certificate/{id}", "certificate"),
         ("/revoke-cert", "revoke-cert"),
+        ("/key-change", "key-change"),
     ];
     let known = NAMES.iter().find(|(end, _)| route.ends_with(end));
     match (known, route) {

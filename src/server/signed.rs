@@ -34,6 +34,10 @@ const CACHED_VERIFIERS: usize = 4096;
 /// A payload signed by an account (`kid`).
 pub(crate) struct ByAccount {
     pub(crate) account: Account,
+    /// The account's URL, as the request spells it.
+    pub(crate) kid: String,
+    /// The request's own URL.
+    pub(crate) url: String,
     pub(crate) links: Links,
     payload: Vec<u8>,
 }
@@ -59,6 +63,11 @@ pub(crate) struct PostAsGet {
 }
 
 impl ByAccount {
+    /// The payload as it is.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     /// The payload as a JSON object.
     pub(crate) fn object<T: DeserializeOwned>(&self) -> Result<T, Rejection> {
         object(&self.payload)
@@ -217,7 +226,7 @@ impl Received {
             Signer::Account(kid) => {
                 let account = self.signing_account(shared, &kid).await?;
                 let verifier = shared.verifiers.of(&account)?;
-                (self.body.verify(&verifier)?, Err(account))
+                (self.body.verify(&verifier)?, Err((account, kid)))
             }
         };
         if !shared.nonces.redeem(nonce) {
@@ -233,7 +242,7 @@ impl Received {
             let detail = format!("the protected header's url must be {}", self.url);
             return Err(Problem::unauthorized(detail).into());
         }
-        let (provisioner, links) = (self.provisioner, self.links);
+        let (provisioner, links, url) = (self.provisioner, self.links, self.url);
         Ok(match signer {
             Ok(key) => ByAccountOrKey::Key(ByKey {
                 key,
@@ -241,8 +250,10 @@ impl Received {
                 links,
                 payload,
             }),
-            Err(account) => ByAccountOrKey::Account(ByAccount {
+            Err((account, kid)) => ByAccountOrKey::Account(ByAccount {
                 account,
+                kid,
+                url,
                 links,
                 payload,
             }),

@@ -43,6 +43,7 @@ macro_rules! contract {
         $crate::store::contract::contract! { $backend:
             records::a_key_has_one_account_however_many_register_it
             records::an_account_is_replaced_by_compare_and_swap
+            records::an_accounts_new_key_leads_to_it_and_the_old_one_to_nobody
             records::of_many_commits_on_one_version_one_wins
             records::an_order_and_its_job_are_one_write
             records::an_acknowledged_write_is_visible_to_every_reader

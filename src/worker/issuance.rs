@@ -78,9 +78,12 @@ async fn open(
     let opened = Versioned::with(version, value.opened_upstream(url));
     let order = context.store.checkpoint(lease, opened).await?;
     tracing::info!(order.id = %order.value.id(), "an order was opened at the CA");
+    // The CSR leaves next, so whatever has ended while the CA was asked is looked at again.
     match order.value.validated(context.clock.now()) {
-        Some(validated) => advance(context, lease, order, validated).await,
-        None => Ok(again(context, Duration::ZERO, 0)),
+        Some(validated) if may_issue(context, order.value.account()).await? => {
+            advance(context, lease, order, validated).await
+        }
+        Some(_) | None => Ok(again(context, Duration::ZERO, 0)),
     }
 }
 

@@ -38,6 +38,10 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         return Ok(done());
     };
     let verdict = attempt_at(context, id, authorization, &thumbprint, &order).await;
+    // The account may have got another key, or have ended, while the network was asked: then nobody wants the verdict.
+    if self::thumbprint(context, order.account()).await?.as_ref() != Some(&thumbprint) {
+        return Ok(again(context, Duration::ZERO, 0));
+    }
     let attempts = context.settings.validation_attempts;
     let (next, order) = match order.settle_validation(id, attempt, verdict, attempts, context.clock.now()) {
         Settled::Stale => return Ok(done()),

@@ -279,3 +279,82 @@ fn a_revocation_needs_a_certificate() {
             .is_err()
     );
 }
+
+fn deactivated(order: Order, index: u16) -> Order {
+    let id = challenge(&order, index).authorization;
+    order.deactivate_authorization(id, at(4)).unwrap()
+}
+
+fn authorization_status(order: &Order, index: u16, now: Timestamp) -> AuthorizationStatus {
+    let id = challenge(order, index).authorization;
+    order.authorization(id).unwrap().status(order.expires(), now)
+}
+
+#[test]
+fn i5_h14_a_deactivated_authorization_ends_its_order_unless_that_is_issued() {
+    let names = ["a.example.com", "b.example.com"];
+    let open = [order(&names), challenge_of_two(0), ready(&names)];
+    for before in open.into_iter().chain([finalized(ready(&names), &names)]) {
+        let after = deactivated(before, 1);
+        assert_eq!(
+            authorization_status(&after, 1, at(5)),
+            AuthorizationStatus::Deactivated
+        );
+        assert_eq!(after.status(at(5)), OrderStatus::Invalid);
+        let problem = after.problem(at(5)).unwrap();
+        assert_eq!(problem.kind, ProblemType::Unauthorized);
+        assert!(problem.detail.contains("b.example.com"), "{problem}");
+        assert!(after.validated(at(5)).is_none() && after.require_ready(at(5)).is_err());
+        let id = challenge(&after, 1);
+        assert!(after.clone().accept_challenge(id, at(5)).is_err());
+        // It stays so, also when its time is over.
+        let late = at(5 + 7200);
+        assert_eq!(
+            authorization_status(&after, 1, late),
+            AuthorizationStatus::Deactivated
+        );
+        assert_eq!(deactivated(after.clone(), 1), after);
+    }
+}
+
+#[test]
+fn c506_j8_a_verdict_does_not_undo_a_deactivation() {
+    let order = order(&["a.example.com"]);
+    let id = challenge(&order, 0);
+    let order = deactivated(accepted(order, id), 0);
+    assert_eq!(order.attempt(id, at(5)), None);
+    for verdict in [
+        Verdict::Proved,
+        Verdict::TryAgain(dns_problem()),
+        Verdict::Refused(dns_problem()),
+    ] {
+        let settled = order.clone().settle_validation(id, 0, verdict, 3, at(5));
+        assert!(matches!(settled, Settled::Stale), "{settled:?}");
+    }
+}
+
+#[test]
+fn i5_an_authorization_that_has_ended_stays_as_it_is() {
+    let names = ["a.example.com"];
+    let order = order(&names);
+    let id = challenge(&order, 0);
+    let refused = settled(accepted(order, id), id, 0, Verdict::Refused(dns_problem()));
+    assert_eq!(deactivated(refused.clone(), 0), refused);
+    let expired = ready(&names);
+    let late = expired.expires();
+    let id = challenge(&expired, 0).authorization;
+    assert_eq!(
+        expired.clone().deactivate_authorization(id, late).unwrap(),
+        expired
+    );
+    let other = challenge(&ready(&names), 0).authorization;
+    assert!(expired.deactivate_authorization(other, at(1)).is_err());
+}
+
+#[test]
+fn an_authorization_that_was_stored_before_there_was_deactivation_can_be_read() {
+    let order = order(&["a.example.com"]);
+    let stored = serde_json::to_string(&order).unwrap();
+    assert!(!stored.contains("deactivated"));
+    assert_eq!(serde_json::from_str::<Order>(&stored).unwrap(), order);
+}

@@ -46,10 +46,34 @@ impl Order {
         }
     }
 
+    /// The owner gives up an authorization (RFC 8555 §7.5.2), and with it the order, unless its certificate is issued.
+    /// One that is finalized ends as well: what has not been sent to the CA yet is not sent any more, and what the CA
+    /// issues nevertheless is not handed out. An authorization that has ended already stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub fn deactivate_authorization(mut self, id: AuthorizationId, now: Timestamp) -> Result<Self, Problem> {
+        let expires = self.expires;
+        let authorization = self.authorization_mut(id).ok_or_else(Problem::not_found)?;
+        match authorization.status(expires, now) {
+            AuthorizationStatus::Pending | AuthorizationStatus::Valid => {
+                authorization.deactivated = Some(now);
+            }
+            AuthorizationStatus::Invalid
+            | AuthorizationStatus::Deactivated
+            | AuthorizationStatus::Expired => {}
+        }
+        Ok(self)
+    }
+
     /// How many attempts at the challenge have failed, if it is being validated: what [`Self::settle_validation`]
     /// wants to hear again.
     pub fn attempt(&self, id: ChallengeId, now: Timestamp) -> Option<u32> {
         if self.expires <= now || !matches!(self.stage, Stage::Open) {
+            return None;
+        }
+        if self.authorization(id.authorization)?.is_deactivated() {
             return None;
         }
         match self.challenge(id)?.state {

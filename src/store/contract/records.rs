@@ -9,6 +9,7 @@ use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::{Job, Work, WorkKind};
 use crate::acme::order::{Order, Settled, Verdict};
 use crate::acme::problem::Problem;
+use crate::jose::jwk::Jwk;
 use crate::store::contract::{
     Backend, account, again, all, answered, at, create, done, far, finalized, issued, lease, leased, names,
     order,
@@ -64,6 +65,46 @@ pub(crate) async fn an_account_is_replaced_by_compare_and_swap(backend: &impl Ba
         .unwrap();
     assert_eq!(read.value, changed.value);
     assert_eq!(store.account(AccountId::random()).await, Ok(None));
+}
+
+pub(crate) async fn an_accounts_new_key_leads_to_it_and_the_old_one_to_nobody(backend: &impl Backend) {
+    let store = backend.open().await;
+    let wanted = account().key().clone();
+    let rivals: Vec<Account> = (0..20).map(|_| account()).collect();
+    for rival in &rivals {
+        store.create_account(rival).await.unwrap();
+    }
+    let attempts = rivals.iter().map(|rival| {
+        let (store, changed) = (Arc::clone(&store), rival.clone().with_key(wanted.clone()));
+        async move {
+            let version = store.account(changed.id()).await.unwrap().unwrap().version;
+            let changed = Versioned::with(version, changed);
+            (changed.value.id(), store.update_account(changed).await)
+        }
+    });
+    let outcomes = all(attempts).await;
+    let winners: Vec<AccountId> = outcomes
+        .iter()
+        .filter(|(_, outcome)| outcome.is_ok())
+        .map(|(id, _)| *id)
+        .collect();
+    assert_eq!(winners.len(), 1);
+    let lost = outcomes
+        .iter()
+        .filter(|(_, outcome)| *outcome == Err(StoreError::Conflict));
+    assert_eq!(lost.count(), 19);
+    let holder = |key: &Jwk| {
+        let (store, thumbprint) = (Arc::clone(&store), key.thumbprint());
+        async move {
+            let found = store.account_by_key("acme", &thumbprint).await.unwrap();
+            found.map(|found| found.value.id())
+        }
+    };
+    assert_eq!(holder(&wanted).await, Some(winners[0]));
+    for rival in &rivals {
+        let expected = (rival.id() != winners[0]).then_some(rival.id());
+        assert_eq!(holder(rival.key()).await, expected);
+    }
 }
 
 pub(crate) async fn of_many_commits_on_one_version_one_wins(backend: &impl Backend) {

@@ -78,6 +78,7 @@ const BAD_VALUES: &str = r#"
 /authority/config/validation/allow | ["0.0.0.0/0"] | "0.0.0.0/0" would open every address
 /authority/config/validation/deny | ["10.0.0.1/8"] | "10.0.0.1/8" has bits set beyond
 /authority/config/validation/http_port | 0 | http_port: 0 is no port; write
+/authority/config/cors | "*" | cors: is a string; write true or false
 /authority/config/issuance/deadline | "-1h" | deadline: "-1h" is negative; write
 /authority/config/issuance/deadline | "99999999h" | deadline: "99999999h" is longer than 292 years
 /authority/config/issuance/deadline | "1d" | deadline: "1d" is no duration; write

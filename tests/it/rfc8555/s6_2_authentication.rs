@@ -32,7 +32,12 @@ async fn routes(daemon: &Daemon) -> Vec<Route> {
     let ready = client.ready(daemon, &["ready.example.com"]).await;
     let pending = client.order(&["pending.example.com"]).await;
     let (challenge, _) = client.challenge(&pending.authorizations[0]).await;
+    let doomed = client.order(&["doomed.example.com"]).await;
     let newcomer = Client::stranger(site);
+    let (mover, new_key) = (daemon.account().await, Key::new());
+    let header = json!({ "alg": new_key.alg, "jwk": new_key.jwk, "url": site.url("key-change") });
+    let change = json!({ "account": mover.kid(), "oldKey": mover.key.jwk });
+    let change = new_key.envelope(header.to_string().as_bytes(), change.to_string().as_bytes());
     let order = json!({ "identifiers": [{ "type": "dns", "value": "www.example.com" }] });
     let csr = json!({ "csr": b64(csr::plain(&Key::new(), &["ready.example.com"])) });
     let revocation = json!({ "certificate": b64(&issued.leaf) });
@@ -56,9 +61,18 @@ async fn routes(daemon: &Daemon) -> Vec<Route> {
         look(&pending.url),
         look(&pending.authorizations[0]),
         look(&issued.url),
+        by(
+            &doomed.authorizations[0],
+            json!({ "status": "deactivated" }).to_string(),
+            200,
+        ),
         by(&challenge, "{}".to_owned(), 200),
         by(&ready.finalize, csr.to_string(), 200),
         by(&site.url("revoke-cert"), revocation.to_string(), 200),
+        Route {
+            client: mover,
+            ..by(&site.url("key-change"), change.to_string(), 200)
+        },
     ]
 }
 
@@ -265,8 +279,10 @@ async fn d22_c233_c234_a_payload_is_an_object_or_nothing_as_the_resource_wants_i
         for wrong in wrong {
             client.post(&url, *wrong).await.problem(400, "malformed");
         }
-        let may_look =
-            ["/challenge/", "/account/"].iter().any(|part| url.contains(part)) || payload.is_empty();
+        let may_look = payload.is_empty()
+            || ["/challenge/", "/account/", "/authz/"]
+                .iter()
+                .any(|part| url.contains(part));
         let looked = client.post(&url, GET).await;
         match may_look {
             true => assert_eq!(looked.status, 200, "{url}"),

@@ -218,6 +218,7 @@ async fn c109_a2_a3_a_method_that_a_resource_does_not_take_gets_405_and_allow() 
         "challenge/0-0/http-01",
         "certificate/0",
         "revoke-cert",
+        "key-change",
     ];
     for path in posts {
         let path = format!("/acme/acme/{path}");

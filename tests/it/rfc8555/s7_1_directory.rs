@@ -21,6 +21,7 @@ async fn b1_b2_b4_the_directory_has_absolute_urls_of_what_there_is_and_nothing_e
         "newAccount": url("new-account"),
         "newOrder": url("new-order"),
         "revokeCert": url("revoke-cert"),
+        "keyChange": url("key-change"),
     });
     assert_eq!(answer.json(), expected);
 }

@@ -385,6 +385,7 @@ async fn k1_h16_a_finalized_order_is_200_with_its_url_and_becomes_valid() {
         "H15: {valid}"
     );
     assert_eq!(valid["authorizations"], json!(order.authorizations), "H13");
+    assert_eq!(valid["identifiers"], looked.json()["identifiers"], "H13");
     assert_eq!(client.post(&order.url, GET).await.header("retry-after"), None);
 }
 

@@ -339,7 +339,7 @@ pub(crate) const FLAWS: &[Flaw] = &[
     malformed("a nonce that is no string", |twin| twin.with("nonce", json!(1))),
     elsewhere("D20 C223 no url", |twin| twin.without("url")),
     elsewhere("D20 C223 the url of another endpoint", |twin| {
-        twin.with("url", twin.client.site.url("key-change").into())
+        twin.with("url", twin.client.site.url("order/0").into())
     }),
     malformed("D20 a url that is no string", |twin| twin.with("url", json!({}))),
     malformed("D19 C225 a signature of DER", |twin| {
