@@ -10,7 +10,7 @@ use crate::acme::order::{Order, Settled, Verdict};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::worker::{Context, again, backoff, done};
 
-/// The longest wait between two attempts. Four attempts take about a quarter of a minute of waiting.
+/// The longest wait between two attempts. Four attempts take about half a minute of waiting.
 const RETRY_CEILING: Duration = Duration::from_secs(20);
 
 /// The first wait is two steps up the ladder of back-offs: about four seconds.

@@ -152,7 +152,7 @@ async fn c503_j3_a_challenge_that_is_posted_100_times_at_once_is_validated_once(
 }
 
 #[tokio::test]
-async fn c505_i3_a_wildcard_is_refused_while_there_is_no_dns_01_and_no_other_challenge_can_be_posted() {
+async fn c505_i3_a_wildcard_is_refused_where_dns_01_is_not_enabled_and_no_other_challenge_can_be_posted() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     client
