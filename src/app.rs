@@ -1,6 +1,8 @@
 //! Builds the daemon from its configuration, starts it and stops it. What can fail is done before anything is
 //! served: a start either works or leaves nothing behind.
 
+pub mod control;
+
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::ra::RegistrationAuthority;
+use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, OwnCertificate, Server};
 use crate::store::sled::SledStore;
 use crate::store::{Store, Versioned};
@@ -35,6 +38,7 @@ const NO_IPV6: i32 = 97;
 pub struct App {
     acme: Listener,
     metrics_listener: Option<Listener>,
+    control: Option<ControlSocket>,
     server: Server,
     tls: Arc<rustls::ServerConfig>,
     worker: Worker,
@@ -64,8 +68,16 @@ impl App {
             None => None,
         };
         let settings = config.store;
+        let directory = settings.path.clone();
         let store = tokio::task::spawn_blocking(move || SledStore::open(settings)).await??;
         let store: Arc<dyn Store> = Arc::new(store);
+        let control = match ControlSocket::bind(&directory) {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab works only while the daemon is stopped");
+                None
+            }
+        };
         let metrics = Arc::new(Metrics::new()?);
         let slot = Arc::new(CertificateSlot::with_stand_in()?);
         if let OwnCertificate::Files { certificate, key } = &config.server.own_certificate {
@@ -81,6 +93,12 @@ impl App {
         let issuer = Arc::new(Ca::new(config.upstream, vault)?);
         let validator = Validator::new(config.validate)?;
         let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone());
+        for provisioner in ra.provisioners_without_key().await? {
+            tracing::warn!(
+                provisioner,
+                "requireEAB is true, and there is no key yet, so nobody can register; make one with: acme-proxy eab add"
+            );
+        }
         let tls = Arc::new(tls::server_config(Arc::clone(&slot), config.server.tls)?);
         let server = Server::new(config.server, ra, Arc::clone(&metrics));
         let worker = Worker::new(
@@ -95,6 +113,7 @@ impl App {
         Ok(Self {
             acme,
             metrics_listener,
+            control,
             server,
             tls,
             worker,
@@ -125,6 +144,9 @@ impl App {
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
         let (stopper, stopped) = watch::channel(false);
         let mut parts = JoinSet::new();
+        if let Some(control) = self.control {
+            parts.spawn(control.serve(self.server.clone(), stopped.clone()));
+        }
         parts.spawn(self.acme.serve_acme(self.server, self.tls, stopped.clone()));
         if let Some(listener) = self.metrics_listener {
             parts.spawn(server::serve_metrics(listener, self.metrics, stopped.clone()));

@@ -1,4 +1,7 @@
-//! The command line (COMPAT section 2): `acme-proxy ca.json` serves, `acme-proxy check ca.json` only looks.
+//! The command line (COMPAT section 2): `acme-proxy ca.json` serves, `acme-proxy check ca.json` only looks, `acme-proxy eab` keeps external
+//! account keys.
+
+mod eab;
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -13,7 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use crate::app::App;
+use crate::app::{App, control};
+use crate::cli::eab::Eab;
 use crate::config::{Config, LogFormat, Logger, Overrides};
 
 /// A flag that can not be understood, or a configuration that can not be read.
@@ -26,6 +30,7 @@ const EXAMPLES: &str = "\
 Examples:
   acme-proxy check /etc/acme-proxy/ca.json     say what would happen, and what is wrong
   acme-proxy /etc/acme-proxy/ca.json           serve
+  acme-proxy eab add /etc/acme-proxy/ca.json   make a key that clients register with
 
 Exit codes: 0 stopped by a signal, 1 wrong flags or unreadable configuration, 2 anything else.
 Log level: ACME_PROXY_LOG, e.g. ACME_PROXY_LOG=debug.";
@@ -44,6 +49,8 @@ struct Cli {
 enum Command {
     /// Reads the configuration and says what the daemon would do; asks no network, spends no EAB, writes nothing
     Check(Check),
+    /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
+    Eab(Eab),
 }
 
 #[derive(Args)]
@@ -147,6 +154,7 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Some(Command::Check(check)) => run_check(&check),
+        Some(Command::Eab(eab)) => run_eab(eab),
         None => serve(&cli.serve),
     }
 }
@@ -158,6 +166,26 @@ fn run_check(check: &Check) -> ExitCode {
             Err(_) => ExitCode::from(EXIT_FAILURE),
         },
         Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn run_eab(eab: Eab) -> ExitCode {
+    let (path, request) = eab.into_request();
+    let config = match Config::load(&path, &Overrides::default()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, error.exit_code()),
+    };
+    // Without a daemon, the audit events are this process's.
+    start_logging(&config.logger, false);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(control::carry_out(config, request)),
+        Err(error) => Err(error.into()),
+    };
+    match done.map(|text| write!(std::io::stdout(), "{text}")) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(_)) => ExitCode::from(EXIT_FAILURE),
+        Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing is ignored in silence: every key without effect is a warning, every bad value an error with its key, its
 //! value and the fix, and one run shows all of them. Reading writes nothing and asks no network.
 
+mod external_account;
 mod policy;
 mod reader;
 mod report;
@@ -12,6 +13,8 @@ mod tree;
 mod upstream;
 mod validate;
 mod value;
+
+pub(crate) use value::GoDuration;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -235,7 +238,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         refused
     });
     let authority = root.section("authority", |authority| {
-        let policy = policy::read(authority);
+        let policy = policy::read(authority, mode);
         let of_config = authority.section("config", |config| {
             let upstream = upstream::read(config, mode);
             let validate = config.section("validation", |section| validate::read(section, overrides));
@@ -256,6 +259,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         terms_of_service: provisioner.terms_of_service.clone(),
         website: provisioner.website.clone(),
         caa_identities: provisioner.caa_identities.clone(),
+        external_account_required: provisioner.external_accounts.required,
     };
     server.provisioners = policy.provisioners.iter().map(meta).collect();
     validate.own_listeners = [Some(server.address), metrics].into_iter().flatten().collect();

@@ -5,6 +5,8 @@
 
 pub mod names;
 
+pub use crate::acme::external_account::{KeyId, MacKey};
+
 use std::time::Duration;
 
 use crate::acme::challenge::ChallengeType;
@@ -54,6 +56,30 @@ pub struct Provisioner {
     pub caa_identities: Vec<String>,
     /// The provisioner's own rules; the general ones hold as well.
     pub names: NameRules,
+    /// Whether accounts need an external account key, and which keys there are besides those in the store.
+    pub external_accounts: ExternalAccounts,
+}
+
+/// A provisioner's rules about external account binding (RFC 8555 §7.3.4). The default asks for none.
+#[derive(Debug, Clone, Default)]
+pub struct ExternalAccounts {
+    /// Whether a new account needs one.
+    pub required: bool,
+    /// The keys of the configuration.
+    pub keys: Vec<ConfiguredKey>,
+}
+
+/// An external account key of the configuration.
+#[derive(Debug, Clone)]
+pub struct ConfiguredKey {
+    /// The key's id.
+    pub kid: KeyId,
+    /// The secret.
+    pub mac_key: MacKey,
+    /// Whether only one account can be made with it.
+    pub one_time: bool,
+    /// Which names its accounts may order; the provisioner's and the general rules hold as well.
+    pub names: NameRules,
 }
 
 impl Provisioner {
@@ -86,6 +112,11 @@ impl Policy {
         Self { settings }
     }
 
+    /// All provisioners.
+    pub fn provisioners(&self) -> &[Provisioner] {
+        &self.settings.provisioners
+    }
+
     /// The provisioner of this name.
     pub fn provisioner(&self, name: &str) -> Option<&Provisioner> {
         let mut provisioners = self.settings.provisioners.iter();
@@ -102,7 +133,8 @@ impl Policy {
         self.settings.order_lifetime
     }
 
-    /// The identifiers of a new order, each once, with the challenges to offer (RFC 8555 §7.4).
+    /// The identifiers of a new order, each once, with the challenges to offer (RFC 8555 §7.4). `own` are the rules of
+    /// the account's external account key, if it has one.
     ///
     /// # Errors
     ///
@@ -110,6 +142,7 @@ impl Policy {
     pub fn admit(
         &self,
         provisioner: &Provisioner,
+        own: Option<&NameRules>,
         requested: &[NamedIdentifier],
     ) -> Result<Vec<(Identifier, Vec<ChallengeType>)>, Problem> {
         if requested.is_empty() {
@@ -124,7 +157,7 @@ impl Policy {
         let mut admitted: Vec<(Identifier, Vec<ChallengeType>)> = Vec::new();
         let mut refused = Vec::new();
         for named in requested {
-            match self.admit_one(provisioner, named) {
+            match self.admit_one(provisioner, own, named) {
                 Ok(one) if admitted.contains(&one) => {}
                 Ok(one) => admitted.push(one),
                 Err((kind, detail)) => refused.push(subproblem(kind, detail, named)),
@@ -144,12 +177,13 @@ impl Policy {
     pub fn still_admits<'a>(
         &self,
         provisioner: &Provisioner,
+        own: Option<&NameRules>,
         identifiers: impl Iterator<Item = &'a Identifier>,
     ) -> Result<(), Problem> {
         let mut asked = 0;
         let refusals = identifiers.filter_map(|identifier| {
             asked += 1;
-            let detail = self.refusal(provisioner, identifier)?;
+            let detail = self.refusal(provisioner, own, identifier)?;
             let kind = ProblemType::RejectedIdentifier;
             Some(subproblem(kind, detail.to_owned(), &identifier.into()))
         });
@@ -163,6 +197,7 @@ impl Policy {
     fn admit_one(
         &self,
         provisioner: &Provisioner,
+        own: Option<&NameRules>,
         named: &NamedIdentifier,
     ) -> Result<(Identifier, Vec<ChallengeType>), (ProblemType, String)> {
         let identifier =
@@ -180,7 +215,7 @@ impl Policy {
                 }
             };
         let rejected = |detail: &str| (ProblemType::RejectedIdentifier, detail.to_owned());
-        if let Some(detail) = self.refusal(provisioner, &identifier) {
+        if let Some(detail) = self.refusal(provisioner, own, &identifier) {
             return Err(rejected(detail));
         }
         let challenges = provisioner.challenges_for(&identifier);
@@ -194,9 +229,18 @@ impl Policy {
         }))
     }
 
-    fn refusal(&self, provisioner: &Provisioner, identifier: &Identifier) -> Option<&'static str> {
+    fn refusal(
+        &self,
+        provisioner: &Provisioner,
+        own: Option<&NameRules>,
+        identifier: &Identifier,
+    ) -> Option<&'static str> {
         let general = self.settings.names.refusal(identifier);
-        general.or_else(|| provisioner.names.refusal(identifier))
+        let general = general.or_else(|| provisioner.names.refusal(identifier));
+        general.or_else(|| {
+            own?.refusal(identifier)
+                .map(|_| "the external account key of this account is not for this name")
+        })
     }
 }
 
@@ -272,6 +316,7 @@ mod tests {
                 website: None,
                 caa_identities: Vec::new(),
                 names: own,
+                external_accounts: ExternalAccounts::default(),
             }],
             names: general,
             issuance_deadline: Duration::from_secs(1),
@@ -289,7 +334,7 @@ mod tests {
     fn admit(policy: &Policy, values: &[&str]) -> Result<Vec<String>, Problem> {
         let requested: Vec<NamedIdentifier> = values.iter().map(|value| dns(value)).collect();
         let provisioner = policy.provisioner("acme").unwrap();
-        let admitted = policy.admit(provisioner, &requested)?;
+        let admitted = policy.admit(provisioner, None, &requested)?;
         Ok(admitted
             .iter()
             .map(|(identifier, _)| identifier.to_string())
@@ -318,7 +363,7 @@ mod tests {
                 value: "www.example.com".to_owned(),
             };
             let problem = policy
-                .admit(policy.provisioner("acme").unwrap(), &[named])
+                .admit(policy.provisioner("acme").unwrap(), None, &[named])
                 .unwrap_err();
             assert_eq!(problem.kind, ProblemType::UnsupportedIdentifier, "{kind}");
             assert!(problem.subproblems.is_empty());
@@ -429,7 +474,11 @@ mod tests {
             kind: "ip".to_owned(),
             value: value.to_owned(),
         };
-        let admitted = policy.admit(provisioner, &[ip("10.0.0.1"), ip("2001:db8::1"), ip("10.0.0.1")]);
+        let admitted = policy.admit(
+            provisioner,
+            None,
+            &[ip("10.0.0.1"), ip("2001:db8::1"), ip("10.0.0.1")],
+        );
         let admitted: Vec<String> = admitted.unwrap().iter().map(|(it, _)| it.to_string()).collect();
         assert_eq!(admitted, ["10.0.0.1", "2001:db8::1"]);
         for wrong in [
@@ -441,7 +490,7 @@ mod tests {
             "www.example.com",
             "",
         ] {
-            let problem = policy.admit(provisioner, &[ip(wrong)]).unwrap_err();
+            let problem = policy.admit(provisioner, None, &[ip(wrong)]).unwrap_err();
             assert_eq!(problem.kind, ProblemType::Malformed, "{wrong}");
         }
     }
@@ -460,7 +509,7 @@ mod tests {
                 kind: kind.to_owned(),
                 value: value.to_owned(),
             };
-            let admitted = policy.admit(&provisioner, &[named]);
+            let admitted = policy.admit(&provisioner, None, &[named]);
             admitted
                 .map(|admitted| admitted[0].1.clone())
                 .map_err(|problem| problem.kind)
@@ -498,11 +547,40 @@ mod tests {
         let provisioner = policy.provisioner("acme").unwrap();
         let inside = Identifier::dns("www.example.com").unwrap();
         let outside = Identifier::dns("www.example.net").unwrap();
-        assert!(policy.still_admits(provisioner, [&inside].into_iter()).is_ok());
+        assert!(
+            policy
+                .still_admits(provisioner, None, [&inside].into_iter())
+                .is_ok()
+        );
         let problem = policy
-            .still_admits(provisioner, [&inside, &outside].into_iter())
+            .still_admits(provisioner, None, [&inside, &outside].into_iter())
             .unwrap_err();
         assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
         assert!(problem.detail.starts_with("www.example.net"), "{problem}");
+    }
+
+    #[test]
+    fn the_rules_of_the_accounts_external_account_key_hold_as_well() {
+        let policy = policy(rules(&[], &["secret.example.com"], true), NameRules::default());
+        let provisioner = policy.provisioner("acme").unwrap();
+        let own = rules(&["*.example.com"], &[], false);
+        for (name, admitted) in [
+            ("www.example.com", true),
+            ("secret.example.com", false),
+            ("www.example.net", false),
+        ] {
+            let identifier = Identifier::dns(name).unwrap();
+            let opened = policy.admit(provisioner, Some(&own), &[dns(name)]);
+            let finalized = policy.still_admits(provisioner, Some(&own), [&identifier].into_iter());
+            assert_eq!(
+                (opened.is_ok(), finalized.is_ok()),
+                (admitted, admitted),
+                "{name}"
+            );
+        }
+        let problem = policy
+            .admit(provisioner, Some(&own), &[dns("www.example.net")])
+            .unwrap_err();
+        assert!(problem.detail.contains("external account key"), "{problem}");
     }
 }

@@ -110,7 +110,7 @@ impl Life {
         let intent = self.journal.intend(&record, 1, &account)?;
         match self.store.create_account(&account).await? {
             Registration::Created => self.journal.acknowledged(intent)?,
-            Registration::Exists(_) => bail!("{record} exists already"),
+            Registration::Exists(_) | Registration::KeyUsed => bail!("{record} exists already"),
         }
         let changed = account
             .clone()

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::acme::external_account::Binding;
 use crate::acme::id::AccountId;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::jose::jwk::Jwk;
@@ -22,6 +23,8 @@ pub struct Account {
     created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deactivated: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    binding: Option<Box<Binding>>,
 }
 
 /// RFC 8555 §7.1.6.
@@ -59,6 +62,15 @@ impl Account {
             terms_of_service_agreed,
             created: now,
             deactivated: None,
+            binding: None,
+        }
+    }
+
+    /// The account, bound to an external account key (RFC 8555 §7.3.4).
+    pub fn bound(self, binding: Binding) -> Self {
+        Self {
+            binding: Some(Box::new(binding)),
+            ..self
         }
     }
 
@@ -90,6 +102,11 @@ impl Account {
     /// Whether the client agreed to the terms of service when it registered.
     pub fn terms_of_service_agreed(&self) -> bool {
         self.terms_of_service_agreed
+    }
+
+    /// How the account is bound to an external account key, if it is.
+    pub fn binding(&self) -> Option<&Binding> {
+        self.binding.as_deref()
     }
 
     /// Deactivated if its owner deactivated it, otherwise valid.
@@ -180,6 +197,13 @@ impl FromStr for Contact {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_from_before_there_were_bindings_reads_as_an_account_without_one() {
+        let record = r#"{"id":"000102030405060708090a0b0c0d0e0f","provisioner":"acme","key":{"kty":"OKP","crv":"Ed25519","x":"eA"},
+            "contact":[],"created":"2026-01-01T00:00:00Z"}"#;
+        assert_eq!(serde_json::from_str::<Account>(record).unwrap().binding(), None);
+    }
 
     #[test]
     fn e7_c301_only_a_plain_mailto_address_is_a_contact() {

@@ -5,6 +5,7 @@ pub mod authorization;
 pub mod certificate;
 pub mod challenge;
 pub mod csr;
+pub mod external_account;
 pub mod id;
 pub mod identifier;
 pub mod job;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::external_account;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
@@ -24,8 +25,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 const RAW_CSR: &str = "the CA gets the client's CSR as it is";
 
-/// The settings, with the default deadline.
-pub(crate) fn read(authority: &Section<'_>) -> Result<Settings, Reported> {
+/// The settings, with the default deadline; `mode` is that of the file that is read.
+pub(crate) fn read(authority: &Section<'_>, mode: u32) -> Result<Settings, Reported> {
     let kind = kind(authority);
     let admin = authority.flag("enableAdmin").and_then(|enabled| match enabled {
         Some(true) => Err(authority.place("enableAdmin").error(
@@ -44,7 +45,7 @@ pub(crate) fn read(authority: &Section<'_>) -> Result<Settings, Reported> {
     authority.ignore("disableIssuedAtCheck", "it is about tokens, which are not used");
     authority.ignore("deploymentType", "there is no linked CA");
     let names = authority.section("policy", name_rules);
-    let provisioners = provisioners(authority);
+    let provisioners = provisioners(authority, mode);
     kind?;
     admin?;
     backdate?;
@@ -71,11 +72,11 @@ fn kind(authority: &Section<'_>) -> Result<(), Reported> {
     Ok(())
 }
 
-fn provisioners(authority: &Section<'_>) -> Result<Vec<Provisioner>, Reported> {
+fn provisioners(authority: &Section<'_>, mode: u32) -> Result<Vec<Provisioner>, Reported> {
     const FIX: &str = "write [{ \"type\": \"ACME\", \"name\": \"acme\" }]";
     let mut names = BTreeSet::new();
     let provisioners = authority.sections("provisioners", |section| {
-        let provisioner = provisioner(section)?;
+        let provisioner = provisioner(section, mode)?;
         match names.insert(provisioner.name.clone()) {
             true => Ok(provisioner),
             false => {
@@ -95,7 +96,7 @@ fn provisioners(authority: &Section<'_>) -> Result<Vec<Provisioner>, Reported> {
     }
 }
 
-fn provisioner(section: &Section<'_>) -> Result<Provisioner, Reported> {
+fn provisioner(section: &Section<'_>, mode: u32) -> Result<Provisioner, Reported> {
     let kind = section.required("type", "write \"ACME\"").and_then(|text| {
         match text.value.eq_ignore_ascii_case("acme") {
             true => Ok(()),
@@ -106,13 +107,7 @@ fn provisioner(section: &Section<'_>) -> Result<Provisioner, Reported> {
     });
     let name = section.required("name", "write e.g. \"acme\"").and_then(name);
     let challenges = challenges(section);
-    let eab = section.flag("requireEAB").and_then(|required| match required {
-        Some(true) => Err(section.place("requireEAB").error(
-            "true is not available in this version, and is not left unenforced; write false, and restrict the names \
-             with policy",
-        )),
-        Some(false) | None => Ok(()),
-    });
+    let external_accounts = external_account::read(section, mode);
     let terms_of_service = url(section, "termsOfService");
     let website = url(section, "website");
     let caa_identities = section.texts("caaIdentities");
@@ -124,7 +119,6 @@ fn provisioner(section: &Section<'_>) -> Result<Provisioner, Reported> {
         section.ignore(key, "device attestation is not served");
     }
     kind?;
-    eab?;
     options?;
     let mut challenges = challenges?;
     if challenges.is_empty() {
@@ -137,6 +131,7 @@ fn provisioner(section: &Section<'_>) -> Result<Provisioner, Reported> {
         website: website?,
         caa_identities: caa_identities?.iter().map(|text| text.value.to_owned()).collect(),
         names: names?,
+        external_accounts: external_accounts?,
     })
 }
 
@@ -198,7 +193,7 @@ fn options(options: &Section<'_>) -> Result<(), Reported> {
 }
 
 /// `policy`: step-ca's rules about names.
-fn name_rules(policy: &Section<'_>) -> Result<NameRules, Reported> {
+pub(crate) fn name_rules(policy: &Section<'_>) -> Result<NameRules, Reported> {
     policy.ignore("ssh", "no SSH certificates are issued");
     policy.section("x509", |x509| {
         let allow = x509.section("allow", |allow| {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::config::Config;
 use crate::config::LogFormat;
+use crate::policy::ExternalAccounts;
 use crate::policy::names::NameRules;
 use crate::server::OwnCertificate;
 
@@ -39,6 +40,7 @@ impl Config {
             if provisioner.names != NameRules::default() {
                 writeln!(out, "    and of those: {}", provisioner.names)?;
             }
+            write_external_accounts(out, &provisioner.external_accounts)?;
         }
         self.write_upstream(out)?;
         match &server.own_certificate {
@@ -139,6 +141,28 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn write_external_accounts(out: &mut String, rules: &ExternalAccounts) -> fmt::Result {
+    if rules.required {
+        writeln!(
+            out,
+            "    registration: only with an external account key, from here or from acme-proxy eab"
+        )?;
+    }
+    for key in &rules.keys {
+        let accounts = if key.one_time {
+            "one account"
+        } else {
+            "any number of accounts"
+        };
+        writeln!(
+            out,
+            "    key {}: for {accounts}, admitted: {}",
+            key.kid, key.names
+        )?;
+    }
+    Ok(())
 }
 
 fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {

@@ -25,7 +25,7 @@ use crate::upstream::Settings;
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// Others may read or write a file with these bits. Its group may: the installer gives `ca.json` to the service's.
-const OTHERS: u32 = 0o006;
+pub(crate) const OTHERS: u32 = 0o006;
 
 /// The settings; `mode` is that of the file that is read.
 pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported> {
@@ -223,7 +223,12 @@ fn seconds(
 
 fn is_inline(config: &Section<'_>, key: &'static str) -> bool {
     let text = config.text(key).ok().flatten();
-    text.is_some_and(|text| !text.value.starts_with("file:") && !text.value.starts_with("env:"))
+    text.is_some_and(|text| stands_here(&text))
+}
+
+/// Whether the secret itself is written in the file.
+pub(crate) fn stands_here(text: &Text<'_>) -> bool {
+    !text.value.starts_with("file:") && !text.value.starts_with("env:")
 }
 
 fn secret(config: &Section<'_>, key: &'static str) -> Result<Option<Secret>, Reported> {
@@ -231,7 +236,7 @@ fn secret(config: &Section<'_>, key: &'static str) -> Result<Option<Secret>, Rep
 }
 
 /// The secret that the text is, or that it says where to find: `file:PATH` or `env:NAME`. No message shows it.
-fn resolved(text: &Text<'_>) -> Result<Secret, Reported> {
+pub(crate) fn resolved(text: &Text<'_>) -> Result<Secret, Reported> {
     if let Some(path) = text.value.strip_prefix("file:") {
         return from_file(Path::new(path), text);
     }

@@ -66,28 +66,20 @@ struct Envelope<'a> {
     signatures: Present,
 }
 
-#[derive(Deserialize)]
-struct ProtectedHeader {
-    alg: Option<String>,
-    nonce: Option<String>,
-    url: Option<String>,
-    kid: Option<String>,
-    jwk: Option<RawJwk>,
-    #[serde(default)]
-    crit: Present,
-    #[serde(default)]
-    b64: Present,
+/// The decoded parts of a JWS in the flattened form.
+pub(crate) struct Parts {
+    pub(crate) protected: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) signature: Vec<u8>,
+    /// What the signature is over.
+    pub(crate) message: Vec<u8>,
 }
 
-impl Unverified {
-    /// Parses a request's body.
-    ///
-    /// # Errors
-    ///
-    /// [`JwsError`] says which rule of the form is broken.
-    pub fn parse(body: &[u8]) -> Result<Self, JwsError> {
-        let envelope: Envelope<'_> = object(body).ok_or(JwsError::Malformed(
-            "the body must be one JSON object with the members protected, payload and signature, once each",
+impl Parts {
+    /// Parses the JSON of a JWS.
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, JwsError> {
+        let envelope: Envelope<'_> = object(json).ok_or(JwsError::Malformed(
+            "the JWS must be one JSON object with the members protected, payload and signature, once each",
         ))?;
         // RFC 8555 §6.2: "The JWS Unprotected Header [RFC7515] MUST NOT be used" and "The JWS MUST NOT have multiple
         // signatures".
@@ -109,6 +101,41 @@ impl Unverified {
         if signature.is_empty() {
             return Err(JwsError::Malformed("the signature is empty"));
         }
+        Ok(Self {
+            protected,
+            payload,
+            signature,
+            message: format!("{}.{}", envelope.protected, envelope.payload).into_bytes(),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct ProtectedHeader {
+    alg: Option<String>,
+    nonce: Option<String>,
+    url: Option<String>,
+    kid: Option<String>,
+    jwk: Option<RawJwk>,
+    #[serde(default)]
+    crit: Present,
+    #[serde(default)]
+    b64: Present,
+}
+
+impl Unverified {
+    /// Parses a request's body.
+    ///
+    /// # Errors
+    ///
+    /// [`JwsError`] says which rule of the form is broken.
+    pub fn parse(body: &[u8]) -> Result<Self, JwsError> {
+        let Parts {
+            protected,
+            payload,
+            signature,
+            message,
+        } = Parts::parse(body)?;
         let header: ProtectedHeader = object(&protected).ok_or(JwsError::Malformed(
             "the protected header must be one JSON object whose members occur once",
         ))?;
@@ -137,7 +164,7 @@ impl Unverified {
             signer,
             nonce: header.nonce,
             url: header.url,
-            message: format!("{}.{}", envelope.protected, envelope.payload).into_bytes(),
+            message,
             payload,
             signature,
         })

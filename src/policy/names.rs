@@ -4,10 +4,12 @@
 //! step-ca does not do.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use crate::acme::external_account::NameLimits;
 use crate::acme::identifier::DnsName;
 use crate::acme::identifier::Identifier;
 
@@ -93,6 +95,47 @@ fn write_list<T: fmt::Display>(
         false => write!(f, ", but not {}", listed(deny)),
     }
 }
+
+impl TryFrom<&NameLimits> for NameRules {
+    type Error = InvalidLimit;
+
+    /// As for rules that allow something, what is allowed is all that is.
+    fn try_from(limits: &NameLimits) -> Result<Self, InvalidLimit> {
+        let (allow, allow_networks) = sorted(&limits.allow)?;
+        let (deny, deny_networks) = sorted(&limits.deny)?;
+        let allows_any = !limits.allow.is_empty();
+        Ok(Self {
+            wildcards: limits.wildcards || (!allows_any && limits.deny.is_empty()),
+            allow: allows_any.then_some(allow),
+            deny,
+            allow_networks: allows_any.then_some(allow_networks),
+            deny_networks,
+        })
+    }
+}
+
+/// Patterns for names, and networks, told apart.
+fn sorted(texts: &[String]) -> Result<(Vec<NamePattern>, Vec<IpNet>), InvalidLimit> {
+    let (mut patterns, mut networks) = (Vec::new(), Vec::new());
+    for text in texts {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        // Addresses first: the text of an IPv4 address would be a name, too.
+        match (address.or_else(|_| text.parse()), text.parse()) {
+            (Ok(network), _) if network == network.trunc() => networks.push(network),
+            (Err(_), Ok(pattern)) => patterns.push(pattern),
+            (Ok(_), _) | (Err(_), Err(_)) => return Err(InvalidLimit(text.clone())),
+        }
+    }
+    Ok((patterns, networks))
+}
+
+/// The text is no pattern for names and no network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} stands for no names; write one name (host.example.com), *.example.com for all names one label below, or an \
+     address or network (10.0.0.0/8)"
+)]
+pub struct InvalidLimit(String);
 
 fn listed<T: fmt::Display>(patterns: &[T]) -> String {
     let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();
@@ -304,6 +347,40 @@ mod tests {
             "a_b",
         ] {
             assert_eq!(text.parse::<NamePattern>(), Err(InvalidPattern), "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_of_a_key_admit_what_they_allow_of_names_and_addresses_alike() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let rules = |allow: &[&str], deny: &[&str], wildcards| {
+            NameRules::try_from(&NameLimits {
+                allow: texts(allow),
+                deny: texts(deny),
+                wildcards,
+            })
+        };
+        assert_eq!(rules(&[], &[], false), Ok(NameRules::default()));
+        let admitted = |rules: &NameRules| {
+            let identifiers = [
+                Identifier::dns("www.example.com").unwrap(),
+                Identifier::dns("*.example.com").unwrap(),
+                Identifier::dns("www.example.net").unwrap(),
+                Identifier::ip("10.0.0.1").unwrap(),
+            ];
+            identifiers.map(|identifier| rules.refusal(&identifier).is_none())
+        };
+        let names = rules(&["*.example.com"], &[], false).unwrap();
+        assert_eq!(admitted(&names), [true, false, false, false]);
+        let wildcards = rules(&["*.example.com"], &[], true).unwrap();
+        assert_eq!(admitted(&wildcards), [true, true, false, false]);
+        let networks = rules(&["10.0.0.0/8"], &[], true).unwrap();
+        assert_eq!(admitted(&networks), [false, false, false, true]);
+        let denied = rules(&[], &["www.example.net", "10.0.0.1"], false).unwrap();
+        assert_eq!(admitted(&denied), [true, false, false, false]);
+        for wrong in ["10.0.0.1/8", "a..b", "*", ""] {
+            let error = rules(&[wrong], &[], false).unwrap_err();
+            assert!(error.to_string().contains("10.0.0.0/8"), "{error}");
         }
     }
 }

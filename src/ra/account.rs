@@ -3,6 +3,7 @@
 use crate::acme::account::{Account, AccountStatus, Contact};
 use crate::acme::id::AccountId;
 use crate::acme::problem::{Problem, ProblemType};
+use crate::jose::eab::{BadBinding, Unverified};
 use crate::jose::jwk::Jwk;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{Registration, StoreError, Versioned};
@@ -16,6 +17,8 @@ pub struct NewAccount {
     pub terms_of_service_agreed: bool,
     /// Whether the client only wants to find its account.
     pub only_return_existing: bool,
+    /// The external account binding, if there is one. A bad one matters only to a request that is to make an account.
+    pub binding: Option<Result<Unverified, BadBinding>>,
 }
 
 /// A change of an account (RFC 8555 §7.3.2, §7.3.6).
@@ -33,7 +36,8 @@ impl RegistrationAuthority {
     /// # Errors
     ///
     /// `accountDoesNotExist` if only an existing one was wanted, `userActionRequired` if the terms of service were not
-    /// agreed to, `unauthorized` if the account is deactivated, and what is wrong with the contacts.
+    /// agreed to, `externalAccountRequired` without a binding where one is needed, `unauthorized` if the binding is not by
+    /// a key that may be used or the account is deactivated, and what is wrong with the binding's form or the contacts.
     pub async fn register(
         &self,
         provisioner: &str,
@@ -52,6 +56,7 @@ impl RegistrationAuthority {
         if request.only_return_existing {
             return Err(Problem::new(ProblemType::AccountDoesNotExist, "no account has this key").into());
         }
+        let binding = self.bind(rules, request.binding).await?;
         if let Some(terms) = &rules.terms_of_service
             && !request.terms_of_service_agreed
         {
@@ -61,9 +66,25 @@ impl RegistrationAuthority {
         let contact = contacts(&request.contact)?;
         let agreed = request.terms_of_service_agreed;
         let account = Account::new(provisioner.to_owned(), key, contact, agreed, self.clock.now());
+        let account = match binding {
+            Some(binding) => account.bound(binding),
+            None => account,
+        };
         match self.store.create_account(&account).await? {
-            Registration::Created => Ok((account, true)),
+            Registration::Created => {
+                if let Some(binding) = account.binding() {
+                    tracing::info!(
+                        audit = true, account.id = %account.id(), eab.kid = %binding.kid(), provisioner,
+                        "external account key used"
+                    );
+                }
+                Ok((account, true))
+            }
             Registration::Exists(existing) => Ok((usable(existing)?, false)),
+            Registration::KeyUsed => Err(Problem::unauthorized(
+                "the external account key has been used already; it is for one account",
+            )
+            .into()),
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod account;
 pub mod authorization;
 pub mod certificate;
+pub mod external_account;
 pub mod key_change;
 mod limit;
 pub mod order;

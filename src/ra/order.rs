@@ -38,7 +38,8 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// Why the policy does not admit an identifier; `rateLimited` if the account has too many unfinished orders.
+    /// Why the policy does not admit an identifier; `unauthorized` if the account's external account key has been
+    /// revoked; `rateLimited` if the account has too many unfinished orders.
     pub async fn new_order(&self, account: &Account, request: NewOrder) -> Result<Order, Refusal> {
         // RFC 8555 §7.4: the server "MUST NOT issue a certificate" with another validity than the one asked for. The
         // CA decides on it, so none can be promised.
@@ -55,7 +56,10 @@ impl RegistrationAuthority {
             return Err(Problem::new(ProblemType::InvalidProfile, detail).into());
         }
         let provisioner = self.provisioner_of(account)?;
-        let admitted = self.policy.admit(provisioner, &request.identifiers)?;
+        let own = self.rules_of_key(account).await?;
+        let admitted = self
+            .policy
+            .admit(provisioner, own.as_ref(), &request.identifiers)?;
         self.check_limit(account).await?;
         let now = self.clock.now();
         let order = Order::new(
@@ -103,7 +107,8 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// `orderNotReady`, `badCSR`, and `rejectedIdentifier` if the policy does not admit a name any more.
+    /// `orderNotReady`, `badCSR`, `rejectedIdentifier` if the policy does not admit a name any more, and `unauthorized`
+    /// if the account's external account key has been revoked.
     pub async fn finalize(&self, account: &Account, id: OrderId, csr: Vec<u8>) -> Result<Order, Refusal> {
         // An order that is not ready says so before the CSR is looked at.
         self.own_order(account, id)
@@ -123,8 +128,10 @@ impl RegistrationAuthority {
             } = self.own_order(account, id).await?;
             order.require_ready(self.clock.now())?;
             let matched = csr.matching(&order, holder)?;
+            let own = self.rules_of_key(account).await?;
+            let provisioner = self.provisioner_of(account)?;
             self.policy
-                .still_admits(self.provisioner_of(account)?, order.identifiers())?;
+                .still_admits(provisioner, own.as_ref(), order.identifiers())?;
             let now = self.clock.now();
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());

@@ -7,10 +7,13 @@ use axum::response::Response;
 use http::StatusCode;
 use http::header::{LINK, LOCATION};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::acme::account::Account;
+use crate::acme::external_account::Binding;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::problem::Problem;
+use crate::jose::eab;
 use crate::ra::account::{AccountUpdate, NewAccount};
 use crate::server::Shared;
 use crate::server::link::Links;
@@ -26,6 +29,7 @@ struct NewAccountRequest {
     terms_of_service_agreed: bool,
     #[serde(default)]
     only_return_existing: bool,
+    external_account_binding: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +46,8 @@ struct AccountObject<'a> {
     contact: Vec<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     terms_of_service_agreed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_account_binding: Option<&'a RawValue>,
     orders: String,
 }
 
@@ -55,18 +61,26 @@ pub(crate) fn object(status: StatusCode, account: &Account, links: &Links) -> Re
         status: account.status().to_string(),
         contact: account.contact().iter().map(|contact| contact.as_str()).collect(),
         terms_of_service_agreed: account.terms_of_service_agreed(),
+        external_account_binding: account.binding().and_then(reflected),
         orders: links.orders(account.id()),
     };
     respond::json(status, [(LOCATION, links.account(account.id()))], &object)
 }
 
+/// The binding as the client sent it: it was JSON then.
+fn reflected(binding: &Binding) -> Option<&RawValue> {
+    serde_json::from_str(binding.jws()).ok()
+}
+
 /// POST new-account.
 pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByKey) -> Result<Response, Rejection> {
     let request: NewAccountRequest = signed.object()?;
+    let binding = request.external_account_binding;
     let request = NewAccount {
         contact: request.contact,
         terms_of_service_agreed: request.terms_of_service_agreed,
         only_return_existing: request.only_return_existing,
+        binding: binding.map(|json| eab::Unverified::parse(json.get(), &signed.url, &signed.key)),
     };
     let (account, is_new) = shared
         .ra

@@ -35,6 +35,8 @@ struct DirectoryMeta<'a> {
     website: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     caa_identities: &'a [String],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    external_account_required: bool,
 }
 
 /// GET directory.
@@ -53,11 +55,13 @@ pub(crate) async fn get(
         terms_of_service: meta.terms_of_service.as_deref(),
         website: meta.website.as_deref(),
         caa_identities: &meta.caa_identities,
+        external_account_required: meta.external_account_required,
     };
     let empty = DirectoryMeta {
         terms_of_service: None,
         website: None,
         caa_identities: &[],
+        external_account_required: false,
     };
     let directory = Directory {
         new_nonce: links.to("new-nonce"),

@@ -5,6 +5,7 @@ mod account;
 mod admin;
 mod authorization;
 mod certificate;
+pub mod control;
 mod directory;
 mod key_change;
 mod link;
@@ -99,6 +100,8 @@ pub struct Meta {
     pub website: Option<String>,
     /// The names that CAA records may give.
     pub caa_identities: Vec<String>,
+    /// Whether new accounts need an external account binding.
+    pub external_account_required: bool,
 }
 
 /// What every request needs.

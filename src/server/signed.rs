@@ -47,6 +47,8 @@ pub(crate) struct ByKey {
     pub(crate) key: Jwk,
     pub(crate) provisioner: String,
     pub(crate) links: Links,
+    /// The URL that the request was meant for, and sent to.
+    pub(crate) url: String,
     payload: Vec<u8>,
 }
 
@@ -248,6 +250,7 @@ impl Received {
                 key,
                 provisioner,
                 links,
+                url,
                 payload,
             }),
             Err((account, kid)) => ByAccountOrKey::Account(ByAccount {

@@ -1,5 +1,6 @@
 //! The contract of [`Store`] as tests, run against each backend: `contract!(Backend)` in the backend's own tests.
 
+pub(crate) mod external_accounts;
 pub(crate) mod jobs;
 pub(crate) mod records;
 
@@ -37,7 +38,7 @@ pub(crate) trait Backend {
     async fn plant_unknown_job(&self, order: OrderId);
 }
 
-/// Makes a test of each function of `records` and `jobs`.
+/// Makes a test of each function of `external_accounts`, `records` and `jobs`.
 macro_rules! contract {
     ($backend:ty) => {
         $crate::store::contract::contract! { $backend:
@@ -55,6 +56,10 @@ macro_rules! contract {
             records::the_sweep_leaves_nothing_behind
             records::the_sweep_spares_what_has_changed
             records::f24_everything_is_there_after_reopening
+            external_accounts::c309_a_one_time_key_gets_one_account_however_many_use_it
+            external_accounts::a_one_time_key_stays_used_whatever_becomes_of_its_account
+            external_accounts::a_key_is_replaced_by_compare_and_swap
+            external_accounts::keys_are_listed_the_oldest_first_and_are_there_after_reopening
             jobs::a_job_is_leased_by_one_holder_the_longest_due_first
             jobs::a_lease_runs_out_unless_it_is_renewed
             jobs::a_lost_lease_settles_nothing

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
+use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::{Job, Work, WorkKind};
 use crate::acme::order::Order;
@@ -59,6 +60,8 @@ pub enum Registration {
     Created,
     /// The key has this account already (RFC 8555 §7.3.1); nothing was written.
     Exists(Versioned<Account>),
+    /// The account is bound to a one-time external account key that has an account already; nothing was written.
+    KeyUsed,
 }
 
 /// A job that the holder alone may work on until the deadline.
@@ -155,13 +158,15 @@ pub enum StoreError {
 /// - Every write of an existing record is a compare-and-swap on the version that was read; a loser gets
 ///   [`StoreError::Conflict`] and nothing is written.
 /// - An order and the job that its change causes are one write. An order never loses its job to a crash.
+/// - A one-time external account key gets at most one account, however many ask at once.
 /// - A job is leased by at most one holder at a time. A lease that is neither settled nor renewed before its deadline
 ///   is void, and the job is leased again. Jobs of a kind that this version does not know are left alone.
 /// - A reader sees every write that returned `Ok` before the read began.
 /// - Nothing here assumes that there is only one process.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Stores a new account, unless its key has one already under the same provisioner.
+    /// Stores a new account, unless its key has one already under the same provisioner, or the one-time external
+    /// account key that it is bound to has.
     async fn create_account(&self, account: &Account) -> Result<Registration, StoreError>;
 
     /// The account with this id.
@@ -176,6 +181,30 @@ pub trait Store: Send + Sync + 'static {
 
     /// Replaces an account.
     async fn update_account(&self, account: Versioned<Account>) -> Result<(), StoreError>;
+
+    /// Stores a new external account key. `Conflict` if its provisioner has one of that id.
+    async fn create_external_account_key(&self, key: &ExternalAccountKey) -> Result<(), StoreError>;
+
+    /// The provisioner's external account key of this id.
+    async fn external_account_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<ExternalAccountKey>>, StoreError>;
+
+    /// All external account keys, the oldest first.
+    async fn external_account_keys(&self) -> Result<Vec<ExternalAccountKey>, StoreError>;
+
+    /// Replaces an external account key.
+    async fn update_external_account_key(&self, key: Versioned<ExternalAccountKey>)
+    -> Result<(), StoreError>;
+
+    /// The account that the provisioner's one-time external account key of this id was used for.
+    async fn account_by_one_time_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<Account>>, StoreError>;
 
     /// Stores a new order, with the work that it causes. `Conflict` if the id is taken.
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError>;

@@ -6,6 +6,7 @@
 mod committer;
 mod keys;
 mod open;
+mod put;
 mod queue;
 mod record;
 mod room;
@@ -32,14 +33,16 @@ use tracing::warn;
 
 use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
+use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::{Job, WorkKind};
 use crate::acme::order::Order;
 use crate::store::sled::committer::{Change, Committer, Jobs, Outcome, Put, Request, Sync};
 use crate::store::sled::keys::Key;
 use crate::store::sled::open::Opened;
+use crate::store::sled::put::{account_put, external_key_put, order_put};
 use crate::store::sled::queue::Queue;
-use crate::store::sled::record::{Head, Index, View as _};
+use crate::store::sled::record::{Head, View as _};
 use crate::store::sled::room::Room;
 use crate::store::sled::view::{Durable, beginning_with, end_of, failure};
 use crate::store::{
@@ -163,6 +166,20 @@ impl SledStore {
         stored.map(|stored| decoded(key, &stored)).transpose()
     }
 
+    /// The account that an index entry leads to.
+    fn account_at(&self, index: &Key) -> Result<Option<Versioned<Account>>, StoreError> {
+        let view = self.shared.durable.now();
+        let Some(id) = view.get(index)? else {
+            return Ok(None);
+        };
+        let id = id.first_chunk::<16>().copied();
+        let id =
+            id.ok_or_else(|| StoreError::Corrupt(format!("{} can not be read", keys::describe(index))))?;
+        let key = keys::account(AccountId::from_bytes(id));
+        let stored = record::read(&view, &key)?;
+        stored.map(|stored| decoded(&key, &stored)).transpose()
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,47 +221,6 @@ fn stored_jobs(tree: &sled::Tree) -> Result<Queue, StoreError> {
     Ok(queue)
 }
 
-fn account_put(account: &Account, version: u64) -> Result<Put, StoreError> {
-    Ok(Put {
-        key: keys::account(account.id()),
-        version,
-        body: codec::encode(account)?,
-        indexes: Vec::new(),
-        unique: Some(Index {
-            key: keys::account_by_key(account.provisioner(), &account.key().thumbprint()),
-            value: account.id().as_bytes().to_vec(),
-        }),
-    })
-}
-
-fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> {
-    let id = order.id();
-    let entry = |key| Index {
-        key,
-        value: Vec::new(),
-    };
-    let mut indexes = vec![
-        entry(keys::order_of_account(order.account(), id)),
-        entry(keys::deletion(order.delete_after(), id)),
-    ];
-    if let Some(since) = order.in_line_since() {
-        indexes.push(entry(keys::in_line(line_of(order), since, id)));
-    }
-    if let Some(certificate) = order.certificate() {
-        indexes.push(Index {
-            key: keys::certificate(certificate.leaf().fingerprint()),
-            value: id.as_bytes().to_vec(),
-        });
-    }
-    Ok(Put {
-        key: keys::order(id),
-        version,
-        body: codec::encode(order)?,
-        indexes,
-        unique: None,
-    })
-}
-
 fn named_by(index: &[u8], key: &Key) -> Result<OrderId, StoreError> {
     let id = keys::order_at_end(index);
     id.ok_or_else(|| StoreError::Corrupt(format!("{} can not be read", keys::describe(key))))
@@ -267,10 +243,9 @@ impl Store for SledStore {
         };
         match self.submit(change).await? {
             Outcome::Written => Ok(Registration::Created),
-            Outcome::Taken => existing()
+            Outcome::Taken => Ok(existing()
                 .await?
-                .map(Registration::Exists)
-                .ok_or(StoreError::Conflict),
+                .map_or(Registration::KeyUsed, Registration::Exists)),
         }
     }
 
@@ -283,22 +258,55 @@ impl Store for SledStore {
         provisioner: &str,
         thumbprint: &str,
     ) -> Result<Option<Versioned<Account>>, StoreError> {
-        let view = self.shared.durable.now();
-        let index = keys::account_by_key(provisioner, thumbprint);
-        let Some(id) = view.get(&index)? else {
-            return Ok(None);
-        };
-        let id = id.first_chunk::<16>().copied();
-        let id =
-            id.ok_or_else(|| StoreError::Corrupt(format!("{} can not be read", keys::describe(&index))))?;
-        let key = keys::account(AccountId::from_bytes(id));
-        let stored = record::read(&view, &key)?;
-        stored.map(|stored| decoded(&key, &stored)).transpose()
+        self.account_at(&keys::account_by_key(provisioner, thumbprint))
     }
 
     async fn update_account(&self, account: Versioned<Account>) -> Result<(), StoreError> {
         let put = account_put(&account.value, account.version)?;
         self.write(Some(put), Vec::new(), Jobs::Untouched).await
+    }
+
+    async fn create_external_account_key(&self, key: &ExternalAccountKey) -> Result<(), StoreError> {
+        self.write(Some(external_key_put(key, 0)?), Vec::new(), Jobs::Untouched)
+            .await
+    }
+
+    async fn external_account_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<ExternalAccountKey>>, StoreError> {
+        self.read(&keys::external_key(provisioner, kid))
+    }
+
+    async fn external_account_keys(&self) -> Result<Vec<ExternalAccountKey>, StoreError> {
+        let range = beginning_with(&keys::external_keys());
+        let mut found = Vec::new();
+        let keys = self.shared.durable.now().keys(range, usize::MAX)?;
+        for key in keys {
+            found.extend(
+                self.read(&key)?
+                    .map(|key: Versioned<ExternalAccountKey>| key.value),
+            );
+        }
+        found.sort_by(|a, b| (a.created(), a.kid()).cmp(&(b.created(), b.kid())));
+        Ok(found)
+    }
+
+    async fn update_external_account_key(
+        &self,
+        key: Versioned<ExternalAccountKey>,
+    ) -> Result<(), StoreError> {
+        let put = external_key_put(&key.value, key.version)?;
+        self.write(Some(put), Vec::new(), Jobs::Untouched).await
+    }
+
+    async fn account_by_one_time_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<Account>>, StoreError> {
+        self.account_at(&keys::one_time_key(provisioner, kid))
     }
 
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {
@@ -425,7 +433,7 @@ impl Store for SledStore {
             version: value.version,
             body: codec::encode_bytes(&value.value)?,
             indexes: Vec::new(),
-            unique: None,
+            unique: Vec::new(),
         };
         self.write(Some(put), Vec::new(), Jobs::Untouched).await?;
         Ok(value.version.saturating_add(1))

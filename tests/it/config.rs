@@ -298,6 +298,67 @@ fn secrets_come_from_files_and_the_environment_too() {
 }
 
 #[test]
+fn external_account_keys_are_read_and_what_they_lack_is_named() {
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("key");
+    fs::write(&secret, format!("{KEY}=\n")).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
+    let keys = json!([
+        { "kid": "web", "hmacKey": KEY, "policy": { "x509": { "allow": { "dns": ["*.web.example.com"] } } } },
+        { "kid": "once", "hmacKey": format!("file:{}", secret.display()), "reusable": false },
+    ]);
+    let changes = [
+        ("/authority/provisioners/0/requireEAB", json!(true)),
+        ("/authority/provisioners/0/eabKeys", keys),
+    ];
+    let config = load(&changes).unwrap();
+    assert_eq!(config.warnings, [""; 0]);
+    assert!(config.server.provisioners[0].external_account_required);
+    let read = &config.policy.provisioners[0].external_accounts;
+    assert!(read.required);
+    let terms: Vec<_> = read
+        .keys
+        .iter()
+        .map(|key| (key.kid.as_str(), key.one_time))
+        .collect();
+    assert_eq!(terms, [("web", false), ("once", true)]);
+    for key in &read.keys {
+        assert_eq!(key.mac_key.as_bytes(), (0..32).collect::<Vec<u8>>());
+    }
+    let report = config.report();
+    assert!(
+        report.contains("registration: only with an external account key"),
+        "{report}"
+    );
+    assert!(
+        report.contains("key web: for any number of accounts, admitted: only *.web.example.com"),
+        "{report}"
+    );
+
+    let not_required = load(&changes[1..]).unwrap();
+    assert!(warned(&not_required, "authority.provisioners[0].eabKeys"));
+    assert!(!not_required.policy.provisioners[0].external_accounts.required);
+    let short = json!([{ "kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODw" }]);
+    let short = load(&[changes[0].clone(), ("/authority/provisioners/0/eabKeys", short)]).unwrap();
+    assert!(
+        short.warnings[0].contains("is only 16 bytes long"),
+        "{:?}",
+        short.warnings
+    );
+    assert_eq!(
+        load(&changes[..1]).unwrap().warnings,
+        [""; 0],
+        "keys may all be in the store"
+    );
+
+    let path = write(&dir, with(&changes).to_string());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let config = Config::load(&path, &Overrides::default()).unwrap();
+    assert!(warned(&config, "authority.provisioners[0].eabKeys[0].hmacKey"));
+    assert!(!warned(&config, "authority.provisioners[0].eabKeys[1].hmacKey"));
+}
+
+#[test]
 fn t5_a_file_with_secrets_that_everybody_may_read_is_a_warning() {
     let dir = TempDir::new().unwrap();
     let path = write(&dir, minimal().to_string());
@@ -325,6 +386,11 @@ fn no_secret_is_ever_printed() {
         ("/authority/config/dns01_txt", solver.clone()),
         ("/authority/config/eab_hmac", json!("CANARY-typo")),
         ("/password", json!("CANARY-password")),
+        ("/authority/provisioners/0/requireEAB", json!(true)),
+        (
+            "/authority/provisioners/0/eabKeys",
+            json!([{ "kid": "team", "hmacKey": "CANARY-hmac-of-a-client" }]),
+        ),
     ];
     let config = load(&good).unwrap();
     let solver_settings = config.upstream.dns01.as_ref().unwrap();
@@ -342,6 +408,14 @@ fn no_secret_is_ever_printed() {
     for change in [
         ("/authority/config/eab_hmac_key", json!("CANARY not base64")),
         ("/authority/config/eab_hmac_key", json!(["CANARY"])),
+        (
+            "/authority/provisioners/0/eabKeys",
+            json!([{ "kid": "team", "hmacKey": "CANARY not base64" }]),
+        ),
+        (
+            "/authority/provisioners/0/eabKeys",
+            json!([{ "kid": "team", "hmacKey": "CANARY" }]),
+        ),
         ("/authority/config/eab_kid", json!({"CANARYkey": 1})),
         ("/authority/config/dns01_txt", exec),
         (

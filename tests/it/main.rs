@@ -8,6 +8,7 @@
 )]
 
 mod config;
+mod eab_cli;
 mod harness;
 mod layering;
 mod own_certificate;

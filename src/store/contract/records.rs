@@ -30,6 +30,7 @@ pub(crate) async fn a_key_has_one_account_however_many_register_it(backend: &imp
         match registration {
             Registration::Created => created.push(id),
             Registration::Exists(account) => drop(existing.insert(account.value.id())),
+            Registration::KeyUsed => panic!("no key was used"),
         }
     }
     assert_eq!(created.len(), 1);

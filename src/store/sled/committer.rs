@@ -51,8 +51,8 @@ pub(crate) struct Put {
     pub(crate) body: Vec<u8>,
     /// Its index entries.
     pub(crate) indexes: Vec<Index>,
-    /// The index entry that no other record may have.
-    pub(crate) unique: Option<Index>,
+    /// Index entries, too, but such as no other record may have.
+    pub(crate) unique: Vec<Index>,
 }
 
 /// What a change does to the queue.
@@ -107,7 +107,7 @@ impl Change {
 pub(crate) enum Outcome {
     /// It is on the disk.
     Written,
-    /// Another record has the unique index entry; nothing was written.
+    /// Another record has one of the unique index entries; nothing was written.
     Taken,
 }
 
@@ -404,7 +404,7 @@ fn stage_put(put: Put, overlay: &Overlay<'_>, writes: &mut Writes) -> Result<Out
         return Err(StoreError::Conflict);
     }
     let mut indexes = put.indexes;
-    if let Some(unique) = put.unique {
+    for unique in put.unique {
         let owner = overlay.get(&unique.key)?;
         if owner.is_some_and(|owner| *owner != *unique.value) {
             return Ok(Outcome::Taken);

@@ -6,6 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::acme::certificate::Fingerprint;
+use crate::acme::external_account::KeyId;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::Work;
 use crate::store::key_of;
@@ -17,6 +18,7 @@ const ACCOUNT: u8 = b'a';
 const ORDER_OF_ACCOUNT: u8 = b'b';
 const CHUNK: u8 = b'c';
 const DELETION: u8 = b'd';
+const EXTERNAL_KEY: u8 = b'e';
 const CERTIFICATE: u8 = b'f';
 const ISSUER: u8 = b'i';
 const JOB: u8 = b'j';
@@ -25,6 +27,7 @@ const LINE: u8 = b'l';
 const NAMED: u8 = b'n';
 const ORDER: u8 = b'o';
 const IDENTITY: u8 = b's';
+const ONE_TIME_KEY: u8 = b't';
 
 fn key(kind: u8, parts: &[&[u8]]) -> Key {
     let mut key = vec![kind];
@@ -43,6 +46,25 @@ pub(crate) fn account(id: AccountId) -> Key {
 pub(crate) fn account_by_key(provisioner: &str, thumbprint: &str) -> Key {
     let owner = Fingerprint::of(format!("{provisioner}\0{thumbprint}").as_bytes());
     key(ACCOUNT_BY_KEY, &[owner.as_bytes()])
+}
+
+/// An external account key's record. Hashed, because a provisioner's name has no bound.
+pub(crate) fn external_key(provisioner: &str, kid: &KeyId) -> Key {
+    key(EXTERNAL_KEY, &[of_provisioner(provisioner, kid).as_bytes()])
+}
+
+/// What the keys of all external account keys begin with.
+pub(crate) fn external_keys() -> Key {
+    key(EXTERNAL_KEY, &[])
+}
+
+/// Index of accounts by the one-time external account key that they were made with.
+pub(crate) fn one_time_key(provisioner: &str, kid: &KeyId) -> Key {
+    key(ONE_TIME_KEY, &[of_provisioner(provisioner, kid).as_bytes()])
+}
+
+fn of_provisioner(provisioner: &str, kid: &KeyId) -> Fingerprint {
+    Fingerprint::of(format!("{provisioner}\0{kid}").as_bytes())
 }
 
 /// An order's record.
@@ -145,6 +167,7 @@ impl fmt::Display for Described<'_> {
             ORDER => "order",
             JOB => "job",
             ISSUER => "issuer",
+            EXTERNAL_KEY => "external account key",
             IDENTITY => "identity",
             NAMED => return write!(f, "value {}", String::from_utf8_lossy(name)),
             CHUNK => return write!(f, "a part of {}", describe(name)),

@@ -49,7 +49,18 @@ const BAD_VALUES: &str = r#"
 /authority/provisioners/0/name | "a/b" | provisioners[0].name: "a/b" can not stand in a URL
 /authority/provisioners/0/challenges | ["http-02"] | challenges[0]: "http-02" can not be offered
 /authority/policy | {"x509": {"allow": {"ip": ["10.0.0.1/8"]}}} | has bits set beyond its prefix length
-/authority/provisioners/0/requireEAB | true | requireEAB: true is not available in this version
+/authority/provisioners/0/requireEAB | "yes" | requireEAB: is a string; write true or false
+/authority/provisioners/0/eabKeys | {} | eabKeys: is an object; write a list
+/authority/provisioners/0/eabKeys | [{"hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | eabKeys[0].kid: is missing; write
+/authority/provisioners/0/eabKeys | [{"kid": "a/../b", "hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | eabKeys[0].kid: "a/../b" is no key id; write
+/authority/provisioners/0/eabKeys | [{"kid": "a"}] | eabKeys[0].hmacKey: is missing; write
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0O"}] | eabKeys[0].hmacKey: [redacted] has less than 16 bytes; write
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "not base64!"}] | eabKeys[0].hmacKey: [redacted] is not base64url; write
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "file:/nowhere"}] | "file:/nowhere" can not be read
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "env:NO_SUCH_VARIABLE_9"}] | names a variable that is not set
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "reusable": 1}] | eabKeys[0].reusable: is a number; write true or false
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "policy": {"x509": {"allow": {"dns": ["*"]}}}}] | allow.dns[0]: "*" is no pattern
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}, {"kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | eabKeys[1].kid: "a" is taken already; write another id
 /authority/provisioners/0/termsOfService | "terms" | termsOfService: "terms" is no URL; write
 /authority/provisioners/0/options | {"webhooks": [{"url": "https://x.example"}]} | options.webhooks: are not called by this version
 /authority/provisioners | [{"type": "ACME", "name": "a"}, {"type": "acme", "name": "a"}] | provisioners[1].name: "a" is taken already; write another name

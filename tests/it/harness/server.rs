@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use acme_proxy::app::App;
+use acme_proxy::app::control::{self, Request};
 use acme_proxy::clock::Clock;
 use acme_proxy::config::{Config, Overrides};
 use serde_json::{Value, json};
@@ -138,6 +139,12 @@ impl Daemon {
         self.running.task.await.unwrap().unwrap();
         self.running = serve(self.directory.path(), &self.clock).await.unwrap();
         self
+    }
+
+    /// Carries out a command as `acme-proxy eab` does, and gives what it prints.
+    pub(crate) async fn control(&self, request: Request) -> anyhow::Result<String> {
+        let config = Config::load(&self.directory.path().join("ca.json"), &Overrides::default())?;
+        control::carry_out(config, request).await
     }
 
     /// A client with a new account.

@@ -6,6 +6,7 @@ mod s6_5_nonces;
 mod s6_transport;
 mod s7_1_directory;
 mod s7_1_provisioners;
+mod s7_3_4_external_account;
 mod s7_3_5_key_change;
 mod s7_3_accounts;
 mod s7_4_2_certificate;

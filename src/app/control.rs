@@ -1,0 +1,70 @@
+//! Carries out the operator's commands: through the daemon that runs, or, if none does, on the store itself.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::policy::Policy;
+use crate::ra::RegistrationAuthority;
+use crate::server::control;
+use crate::store::StoreError;
+use crate::store::sled::SledStore;
+
+pub use crate::ra::external_account::NewKey;
+pub use crate::server::control::{Answer, Request};
+
+/// How often to look for the socket of a daemon that has the store open: it may be about to make it.
+const ATTEMPTS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Carries out a command, and gives the text to print.
+///
+/// # Errors
+///
+/// Why not, in one sentence.
+pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<String> {
+    let path = config.store.path.clone();
+    let mut attempt = 0;
+    let answer = loop {
+        let asked = control::ask(&path, &request).await;
+        let asked =
+            asked.with_context(|| format!("the daemon with the store {} can not be asked", path.display()));
+        if let Some(answer) = asked? {
+            break answer;
+        }
+        check_owner(&path)?;
+        let settings = config.store.clone();
+        match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
+            Ok(store) => {
+                let policy = Policy::new(config.policy);
+                let ra = RegistrationAuthority::new(Arc::new(store), policy, Clock::system());
+                break control::answer(&ra, request).await;
+            }
+            Err(StoreError::InUse { .. }) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    match answer {
+        Answer::Done(text) => Ok(text),
+        Answer::Refused(why) => Err(anyhow!(why)),
+    }
+}
+
+/// Files that another user makes in the store could not be read by the daemon.
+fn check_owner(store: &Path) -> anyhow::Result<()> {
+    let existing = store.ancestors().find_map(|path| std::fs::metadata(path).ok());
+    let user = rustix::process::geteuid().as_raw();
+    match existing.map(|metadata| metadata.uid()) {
+        Some(owner) if owner != user => bail!(
+            "the store {} belongs to the user with the id {owner}; run this as that user, e.g. with sudo -u",
+            store.display()
+        ),
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,97 @@
+//! `acme-proxy eab`: the external account keys that the daemon's own clients register with.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::app::control::{NewKey, Request};
+use crate::config::GoDuration;
+
+#[derive(Args)]
+pub(crate) struct Eab {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes a key and shows it, this once
+    Add(Add),
+    /// Shows all keys without their secrets
+    List(List),
+    /// Revokes a key: no account can be made with it, and those that were can order nothing more
+    Revoke(Revoke),
+}
+
+#[derive(Args)]
+struct Add {
+    /// The key's id [default: a random one]
+    #[arg(long)]
+    kid: Option<String>,
+    /// The key is for one account only
+    #[arg(long)]
+    one_time: bool,
+    /// Its accounts may order only such names and addresses; may be repeated
+    #[arg(long, value_name = "NAME|*.NAME|NETWORK")]
+    allow: Vec<String>,
+    /// Its accounts may not order such names and addresses; may be repeated
+    #[arg(long, value_name = "NAME|*.NAME|NETWORK")]
+    deny: Vec<String>,
+    /// Its accounts may order wildcards although --allow or --deny is given
+    #[arg(long)]
+    wildcards: bool,
+    /// How long accounts can be made with it, e.g. 72h [default: for ever]
+    #[arg(long, value_name = "DURATION")]
+    expires: Option<GoDuration>,
+    /// The provisioner that it is for [default: the one that requires EAB, or the only one]
+    #[arg(long, value_name = "NAME")]
+    provisioner: Option<String>,
+    /// The configuration
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct List {
+    /// The configuration
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct Revoke {
+    /// The key's id
+    kid: String,
+    /// The configuration
+    config: PathBuf,
+    /// The key's provisioner, if several have a key of this id
+    #[arg(long, value_name = "NAME")]
+    provisioner: Option<String>,
+}
+
+impl Eab {
+    /// The configuration that tells where the store is, and what is to be done.
+    pub(crate) fn into_request(self) -> (PathBuf, Request) {
+        match self.command {
+            Command::Add(add) => {
+                let lifetime = add.expires.map(|GoDuration(lifetime)| lifetime);
+                let new = NewKey {
+                    kid: add.kid,
+                    provisioner: add.provisioner,
+                    one_time: add.one_time,
+                    allow: add.allow,
+                    deny: add.deny,
+                    wildcards: add.wildcards,
+                    lifetime,
+                };
+                (add.config, Request::AddKey(new))
+            }
+            Command::List(list) => (list.config, Request::ListKeys),
+            Command::Revoke(revoke) => {
+                let request = Request::RevokeKey {
+                    kid: revoke.kid,
+                    provisioner: revoke.provisioner,
+                };
+                (revoke.config, request)
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The operator's entrance: commands on the store of a running daemon, which no other process can open. One request and
+//! one answer a connection, both JSON, on a Unix socket in the store's directory that only the daemon's user can reach.
+//!
+//! The answers are the text that the command line prints: it is the same when the command line, finding nobody here,
+//! opens the store itself and calls [`answer`].
+
+use std::fmt::Write as _;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::ra::RegistrationAuthority;
+use crate::ra::external_account::{KeyEntry, KeyError, NewKey};
+use crate::server::Server;
+
+/// The socket in the store's directory.
+const SOCKET: &str = "control.sock";
+
+/// The longest request, in bytes.
+const MAX_REQUEST: u64 = 64 * 1024;
+
+/// How long one connection may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long to wait after the system could not give us a connection.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the operator wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// A new external account key.
+    AddKey(NewKey),
+    /// All external account keys.
+    ListKeys,
+    /// The end of one.
+    RevokeKey {
+        /// Its id.
+        kid: String,
+        /// Its provisioner; may be left out if no other one has a key of this id.
+        provisioner: Option<String>,
+    },
+}
+
+/// What comes of it, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is done.
+    Done(String),
+    /// It is not, and why.
+    Refused(String),
+}
+
+/// Does what the operator wants.
+pub async fn answer(ra: &RegistrationAuthority, request: Request) -> Answer {
+    let done = match request {
+        Request::AddKey(new) => ra.add_external_account_key(new).await.map(|key| {
+            let provisioner = key.provisioner();
+            let not_needed = match ra.requires_external_account(provisioner) {
+                true => String::new(),
+                false => format!(
+                    "Clients may register without a key: requireEAB of provisioner {provisioner} is not true.\n"
+                ),
+            };
+            format!(
+                "{not_needed}This key for provisioner {provisioner} is shown now and never again:\n\
+                 --eab-kid {} --eab-hmac-key {}\n",
+                key.kid(),
+                key.mac_key().encoded()
+            )
+        }),
+        Request::ListKeys => ra.external_account_keys().await.map(|keys| listed(&keys)),
+        Request::RevokeKey { kid, provisioner } => {
+            let revoked = ra.revoke_external_account_key(&kid, provisioner.as_deref()).await;
+            revoked.map(|provisioner| {
+                format!(
+                    "The key {kid} of provisioner {provisioner} is revoked: no account can be made with it, and those that \
+                     were can order nothing more.\n"
+                )
+            })
+        }
+    };
+    match done {
+        Ok(text) => Answer::Done(text),
+        Err(KeyError::Refused(why)) => Answer::Refused(why),
+        Err(KeyError::Store(error)) => Answer::Refused(error.to_string()),
+    }
+}
+
+fn listed(keys: &[KeyEntry]) -> String {
+    if keys.is_empty() {
+        return "There is no external account key; add one with: acme-proxy eab add\n".to_owned();
+    }
+    let mut text = String::new();
+    for key in keys {
+        // Writing to a string does not fail.
+        let _ = write_entry(&mut text, key);
+    }
+    text
+}
+
+fn write_entry(out: &mut String, key: &KeyEntry) -> std::fmt::Result {
+    writeln!(out, "{}", key.kid)?;
+    let place = if key.configured { "ca.json" } else { "the store" };
+    writeln!(out, "  provisioner: {} (in {place})", key.provisioner)?;
+    match (key.one_time, key.used) {
+        (false, _) => writeln!(out, "  for: any number of accounts")?,
+        (true, None) => writeln!(out, "  for: one account, not used yet")?,
+        (true, Some((account, at))) => {
+            writeln!(out, "  for: one account, used by {account} at {at:.0}")?;
+        }
+    }
+    writeln!(out, "  names: {}", key.names)?;
+    if let Some(expires) = key.expires {
+        writeln!(out, "  expires: {expires:.0}")?;
+    }
+    if let Some(revoked) = key.revoked {
+        writeln!(out, "  revoked: {revoked:.0}")?;
+    }
+    Ok(())
+}
+
+/// The socket, removed at the end.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Makes the socket in the store's directory. Whoever calls this holds the store: a socket that is there already
+    /// is a dead daemon's.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn bind(store: &Path) -> io::Result<Self> {
+        let path = store.join(SOCKET);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers until `stop` turns true.
+    pub async fn serve(self, server: Server, mut stop: watch::Receiver<bool>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            let served = match accepted {
+                Ok((stream, _)) => timeout(DEADLINE, serve_one(stream, &server)).await,
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket gives no connection");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            match served {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "a request on the control socket broke off"),
+                Err(_) => tracing::warn!("a request on the control socket took too long"),
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // If it stays, the next daemon removes it.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+async fn serve_one(mut stream: UnixStream, server: &Server) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    (&mut stream).take(MAX_REQUEST).read_to_end(&mut bytes).await?;
+    let answer = match serde_json::from_slice(&bytes) {
+        Ok(request) => answer(&server.shared.ra, request).await,
+        Err(_) => {
+            Answer::Refused("the daemon is of another version, and does not know this command".to_owned())
+        }
+    };
+    stream.write_all(&serde_json::to_vec(&answer)?).await?;
+    stream.shutdown().await
+}
+
+/// Asks the daemon that has this store open; `None` if there is none.
+///
+/// # Errors
+///
+/// The system's, or that the daemon answers what nobody understands.
+pub async fn ask(store: &Path, request: &Request) -> io::Result<Option<Answer>> {
+    let mut stream = match UnixStream::connect(store.join(SOCKET)).await {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                // The last one: the path is too long for a socket, also for the daemon's.
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    stream.write_all(&serde_json::to_vec(request)?).await?;
+    stream.shutdown().await?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    Ok(Some(serde_json::from_slice(&bytes)?))
+}

@@ -1,0 +1,72 @@
+//! What is written for a record: its body, and the index entries that lead to it.
+
+use crate::acme::account::Account;
+use crate::acme::external_account::ExternalAccountKey;
+use crate::acme::order::Order;
+use crate::store::sled::committer::Put;
+use crate::store::sled::keys;
+use crate::store::sled::record::Index;
+use crate::store::{StoreError, codec, line_of};
+
+/// An account, which its key leads to, and so does its one-time external account key.
+pub(crate) fn account_put(account: &Account, version: u64) -> Result<Put, StoreError> {
+    let provisioner = account.provisioner();
+    let entry = |key| Index {
+        key,
+        value: account.id().as_bytes().to_vec(),
+    };
+    let mut unique = vec![entry(keys::account_by_key(
+        provisioner,
+        &account.key().thumbprint(),
+    ))];
+    if let Some(binding) = account.binding().filter(|binding| binding.is_one_time()) {
+        unique.push(entry(keys::one_time_key(provisioner, binding.kid())));
+    }
+    Ok(Put {
+        key: keys::account(account.id()),
+        version,
+        body: codec::encode(account)?,
+        indexes: Vec::new(),
+        unique,
+    })
+}
+
+/// An external account key.
+pub(crate) fn external_key_put(key: &ExternalAccountKey, version: u64) -> Result<Put, StoreError> {
+    Ok(Put {
+        key: keys::external_key(key.provisioner(), key.kid()),
+        version,
+        body: codec::encode(key)?,
+        indexes: Vec::new(),
+        unique: Vec::new(),
+    })
+}
+
+/// An order.
+pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> {
+    let id = order.id();
+    let entry = |key| Index {
+        key,
+        value: Vec::new(),
+    };
+    let mut indexes = vec![
+        entry(keys::order_of_account(order.account(), id)),
+        entry(keys::deletion(order.delete_after(), id)),
+    ];
+    if let Some(since) = order.in_line_since() {
+        indexes.push(entry(keys::in_line(line_of(order), since, id)));
+    }
+    if let Some(certificate) = order.certificate() {
+        indexes.push(Index {
+            key: keys::certificate(certificate.leaf().fingerprint()),
+            value: id.as_bytes().to_vec(),
+        });
+    }
+    Ok(Put {
+        key: keys::order(id),
+        version,
+        body: codec::encode(order)?,
+        indexes,
+        unique: Vec::new(),
+    })
+}
