@@ -5,7 +5,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::settings::Settings;
@@ -20,23 +19,24 @@ pub(crate) struct Children(Vec<(Child, PathBuf)>);
 impl Children {
     /// Starts Pebble.
     pub(crate) fn start_pebble(&mut self, settings: &Settings<'_>) -> anyhow::Result<()> {
-        let config = write(settings.directory, "pebble.json", &settings.for_pebble())?;
+        let config = settings.write("pebble.json", &settings.for_pebble())?;
         let mut command = ending_with_us(Path::new("pebble"));
         command.arg("-config").arg(config);
         command.args(["-dnsserver", &settings.dns.address.to_string()]);
         command.args(settings.options.strict.then_some("-strict"));
-        command.env("PEBBLE_VA_NOSLEEP", "1");
+        // A CA that takes as proved what was proved once, which here is whatever it is told.
+        let believing = [("PEBBLE_VA_ALWAYS_VALID", "1"), ("PEBBLE_AUTHZREUSE", "100")];
+        command.env("PEBBLE_VA_NOSLEEP", "1").envs(believing);
         self.start(command, settings.directory.join("pebble.log"))
     }
 
     /// Starts acme-proxy, the one that cargo has put beside the examples' directory.
-    pub(crate) fn start_acme_proxy(&mut self, settings: &Settings<'_>) -> anyhow::Result<()> {
+    pub(crate) fn start_acme_proxy(&mut self, settings: &Settings<'_>, ca_json: &Path) -> anyhow::Result<()> {
         let own = std::env::current_exe()?;
         let target = own.parent().and_then(Path::parent);
         let program = target.context("cargo's target directory")?.join("acme-proxy");
-        let config = write(settings.directory, "ca.json", &settings.for_acme_proxy()?)?;
         let mut command = ending_with_us(&program);
-        command.arg(config);
+        command.arg(ca_json);
         self.start(command, settings.directory.join("acme-proxy.log"))
     }
 
@@ -85,10 +85,4 @@ fn ending_with_us(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
-}
-
-fn write(directory: &Path, name: &str, config: &Value) -> anyhow::Result<PathBuf> {
-    let path = directory.join(name);
-    std::fs::write(&path, config.to_string())?;
-    Ok(path)
 }

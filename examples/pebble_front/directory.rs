@@ -32,12 +32,10 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// The directory of the acme-proxy with these settings.
-    pub(crate) fn of(settings: &Settings<'_>) -> anyhow::Result<Self> {
-        let root = reqwest::Certificate::from_pem(&std::fs::read(&settings.ca_root)?)?;
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
+    pub(crate) fn of(settings: &Settings<'_>, client: reqwest::Client) -> anyhow::Result<Self> {
         let told = &settings.options.pebble;
         Ok(Self {
-            client: client.resolve(Settings::NAME, settings.acme_proxy).build()?,
+            client,
             url: settings.directory_url(),
             tls: server_config(&told.certificate, &told.private_key)?,
         })

@@ -9,8 +9,11 @@
 mod challenge_dns;
 mod children;
 mod directory;
+#[path = "../loopback/instant.rs"]
+mod instant;
 mod lowercase;
 mod options;
+mod proved;
 mod settings;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -51,8 +54,11 @@ async fn main() -> anyhow::Result<()> {
     for address in [settings.pebble, options.pebble.management_listen_address] {
         wait_for(&mut children, || async { TcpStream::connect(address).await.ok() }).await?;
     }
-    children.start_acme_proxy(&settings)?;
-    let source = Directory::of(&settings)?;
+    let client = settings.client()?;
+    let ca_json = settings.write("ca.json", &settings.for_acme_proxy()?)?;
+    proved::addresses(&ca_json, client.clone()).await?;
+    children.start_acme_proxy(&settings, &ca_json)?;
+    let source = Directory::of(&settings, client)?;
     wait_for(&mut children, || source.fetch()).await?;
     tokio::select! {
         served = source.serve(listener) => served,

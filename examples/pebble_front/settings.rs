@@ -35,6 +35,20 @@ impl Settings<'_> {
     /// The name that acme-proxy goes by: every machine knows where it leads.
     pub(crate) const NAME: &'static str = "localhost";
 
+    /// A client that trusts nobody but Pebble and acme-proxy.
+    pub(crate) fn client(&self) -> anyhow::Result<reqwest::Client> {
+        let root = reqwest::Certificate::from_pem(&std::fs::read(&self.ca_root)?)?;
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
+        Ok(client.resolve(Self::NAME, self.acme_proxy).build()?)
+    }
+
+    /// Writes a file of configuration, and says where it is.
+    pub(crate) fn write(&self, name: &str, config: &Value) -> anyhow::Result<PathBuf> {
+        let path = self.directory.join(name);
+        std::fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+
     /// The URL of acme-proxy's directory.
     pub(crate) fn directory_url(&self) -> String {
         format!(
