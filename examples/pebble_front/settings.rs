@@ -76,11 +76,11 @@ impl Settings<'_> {
         let told = &self.options.pebble;
         let eab_keys = told.external_account_mac_keys.iter();
         let eab_keys = eab_keys.map(|(kid, key)| json!({ "kid": kid, "hmacKey": key, "reusable": true }));
-        let mut provisioner = json!({ "type": "ACME", "name": "acme" });
-        if told.external_account_binding_required {
-            provisioner["requireEAB"] = json!(true);
-            provisioner["eabKeys"] = eab_keys.collect();
-        }
+        let eab_keys: Value = eab_keys.collect();
+        let provisioner = match told.external_account_binding_required {
+            true => json!({ "type": "ACME", "name": "acme", "requireEAB": true, "eabKeys": eab_keys }),
+            false => json!({ "type": "ACME", "name": "acme" }),
+        };
         Ok(json!({
             "address": self.acme_proxy,
             "dnsNames": [Self::NAME],

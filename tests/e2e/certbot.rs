@@ -1,4 +1,4 @@
-//! certbot, standalone (http-01): Debian's, and the latest from PyPI.
+//! certbot, standalone (http-01): Debian's, and the latest from `PyPI`.
 
 use std::path::Path;
 use std::path::PathBuf;
