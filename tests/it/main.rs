@@ -14,5 +14,7 @@ mod layering;
 mod own_certificate;
 mod recovery;
 mod rfc8555;
+mod rfc8737;
+mod rfc8738;
 mod start;
 mod upstream;

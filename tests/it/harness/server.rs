@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) provisioner: Option<Value>,
     /// Where http-01 is looked for, if not at the web server.
     pub(crate) http_port: Option<u16>,
+    /// Where tls-alpn-01 is looked for.
+    pub(crate) tls_port: Option<u16>,
     /// The DNS server for validation, if not the one for which every name is this machine.
     pub(crate) resolver: Option<SocketAddr>,
 }
@@ -92,6 +94,7 @@ impl Daemon {
                         "resolvers": [plan.resolver.unwrap_or(dns.address).to_string()],
                         "allow": ["127.0.0.0/8"],
                         "http_port": plan.http_port.unwrap_or(web.address.port()),
+                        "tls_port": plan.tls_port.unwrap_or(443),
                     },
                 },
                 "policy": plan.policy.unwrap_or(json!({})),
