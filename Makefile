@@ -9,7 +9,7 @@ RACE_SCHEDULES ?= 10000
 LIVES_CASES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients powercut powercut-short kill9 races lives fuzz fuzz-short bench build install needs needs-test clean
+.PHONY: help demo test check unit clients suite powercut powercut-short kill9 races lives fuzz fuzz-short bench build install needs needs-test clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -19,7 +19,7 @@ demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps
 	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
 	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
 
-test: check unit clients powercut-short fuzz-short ## Proves the project: everything below but bench, in short forms
+test: check unit clients suite powercut-short fuzz-short ## Proves the project: everything below but bench, in short forms
 	@echo "All of make test has passed."
 
 check: needs ## Format, lints with warnings denied, one crypto provider
@@ -33,8 +33,12 @@ unit: needs ## Unit and integration tests
 	$(CARGO) test --locked --lib --test it --examples -- --test-threads=8
 	$(CARGO) test --locked --doc
 
-clients: needs needs-test ## certbot and lego against acme-proxy against Pebble
+clients: needs needs-test ## certbot, lego and other clients against acme-proxy against Pebble
 	$(CARGO) test --locked --test e2e
+
+suite: needs needs-test ## instant-acme's own server tests, with acme-proxy in front of Pebble
+	$(CARGO) build --locked --bin acme-proxy --example pebble_front
+	$(CARGO) test --locked --test suite
 
 powercut-short: needs ## 20 simulated power cuts
 	@$(MAKE) --no-print-directory powercut POWERCUT_CYCLES=20
@@ -77,7 +81,8 @@ needs:
 	@./tests/needs.sh pkg-config:pkg-config libssl-dev:openssl.pc
 
 needs-test:
-	@./tests/needs.sh certbot:certbot lego:lego pebble:pebble openssl:openssl
+	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
+	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble openssl:openssl
 
 clean: ## Removes what was built
 	$(CARGO) clean

@@ -144,7 +144,7 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// The problem to answer with. When several identifiers are at fault, it has one subproblem for each.
+    /// The problem to answer with. When several identifiers are asked for, it has one subproblem for each at fault.
     pub fn admit(
         &self,
         provisioner: &Provisioner,
@@ -170,7 +170,7 @@ impl Policy {
                 Err((kind, detail)) => refused.push(subproblem(kind, detail, named)),
             }
         }
-        match problem_of(refused) {
+        match problem_of(refused, requested.len()) {
             Some(problem) => Err(problem),
             None => Ok(admitted),
         }
@@ -187,12 +187,15 @@ impl Policy {
         own: Option<&NameRules>,
         identifiers: impl Iterator<Item = &'a Identifier>,
     ) -> Result<(), Problem> {
+        let mut asked = 0;
         let refusals = identifiers.filter_map(|identifier| {
+            asked += 1;
             let detail = self.refusal(provisioner, own, identifier)?;
             let kind = ProblemType::RejectedIdentifier;
             Some(subproblem(kind, detail.to_owned(), &identifier.into()))
         });
-        match problem_of(refusals.collect()) {
+        let refused = refusals.collect();
+        match problem_of(refused, asked) {
             Some(problem) => Err(problem),
             None => Ok(()),
         }
@@ -277,21 +280,23 @@ fn subproblem(kind: ProblemType, detail: String, named: &NamedIdentifier) -> Sub
 }
 
 /// One problem for all refused identifiers. RFC 8555 §6.7.1 has no `identifier` at the top level, so the first one
-/// stands in the detail, where clients that do not know subproblems show it.
-fn problem_of(refused: Vec<Subproblem>) -> Option<Problem> {
+/// stands in the detail, where clients that do not know subproblems show it. A client that has asked for one identifier
+/// needs no telling which.
+fn problem_of(refused: Vec<Subproblem>, asked: usize) -> Option<Problem> {
     let first = refused.first()?;
     let kind = match refused.iter().all(|other| other.kind == first.kind) {
         true => first.kind,
         false => ProblemType::Compound,
     };
     let detail = format!("{}: {}", first.identifier.value, first.detail);
-    Some(match refused.len() {
-        1 => Problem::new(kind, detail),
-        count => Problem::new(
-            kind,
-            format!("{detail} (and {} more; see the subproblems)", count - 1),
-        )
-        .with_subproblems(refused),
+    let detail = match refused.len() {
+        1 => detail,
+        count => format!("{detail} (and {} more; see the subproblems)", count - 1),
+    };
+    let problem = Problem::new(kind, detail);
+    Some(match asked {
+        1 => problem,
+        _ => problem.with_subproblems(refused),
     })
 }
 
@@ -438,10 +443,11 @@ mod tests {
         for name in bad {
             let problem = admit(&policy, &["www.example.com", name]).unwrap_err();
             assert_eq!(problem.kind, ProblemType::RejectedIdentifier);
-            assert!(
-                problem.subproblems.is_empty() && problem.detail.starts_with(name),
-                "{problem}"
-            );
+            assert!(problem.detail.starts_with(name), "{problem}");
+            let [sub] = problem.subproblems.as_slice() else {
+                panic!("one of two names is at fault: {problem}");
+            };
+            assert_eq!(sub.identifier.value, name);
         }
         let problem = admit(&policy, &bad).unwrap_err();
         assert_eq!(problem.kind, ProblemType::RejectedIdentifier);

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Makes sure that programs and libraries are there: PACKAGE:PROGRAM or PACKAGE:LIBRARY.pc for each. Installs the Debian
-# packages that are missing if it may, otherwise names the command that does.
+# Makes sure that programs and libraries are there: PACKAGE:PROGRAM, PACKAGE:LIBRARY.pc or PACKAGE:MODULE.py (of Python)
+# for each. Installs the Debian packages that are missing if it may, otherwise names the command that does.
 set -eu
 
 is_there() {
   case $1 in
     *.pc) command -v pkg-config >/dev/null && pkg-config --exists "${1%.pc}" ;;
+    *.py) command -v python3 >/dev/null && python3 -c "import ${1%.py}" ;;
     *) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] ;;
   esac
 }
@@ -20,6 +21,13 @@ command="apt-get install --yes --no-install-recommends$missing"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "Installing what is missing:$missing"
   export DEBIAN_FRONTEND=noninteractive
+  # Some packages start a service when they are installed, which nobody here has asked for.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+  fi
   { apt-get update && $command; } >&2 || { echo "It could not be installed. Run: apt-get update && $command" >&2; exit 1; }
 else
   echo "Missing on this machine:$missing. Run as root: $command" >&2

@@ -58,12 +58,13 @@ impl DnsName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
 
-impl FromStr for DnsName {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
+    /// A host's name in its own network, which may be a single label: never one to issue a certificate for.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] says what is wrong with it.
+    pub fn of_own_network(text: &str) -> Result<Self, InvalidName> {
         if text.is_empty() {
             return Err(InvalidName::Empty);
         }
@@ -93,10 +94,19 @@ impl FromStr for DnsName {
         if last.bytes().all(|b| b.is_ascii_digit()) || hexadecimal {
             return Err(InvalidName::Address);
         }
-        if !name.contains('.') {
-            return Err(InvalidName::SingleLabel);
-        }
         Ok(Self(name))
+    }
+}
+
+impl FromStr for DnsName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let name = Self::of_own_network(text)?;
+        match name.0.contains('.') {
+            true => Ok(name),
+            false => Err(InvalidName::SingleLabel),
+        }
     }
 }
 

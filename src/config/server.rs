@@ -24,7 +24,6 @@ const MAX_COMMON_NAME: usize = 64;
 pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings, Reported> {
     let address = root.required("address", "write e.g. \":443\"");
     let address = address.and_then(|text| text.parsed());
-    let names = names(root);
     let tls = root.section("tls", |tls| {
         let versions = versions(tls);
         let files = files(tls);
@@ -38,6 +37,8 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
         }
         Ok((versions?, files?))
     });
+    let from_files = matches!(tls, Ok((_, Some(_))));
+    let names = names(root, |text| Settings::name(text, from_files));
     let common_name = common_name(root);
     let (ListenAddress(address), names, (tls, files), common_name) = (address?, names?, tls?, common_name?);
     let own_certificate = match (files, common_name) {
@@ -77,7 +78,10 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
     })
 }
 
-fn names<T: FromStr<Err: Display> + PartialEq>(root: &Section<'_>) -> Result<Vec<T>, Reported> {
+fn names<T: PartialEq, E: Display>(
+    root: &Section<'_>,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, Reported> {
     const FIX: &str = "write the names that clients use, e.g. [\"acmeproxy.example.com\"]";
     let mut names = Vec::new();
     let mut wrong = Ok(());
@@ -89,7 +93,7 @@ fn names<T: FromStr<Err: Display> + PartialEq>(root: &Section<'_>) -> Result<Vec
             ));
             continue;
         }
-        match text.value.parse() {
+        match parse(text.value) {
             Ok(name) if names.contains(&name) => {}
             Ok(name) => names.push(name),
             Err(error) => wrong = Err(text.wrong(format_args!("can not be certified: {error}; {FIX}"))),

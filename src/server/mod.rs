@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::acme::identifier::DnsName;
+use crate::acme::identifier::InvalidName;
 use crate::metrics::Metrics;
 use crate::ra::RegistrationAuthority;
 use crate::server::nonce::Nonces;
@@ -56,6 +57,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// A name for the server. One whose certificate comes from files may have any that its clients resolve.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the name.
+    pub fn name(text: &str, certificate_from_files: bool) -> Result<DnsName, InvalidName> {
+        match certificate_from_files {
+            true => DnsName::of_own_network(text),
+            false => text.parse(),
+        }
+    }
+
     fn terms_of_service(&self, provisioner: &str) -> Option<&str> {
         let meta = self.provisioners.iter().find(|meta| meta.name == provisioner)?;
         meta.terms_of_service.as_deref()

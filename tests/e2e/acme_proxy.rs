@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::dns::DNS01;
 use crate::pebble::EAB_HMAC_KEY;
 use crate::pebble::EAB_KID;
 use crate::pebble::Pebble;
@@ -17,9 +18,6 @@ use crate::web::Web;
 /// The name that it goes by. It is in no DNS but that of the tests: clients come through an HTTPS proxy, which works
 /// for every user on every machine, where an entry in `/etc/hosts` or a mount namespace would not.
 const NAME: &str = "acmeproxy.example.com";
-
-/// The program that solves the CA's own challenges.
-const DNS01: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/dns01.sh");
 
 /// How to make acme-proxy ready for what the CA asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +34,8 @@ pub(crate) struct Place {
     metrics_port: u16,
     /// Where clients answer http-01, each on an address of its own.
     pub(crate) http_port: u16,
+    /// Where clients answer tls-alpn-01, likewise.
+    pub(crate) tls_port: u16,
 }
 
 /// A running acme-proxy.
@@ -52,6 +52,7 @@ impl Place {
             port: free_port(),
             metrics_port: free_port(),
             http_port: free_port(),
+            tls_port: free_port(),
         }
     }
 
@@ -133,9 +134,10 @@ fn ca_json(directory: &Path, place: &Place, pebble: &Pebble, upstream: Upstream)
                 "eab_hmac_key": EAB_HMAC_KEY,
                 "metrics": { "enabled": true, "port": place.metrics_port },
                 "validation": {
-                    "resolvers": [pebble.dns.any_case.to_string()],
+                    "resolvers": [pebble.dns.address().to_string()],
                     "allow": ["127.0.0.0/8"],
                     "http_port": place.http_port,
+                    "tls_port": place.tls_port,
                 },
             },
             "provisioners": [{ "type": "ACME", "name": "acme" }],
@@ -144,10 +146,10 @@ fn ca_json(directory: &Path, place: &Place, pebble: &Pebble, upstream: Upstream)
     if upstream == Upstream::Dns01 {
         ca_json["authority"]["config"]["dns01_txt"] = json!({
             "provider": "exec",
-            "dns_servers": [format!("127.0.0.1:{}", pebble.dns.port)],
+            "dns_servers": [pebble.dns.address().to_string()],
             "env_vars": {
                 "EXEC_PATH": DNS01,
-                "CHALLTESTSRV_PORT": pebble.dns.management_port.to_string(),
+                "DNS_PORT": pebble.dns.management_port().to_string(),
                 "CALLS": calls(directory),
             },
         });

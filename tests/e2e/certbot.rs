@@ -1,9 +1,12 @@
-//! certbot, standalone (http-01).
+//! certbot, standalone (http-01): Debian's, and the latest from `PyPI`.
 
+use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::certificate::Leaf;
 use crate::certificate::check;
+use crate::dns::hook;
 use crate::environment::Environment;
 use crate::environment::Host;
 use crate::pebble::CertificateStatus;
@@ -12,19 +15,24 @@ use crate::pebble::CertificateStatus;
 struct Certbot<'a> {
     host: Host<'a>,
     names: &'a [&'a str],
+    program: PathBuf,
 }
 
 impl<'a> Certbot<'a> {
     fn on(environment: &'a Environment, names: &'a [&'a str]) -> Self {
+        Self::running("certbot".into(), environment, names)
+    }
+
+    fn running(program: PathBuf, environment: &'a Environment, names: &'a [&'a str]) -> Self {
         let host = environment.host(names);
         // Not what the machine's administrator has in /etc/letsencrypt.
         std::fs::write(host.directory.join("cli.ini"), "").unwrap();
-        Self { host, names }
+        Self { host, names, program }
     }
 
     fn run(&self, arguments: &[&str]) -> String {
         let directory = &self.host.directory;
-        let mut certbot = self.host.program("certbot");
+        let mut certbot = self.host.program(&self.program);
         certbot.env("REQUESTS_CA_BUNDLE", self.host.root());
         certbot.arg(arguments[0]).arg("--non-interactive");
         certbot.arg("--config").arg(directory.join("cli.ini"));
@@ -40,15 +48,21 @@ impl<'a> Certbot<'a> {
     fn obtain(&self, arguments: &[&str]) -> Leaf {
         let address = self.host.address.to_string();
         let port = self.host.http_port().to_string();
-        let mut all = vec![
-            "certonly",
+        let standalone = [
             "--standalone",
             "--http-01-address",
             &address,
             "--http-01-port",
             &port,
         ];
+        self.obtain_by(&standalone, arguments)
+    }
+
+    fn obtain_by(&self, authenticator: &[&str], arguments: &[&str]) -> Leaf {
+        let mut all = vec!["certonly"];
+        all.extend(authenticator);
         all.extend(["--agree-tos", "--register-unsafely-without-email"]);
+        all.extend(["--cert-name", self.names[0].trim_start_matches("*.")]);
         all.extend(self.names.iter().flat_map(|name| ["-d", name]));
         all.extend(arguments);
         self.run(&all);
@@ -81,7 +95,7 @@ impl<'a> Certbot<'a> {
         self.host
             .directory
             .join("config/live")
-            .join(self.names[0])
+            .join(self.names[0].trim_start_matches("*."))
             .join(name)
     }
 
@@ -128,4 +142,56 @@ fn certbot_gets_an_rsa_certificate_for_three_names() {
     let certbot = Certbot::on(&environment, &names);
     let leaf = certbot.obtain(&["--key-type", "rsa", "--rsa-key-size", "2048"]);
     assert!(leaf.is_rsa_2048(), "{leaf:?}");
+}
+
+#[test]
+fn certbot_gets_a_certificate_for_a_wildcard_and_its_base_by_dns_01() {
+    let environment = Environment::shared();
+    let names = ["*.wild.certbot.example.com", "wild.certbot.example.com"];
+    let certbot = Certbot::on(&environment, &names);
+    let text = "$1 \"$CERTBOT_DOMAIN\" \"$CERTBOT_VALIDATION\"";
+    let hook = hook(&certbot.host, text).display().to_string();
+    let (add, remove) = (format!("{hook} publish"), format!("{hook} withdraw"));
+    let manual = ["--manual", "--preferred-challenges", "dns"];
+    let hooks = ["--manual-auth-hook", &add, "--manual-cleanup-hook", &remove];
+    certbot.obtain_by(&[&manual[..], &hooks].concat(), &[]);
+}
+
+/// The latest certbot, in an environment of its own under cargo's target directory.
+fn of_pypi() -> PathBuf {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("certbot");
+    // pip needs the user's own settings: proxies, mirrors, roots.
+    let succeeds = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    };
+    succeeds(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&place),
+    );
+    let install = [
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--upgrade",
+        "certbot",
+    ];
+    succeeds(Command::new(place.join("bin/pip")).args(install));
+    place.join("bin/certbot")
+}
+
+#[test]
+fn the_latest_certbot_gets_a_certificate_renews_it_by_force_and_revokes_it() {
+    let program = of_pypi();
+    let environment = Environment::shared();
+    let certbot = Certbot::running(program, &environment, &["latest.example.com"]);
+    let first = certbot.obtain(&[]);
+    assert!(first.is_p256(), "{first:?}");
+    certbot.run(&["renew", "--force-renewal", "--no-random-sleep-on-renew"]);
+    let second = certbot.leaf();
+    assert_ne!(first.serial, second.serial);
+    certbot.revoke(&["--reason", "superseded"]);
+    assert_eq!(certbot.status(&second), CertificateStatus::Revoked(Some(4)));
 }

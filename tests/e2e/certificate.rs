@@ -61,7 +61,7 @@ pub(crate) fn check(host: &Host<'_>, chain: &Path, key: &Path, names: &[&str]) -
     }
 }
 
-fn openssl(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> String {
+pub(crate) fn openssl(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> String {
     let mut command = program("openssl");
     command.args(arguments.iter().map(|argument| argument.as_ref()));
     run(&command, "openssl").unwrap()

@@ -1,6 +1,9 @@
 //! Everything that a test needs: Pebble, acme-proxy, and a place for the test's ACME client.
 
+use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -30,7 +33,7 @@ pub(crate) struct Environment {
     pub(crate) pebble: Pebble,
     place: Place,
     tunnel: Connect,
-    _runtime: Runtime,
+    pub(crate) runtime: Runtime,
     clients: AtomicU8,
     directory: TempDir,
 }
@@ -42,6 +45,8 @@ impl Environment {
             .prefix("acme-proxy-e2e-")
             .tempdir()
             .unwrap();
+        // Programs that were started by root go on as another user, who has to find what is theirs.
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).unwrap();
         let runtime = Runtime::new().unwrap();
         let tunnel = runtime.block_on(connect::start()).unwrap();
         let pebble = Pebble::start(directory.path(), &runtime, reuse);
@@ -52,7 +57,7 @@ impl Environment {
             pebble,
             place,
             tunnel,
-            _runtime: runtime,
+            runtime,
             clients: AtomicU8::new(0),
             directory,
         }
@@ -117,12 +122,9 @@ pub(crate) struct Host<'a> {
 
 impl Host<'_> {
     /// A program that reaches acme-proxy by its name.
-    pub(crate) fn program(&self, name: &str) -> Command {
+    pub(crate) fn program(&self, name: impl AsRef<OsStr>) -> Command {
         let mut command = program(name);
-        command.env(
-            "HTTPS_PROXY",
-            format!("http://{}", self.environment.tunnel.address),
-        );
+        command.env("HTTPS_PROXY", self.proxy());
         command.env("HOME", &self.directory);
         command
     }
@@ -151,5 +153,15 @@ impl Host<'_> {
     /// The port for http-01, on the host's own address.
     pub(crate) fn http_port(&self) -> u16 {
         self.environment.place.http_port
+    }
+
+    /// The port for tls-alpn-01, on the host's own address.
+    pub(crate) fn tls_port(&self) -> u16 {
+        self.environment.place.tls_port
+    }
+
+    /// The HTTPS proxy through which a program reaches acme-proxy.
+    pub(crate) fn proxy(&self) -> String {
+        format!("http://{}", self.environment.tunnel.address)
     }
 }

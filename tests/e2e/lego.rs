@@ -1,10 +1,11 @@
-//! lego, which serves http-01 itself.
+//! lego, which serves http-01 and tls-alpn-01 itself, and has a program publish what dns-01 wants.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::certificate::Leaf;
 use crate::certificate::check;
+use crate::dns::DNS01;
 use crate::environment::Environment;
 use crate::environment::Host;
 use crate::pebble::CertificateStatus;
@@ -15,6 +16,15 @@ pub(crate) struct Lego<'a> {
     host: Host<'a>,
     names: &'a [&'a str],
     key_type: &'a str,
+    challenge: Challenge,
+}
+
+/// How lego proves its names.
+#[derive(Clone, Copy)]
+enum Challenge {
+    Http01,
+    Dns01,
+    TlsAlpn01,
 }
 
 impl<'a> Lego<'a> {
@@ -23,7 +33,12 @@ impl<'a> Lego<'a> {
             host: environment.host(names),
             names,
             key_type,
+            challenge: Challenge::Http01,
         }
+    }
+
+    fn by(self, challenge: Challenge) -> Self {
+        Self { challenge, ..self }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -39,11 +54,17 @@ impl<'a> Lego<'a> {
         lego.arg("--path")
             .arg(&self.host.directory)
             .args(["--key-type", self.key_type]);
-        lego.args([
-            "--http",
-            "--http.port",
-            &format!("{}:{}", self.host.address, self.host.http_port()),
-        ]);
+        let dns = &self.host.environment.pebble.dns;
+        let at = |port| format!("{}:{port}", self.host.address);
+        match self.challenge {
+            Challenge::Http01 => lego.args(["--http", "--http.port", &at(self.host.http_port())]),
+            Challenge::TlsAlpn01 => lego.args(["--tls", "--tls.port", &at(self.host.tls_port())]),
+            Challenge::Dns01 => lego
+                .env("EXEC_PATH", DNS01)
+                .env("DNS_PORT", dns.management_port().to_string())
+                .args(["--dns", "exec", "--dns.disable-cp"])
+                .args(["--dns.resolvers", &dns.address().to_string()]),
+        };
         lego.args(self.names.iter().flat_map(|name| ["--domains", name]))
             .args(arguments);
         lego
@@ -80,7 +101,7 @@ impl<'a> Lego<'a> {
 
     fn file(&self, extension: &str) -> PathBuf {
         let certificates = self.host.directory.join("certificates");
-        certificates.join(format!("{}.{extension}", self.names[0]))
+        certificates.join(format!("{}.{extension}", self.names[0].replace('*', "_")))
     }
 
     fn status(&self, leaf: &Leaf) -> CertificateStatus {
@@ -114,4 +135,20 @@ fn lego_gets_an_rsa_certificate_for_three_names_and_revokes_it_without_a_reason(
     assert_eq!(lego.status(&leaf), CertificateStatus::Valid);
     lego.revoke(&[]);
     assert_eq!(lego.status(&leaf), CertificateStatus::Revoked(Some(0)));
+}
+
+#[test]
+fn lego_gets_a_certificate_for_a_wildcard_and_its_base_by_dns_01_and_renews_it() {
+    let environment = Environment::shared();
+    let names = ["*.wild.lego.example.com", "wild.lego.example.com"];
+    let lego = Lego::on(&environment, &names, "ec256").by(Challenge::Dns01);
+    assert_ne!(lego.obtain().serial, lego.renew().serial);
+}
+
+#[test]
+fn lego_gets_a_certificate_by_tls_alpn_01() {
+    let environment = Environment::shared();
+    let names = ["alpn.lego.example.com", "www.alpn.lego.example.com"];
+    let lego = Lego::on(&environment, &names, "ec256").by(Challenge::TlsAlpn01);
+    lego.obtain();
 }

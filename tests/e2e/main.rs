@@ -1,5 +1,5 @@
-//! Debian's certbot and lego get certificates from acme-proxy, which gets them from Debian's Pebble, a strict ACME CA:
-//! everything as in the field, but for its being on loopback.
+//! Clients as Debian has them, and the latest certbot, get certificates from acme-proxy, which gets them from Debian's
+//! Pebble, a strict ACME CA: everything as in the field, but for its being on loopback.
 //!
 //! A program that is not installed fails the tests, and says which package it is in.
 
@@ -8,12 +8,23 @@ mod account;
 #[cfg(test)]
 mod acme_proxy;
 #[cfg(test)]
+mod acme_tiny;
+#[cfg(test)]
+mod alpn;
+#[cfg(test)]
+mod caddy;
+#[cfg(test)]
 mod certbot;
 #[cfg(test)]
 mod certificate;
 #[cfg(test)]
+#[path = "../../examples/loopback/challenge_dns.rs"]
+mod challenge_dns;
+#[cfg(test)]
 #[path = "../../examples/loopback/connect.rs"]
 mod connect;
+#[cfg(test)]
+mod dehydrated;
 #[cfg(test)]
 mod dns;
 #[cfg(test)]
@@ -21,8 +32,14 @@ mod environment;
 #[cfg(test)]
 mod lego;
 #[cfg(test)]
+mod mod_md;
+#[cfg(test)]
 mod pebble;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod uacme;
+#[cfg(test)]
 mod web;
+#[cfg(test)]
+mod webroot;

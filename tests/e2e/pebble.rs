@@ -54,7 +54,7 @@ impl Pebble {
     pub(crate) fn start(directory: &Path, runtime: &Runtime, reuse: u8) -> Self {
         let tls_root = directory.join("pebble-tls-root.pem");
         make_certificate(directory, &tls_root);
-        let dns = Dns::start(directory, runtime);
+        let dns = Dns::start(runtime);
         let (port, management_port) = (free_port(), free_port());
         let config = directory.join("pebble.json");
         let settings = json!({ "pebble": {
@@ -69,7 +69,7 @@ impl Pebble {
         std::fs::write(&config, settings.to_string()).unwrap();
         let mut command = program("pebble");
         command.arg("-strict").arg("-config").arg(&config);
-        command.args(["-dnsserver", &format!("127.0.0.1:{}", dns.port)]);
+        command.args(["-dnsserver", &dns.address().to_string()]);
         command
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_AUTHZREUSE", reuse.to_string());

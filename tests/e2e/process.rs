@@ -1,6 +1,7 @@
 //! The programs that a test starts: daemons, which end with the test, and commands, which end by themselves or are
 //! ended.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
@@ -33,11 +34,13 @@ const END: Duration = Duration::from_secs(40);
 /// How often a daemon is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A program of a Debian package, with nothing of our own environment but the path.
-pub(crate) fn program(name: &str) -> Command {
+/// A program of a Debian package, with nothing of our own environment but the path. Daemons are where a user's path may
+/// not lead.
+pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(name);
     command.env_clear().stdin(Stdio::null());
-    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command
 }
 
@@ -78,10 +81,18 @@ impl Daemon {
         );
     }
 
+    /// Asks the daemon to read its configuration again, in the way of Apache.
+    pub(crate) fn reload(&self) {
+        kill_process(self.pid(), Signal::USR1).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).unwrap()
+    }
+
     /// Asks the daemon to end, and waits until it has.
     pub(crate) fn end(mut self) -> ExitStatus {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
+        kill_process(self.pid(), Signal::TERM).unwrap();
         for _ in 0..END.as_millis() / LOOK.as_millis() {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;

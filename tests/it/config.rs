@@ -566,7 +566,16 @@ fn the_own_certificate_can_come_from_files() {
         "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n",
     )
     .unwrap();
-    let config = load(&[("/tls", json!({"certificate": certificate, "key": key}))]).unwrap();
+    let config = load(&[
+        ("/tls", json!({"certificate": certificate, "key": key})),
+        ("/dnsNames", json!(["localhost"])),
+    ])
+    .unwrap();
+    assert_eq!(
+        config.server.names[0].as_str(),
+        "localhost",
+        "no public CA has to certify it"
+    );
     assert!(config.worker.own_certificate_names.is_none());
     assert!(matches!(
         config.server.own_certificate,
