@@ -15,6 +15,7 @@ mod layering;
 mod own_certificate;
 mod races;
 mod recovery;
+mod requirements;
 mod rfc8555;
 mod rfc8737;
 mod rfc8738;
