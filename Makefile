@@ -7,8 +7,9 @@ POWERCUT_CYCLES ?= 200
 KILL_CYCLES ?= 200
 RACE_SCHEDULES ?= 10000
 LIVES_CASES ?= 100000
+FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients powercut powercut-short kill9 races lives bench build install needs needs-test clean
+.PHONY: help demo test check unit clients powercut powercut-short kill9 races lives fuzz fuzz-short bench build install needs needs-test clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,7 +19,7 @@ demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps
 	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
 	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
 
-test: check unit clients powercut-short ## Proves the project: everything below but bench, in short forms
+test: check unit clients powercut-short fuzz-short ## Proves the project: everything below but bench, in short forms
 	@echo "All of make test has passed."
 
 check: needs ## Format, lints with warnings denied, one crypto provider
@@ -30,6 +31,7 @@ check: needs ## Format, lints with warnings denied, one crypto provider
 
 unit: needs ## Unit and integration tests
 	$(CARGO) test --locked --lib --test it --examples -- --test-threads=8
+	$(CARGO) test --locked --doc
 
 clients: needs needs-test ## certbot and lego against acme-proxy against Pebble
 	$(CARGO) test --locked --test e2e
@@ -49,6 +51,12 @@ races: needs ## Races between clients, worker and clock, in random schedules (RA
 
 lives: needs ## Random lives of orders against a model of RFC 8555 section 7.1.6 (LIVES_CASES=100000)
 	LIVES_CASES=$(LIVES_CASES) $(CARGO) test --locked --test it -- --nocapture lives::
+fuzz-short: needs ## 10 seconds of each fuzz target
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=10
+
+fuzz: needs ## Fuzz targets, each for a while: no crash, and what their headers say holds (FUZZ_SECONDS=600)
+	@command -v c++ >/dev/null || { echo "a C++ compiler is missing: apt-get install g++" >&2; exit 1; }
+	CARGO=$(CARGO) ./fuzz/run.sh $(FUZZ_SECONDS)
 
 bench: needs ## Issuances per second, latency, CPU, memory, syncs; release build
 	$(CARGO) build --locked --release --bin acme-proxy --examples

@@ -13,11 +13,12 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::acme::certificate::{self, Der};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
-use crate::ra::RegistrationAuthority;
+use crate::ra::{OwnKey, RegistrationAuthority};
 use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, OwnCertificate, Server};
 use crate::store::sled::SledStore;
@@ -92,7 +93,8 @@ impl App {
         });
         let issuer = Arc::new(Ca::new(config.upstream, vault)?);
         let validator = Validator::new(config.validate)?;
-        let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone());
+        let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone())
+            .with_own_key(own_key(Arc::clone(&slot)));
         for provisioner in ra.provisioners_without_key().await? {
             tracing::warn!(
                 provisioner,
@@ -174,6 +176,14 @@ impl App {
             Some(error) => Err(error.into()),
         }
     }
+}
+
+/// Knows the key of the certificate that is served at the moment.
+fn own_key(slot: Arc<CertificateSlot>) -> OwnKey {
+    Box::new(move |key| {
+        let served = slot.leaf().map(Der::new);
+        served.and_then(|leaf| certificate::key_of(&leaf)).as_ref() == Some(key)
+    })
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<Listener> {

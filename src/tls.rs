@@ -95,10 +95,15 @@ impl CertificateSlot {
         Ok(())
     }
 
+    /// The leaf that new handshakes get, DER.
+    pub fn leaf(&self) -> Option<Vec<u8>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.cert.first().map(|leaf| leaf.to_vec())
+    }
+
     /// Whether this is the leaf that new handshakes get.
     pub fn serves(&self, leaf: &[u8]) -> bool {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.cert.first().is_some_and(|first| first.as_ref() == leaf)
+        self.leaf().is_some_and(|served| served == leaf)
     }
 
     fn swap(&self, key: CertifiedKey) {

@@ -250,7 +250,10 @@ fn verify_leaf(
         if names_of(&parsed_leaf)? != ordered.identifiers.iter().cloned().collect() {
             return Err(Mismatch("its names are not the order's"));
         }
-        if parsed_leaf.is_ca() {
+        let usage = parsed_leaf
+            .key_usage()
+            .map_err(|_| Mismatch("its key usage can not be read"))?;
+        if parsed_leaf.is_ca() || usage.is_some_and(|usage| usage.value.key_cert_sign()) {
             return Err(Mismatch("it is a CA's certificate"));
         }
         let validity = parsed_leaf.validity();
@@ -298,6 +301,13 @@ fn names_of(certificate: &X509Certificate<'_>) -> Result<BTreeSet<Identifier>, M
         names.insert(identifier.ok_or(Mismatch(
             "it has a name that is neither a host name nor an address",
         ))?);
+    }
+    for attribute in certificate.subject().iter_common_name() {
+        let text = attribute.as_str().unwrap_or_default();
+        let identifier = Identifier::dns(text).ok().or_else(|| Identifier::ip(text).ok());
+        if !identifier.is_some_and(|identifier| names.contains(&identifier)) {
+            return Err(Mismatch("its common name is none of its names"));
+        }
     }
     Ok(names)
 }

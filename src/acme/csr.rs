@@ -3,16 +3,18 @@
 //! The CA gets the client's own CSR, byte for byte. So nothing may be in it that the order does not cover and that a
 //! CA might copy: what is not known to be harmless is refused.
 
+mod der;
+mod request;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use x509_parser::asn1_rs::{FromDer as _, Header, Oid, oid};
-use x509_parser::cri_attributes::{ParsedCriAttribute, X509CriAttribute};
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
     OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
-    OID_SIG_ECDSA_WITH_SHA384, OID_X509_COMMON_NAME,
+    OID_SIG_ECDSA_WITH_SHA384,
 };
-use x509_parser::prelude::*;
+use x509_parser::prelude::FromDer as _;
 
 use crate::acme::certificate::Der;
 use crate::acme::id::{AccountId, OrderId};
@@ -20,15 +22,6 @@ use crate::acme::identifier::Identifier;
 use crate::acme::order::Order;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::jose::jwk::Jwk;
-
-/// Microsoft's own attribute for extensions: a second place for names that the CA might read.
-const MICROSOFT_EXTENSIONS: Oid<'static> = oid!(1.3.6.1.4.1.311.2.1.14);
-
-/// `emailAddress` in a subject (RFC 2985 §5.2.1): an identity that nobody has validated.
-const EMAIL_ADDRESS: Oid<'static> = oid!(1.2.840.113549.1.9.1);
-
-/// RFC 7633, "must-staple": restricts the certificate, never widens it.
-const TLS_FEATURE: Oid<'static> = oid!(1.3.6.1.5.5.7.1.24);
 
 /// A CSR that is sound in itself: signed by its own good key, asking for host names only.
 #[derive(Debug)]
@@ -39,6 +32,15 @@ pub struct Csr {
 }
 
 /// Proof that a CSR asks for exactly the names of one order, with a key that is no account's.
+///
+/// ```compile_fail,E0451
+/// use acme_proxy::acme::csr::MatchedCsr;
+/// use acme_proxy::acme::order::Order;
+///
+/// fn a_second_road(order: &Order, honest: MatchedCsr) -> MatchedCsr {
+///     MatchedCsr { order: order.id(), ..honest }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct MatchedCsr {
     der: Der,
@@ -68,7 +70,7 @@ impl Csr {
             return Err(bad("the csr is PEM; send the base64url of the DER"));
         }
         let (names, key) = match X509CertificationRequest::from_der(&der) {
-            Ok(([], csr)) => (requested_names(&csr)?, checked_key(&csr)?),
+            Ok(([], csr)) => (request::requested_names(&der)?, checked_key(&csr)?),
             Ok(_) => return Err(bad("the csr has bytes after its end")),
             Err(_) => {
                 return Err(bad(
@@ -81,6 +83,12 @@ impl Csr {
             names,
             key,
         })
+    }
+
+    /// Every name that a request asks for; `None` if it asks for anything that is not allowed. Its signature and key
+    /// are not looked at.
+    pub(crate) fn names_in(der: &Der) -> Option<BTreeSet<Identifier>> {
+        request::requested_names(der.as_bytes()).ok()
     }
 
     /// The key that the certificate is for.
@@ -139,125 +147,6 @@ fn checked_key(csr: &X509CertificationRequest<'_>) -> Result<Jwk, Problem> {
     Ok(key)
 }
 
-/// Every name that the CSR asks for, wherever it stands.
-fn requested_names(csr: &X509CertificationRequest<'_>) -> Result<BTreeSet<Identifier>, Problem> {
-    let info = &csr.certification_request_info;
-    let mut names = BTreeSet::new();
-    let mut common_names = 0;
-    for attribute in info.subject.iter_attributes() {
-        if *attribute.attr_type() == EMAIL_ADDRESS {
-            return Err(bad("the csr's subject has an e-mail address"));
-        }
-        if *attribute.attr_type() != OID_X509_COMMON_NAME {
-            continue;
-        }
-        common_names += 1;
-        let text = attribute
-            .as_str()
-            .map_err(|_| bad("the csr's common name must be a UTF8String, PrintableString or IA5String"))?;
-        if common_names > 1 {
-            return Err(bad("the csr has more than one common name"));
-        }
-        if !text.is_empty() {
-            names.insert(name("common name", text)?);
-        }
-    }
-    for extension in requested_extensions(info.attributes())? {
-        collect_extension(extension, &mut names)?;
-    }
-    match names.is_empty() {
-        true => Err(bad("the csr names no host")),
-        false => Ok(names),
-    }
-}
-
-/// The extensions asked for: from exactly one attribute, with one value, each at most once.
-fn requested_extensions<'c>(
-    attributes: &'c [X509CriAttribute<'c>],
-) -> Result<&'c [X509Extension<'c>], Problem> {
-    let mut requested: Option<&[X509Extension<'_>]> = None;
-    for attribute in attributes {
-        if attribute.oid == MICROSOFT_EXTENSIONS {
-            return Err(bad(
-                "the csr asks for extensions in a Microsoft attribute; use the standard extensionRequest",
-            ));
-        }
-        let ParsedCriAttribute::ExtensionRequest(request) = attribute.parsed_attribute() else {
-            continue;
-        };
-        if requested.replace(&request.extensions).is_some() {
-            return Err(bad("the csr has more than one extensionRequest attribute"));
-        }
-        // x509-parser stops after the first value of the set. A second one would be read by others.
-        let whole = Header::from_der(attribute.value).is_ok_and(|(content, header)| {
-            header
-                .length()
-                .definite()
-                .is_ok_and(|length| length == content.len())
-        });
-        if !whole {
-            return Err(bad(
-                "the csr's extensionRequest attribute has more than one value",
-            ));
-        }
-    }
-    let extensions = requested.unwrap_or_default();
-    let distinct: BTreeSet<String> = extensions.iter().map(|e| e.oid.to_id_string()).collect();
-    if distinct.len() != extensions.len() {
-        return Err(bad("the csr asks for the same extension twice"));
-    }
-    Ok(extensions)
-}
-
-fn collect_extension(extension: &X509Extension<'_>, names: &mut BTreeSet<Identifier>) -> Result<(), Problem> {
-    match extension.parsed_extension() {
-        ParsedExtension::SubjectAlternativeName(alternative) => {
-            for general_name in &alternative.general_names {
-                names.insert(match general_name {
-                    GeneralName::DNSName(text) => name("subject alternative name", text)?,
-                    GeneralName::IPAddress(octets) => address_of(octets).ok_or_else(|| {
-                        bad("the csr has an IP address of neither 4 nor 16 octets, or IPv4 inside IPv6")
-                    })?,
-                    _ => {
-                        return Err(bad(
-                            "the csr has a subject alternative name that is neither a DNS name nor an IP address",
-                        ));
-                    }
-                });
-            }
-            Ok(())
-        }
-        ParsedExtension::KeyUsage(usage) if usage.key_cert_sign() || usage.crl_sign() => Err(bad(
-            "the csr asks for a key usage of CAs (keyCertSign or cRLSign)",
-        )),
-        ParsedExtension::ExtendedKeyUsage(usage) => {
-            let more = usage.any
-                || usage.code_signing
-                || usage.email_protection
-                || usage.time_stamping
-                || usage.ocsp_signing
-                || !usage.other.is_empty();
-            match more {
-                true => Err(bad(
-                    "the csr asks for an extended key usage other than serverAuth and clientAuth",
-                )),
-                false => Ok(()),
-            }
-        }
-        ParsedExtension::BasicConstraints(constraints) if constraints.ca => {
-            Err(bad("the csr asks for a CA's certificate"))
-        }
-        ParsedExtension::KeyUsage(_)
-        | ParsedExtension::BasicConstraints(_)
-        | ParsedExtension::SubjectKeyIdentifier(_) => Ok(()),
-        _ if extension.oid == TLS_FEATURE => Ok(()),
-        _ => Err(bad(&format!(
-            "the csr asks for the extension {}, which is not allowed",
-            extension.oid
-        ))),
-    }
-}
-
 /// RFC 5280 §4.2.1.6: 4 octets for IPv4, 16 for IPv6.
 pub(crate) fn address_of(octets: &[u8]) -> Option<Identifier> {
     let address = match octets.len() {
@@ -267,11 +156,6 @@ pub(crate) fn address_of(octets: &[u8]) -> Option<Identifier> {
     (address.to_canonical() == address).then_some(Identifier::Ip(address))
 }
 
-fn name(place: &str, text: &str) -> Result<Identifier, Problem> {
-    Identifier::dns(text)
-        .map_err(|invalid| bad(&format!("the csr has a {place} that is no host name: {invalid}")))
-}
-
-fn bad(detail: &str) -> Problem {
+pub(crate) fn bad(detail: &str) -> Problem {
     Problem::new(ProblemType::BadCsr, detail)
 }

@@ -127,6 +127,14 @@ pub enum Settled {
 
 /// Proof that every name of the order has a valid authorization of the order's account, and that a matching CSR is
 /// stored. The only thing that the upstream takes; only [`Order::validated`] makes one.
+///
+/// ```compile_fail,E0451
+/// use acme_proxy::acme::order::{Order, ValidatedOrder};
+///
+/// fn a_second_road(order: &Order, honest: ValidatedOrder) -> ValidatedOrder {
+///     ValidatedOrder { id: order.id(), ..honest }
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ValidatedOrder {
     id: OrderId,

@@ -78,7 +78,11 @@ fn has_roca_fingerprint(n: &BigUint) -> bool {
 }
 
 fn has_close_factors(n: &BigUint) -> bool {
-    let root = n.sqrt() + 1_u32;
+    let floor = n.sqrt();
+    if floor.pow(2) == *n {
+        return true;
+    }
+    let root = floor + 1_u32;
     (0..FERMAT_STEPS).any(|step| {
         let a = &root + step;
         let difference = &a * &a - n;
@@ -108,6 +112,16 @@ mod tests {
             _ => unreachable!("an RSA key was generated"),
         }
     }
+
+    /// A modulus that the flawed generator made: `mod03` of those who found the flaw (crocs-muni/roca).
+    const ROCA: &str = concat!(
+        "9dcd7420e420c270a68060eb8b5aa7457a9f6648f86fafed2775cc1f79ae962f1e63f1b9e51c55f9ea6fdc7332e9b005",
+        "8c9ff2eb1fc89855029cf6aafe21e689feb38ac9ffb12f1ce371bb5d0e9aae64161abce74b4244bf68f1edb4411f756a",
+        "097c8929c14740245ea355f8332d1aa36bb50c7dcb4505da8de02e4e53d38f8df06097da7524df0df93db48eac8cc4af",
+        "2d3a16257eb2b2adca6ba464e5974fa92550d31b1babf161e7692d00b86e3dd886ecab4abfbe1a8f8cc263ff4af55cdb",
+        "45f4249a5193925f5e983d762f0b6800943eb0267b08f42ed311ce1f5c86eacbc8ce4d3cb7a2fee1ef5641423a1cf411",
+        "4e5ecf50034a60a412523af9e6f4aa11",
+    );
 
     fn next_prime(mut n: BigUint) -> BigUint {
         let two = BigUint::from(2_u32);
@@ -151,6 +165,9 @@ mod tests {
         let p = next_prime((BigUint::from(3_u32) << 1022) + 12_345_u32);
         let q = next_prime(&p + (BigUint::from(1_u32) << 400));
         assert_eq!(check(&(&p * &q).to_bytes_be(), &E), Err(WeakRsaKey::CloseFactors));
+        assert_eq!(check(&p.pow(2).to_bytes_be(), &E), Err(WeakRsaKey::CloseFactors));
+        let published = BigUint::parse_bytes(ROCA.as_bytes(), 16).unwrap();
+        assert_eq!(check(&published.to_bytes_be(), &E), Err(WeakRsaKey::Roca));
         // A number that is a power of 65537 modulo every small prime, as the flawed generator's moduli are.
         let primorial = (3..=701_u32)
             .filter(|n| (2..*n).all(|d| n % d != 0))

@@ -85,9 +85,10 @@ impl RegistrationAuthority {
                 return self.revocation_answer(id, false).await;
             }
             let (order, work) = order.request_revocation(reason, now)?;
+            let job = Job::now(work, order.account(), now);
             match self
                 .store
-                .commit(Versioned::with(version, order), Some(Job::now(work, now)))
+                .commit(Versioned::with(version, order), Some(job))
                 .await
             {
                 Ok(()) => return self.revocation_answer(id, true).await,

@@ -8,7 +8,7 @@ pub mod authorization;
 pub mod certificate;
 pub mod external_account;
 pub mod key_change;
-mod limit;
+pub(crate) mod limit;
 pub mod order;
 
 use std::sync::Arc;
@@ -19,8 +19,9 @@ use crate::acme::id::OrderId;
 use crate::acme::order::Order;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::clock::Clock;
+use crate::jose::jwk::Jwk;
 use crate::policy::{Policy, Provisioner};
-use crate::ra::limit::PendingOrders;
+use crate::ra::limit::RateLimits;
 use crate::store::{Store, StoreError, Versioned};
 
 /// How often a use case decides again after a conflict. Each conflict is somebody else's success: an order of 100 names
@@ -76,18 +77,28 @@ pub struct RegistrationAuthority {
     store: Arc<dyn Store>,
     policy: Policy,
     clock: Clock,
-    pending: PendingOrders,
+    limits: RateLimits,
+    is_own_key: OwnKey,
 }
+
+/// Whether a key is the daemon's own, which is in no client's certificate.
+pub type OwnKey = Box<dyn Fn(&Jwk) -> bool + Send + Sync>;
 
 impl RegistrationAuthority {
     /// A registration authority over a store, under a policy.
     pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock) -> Self {
         Self {
+            limits: RateLimits::new(policy.limits()),
             store,
             policy,
             clock,
-            pending: PendingOrders::default(),
+            is_own_key: Box::new(|_| false),
         }
+    }
+
+    /// The same, refusing CSRs by a key of the daemon's own.
+    pub fn with_own_key(self, is_own_key: OwnKey) -> Self {
+        Self { is_own_key, ..self }
     }
 
     /// The clock that decides what is expired.

@@ -2,11 +2,11 @@
 
 use crate::acme::account::Account;
 use crate::acme::csr::Csr;
-use crate::acme::id::OrderId;
+use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::Job;
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
-use crate::ra::limit::MAX_PENDING;
+use crate::jose::jwk::Jwk;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
 
@@ -39,7 +39,7 @@ impl RegistrationAuthority {
     /// # Errors
     ///
     /// Why the policy does not admit an identifier; `unauthorized` if the account's external account key has been
-    /// revoked; `rateLimited` if the account has too many unfinished orders.
+    /// revoked; `rateLimited` if the account has opened too many orders, or its validations of a name keep failing.
     pub async fn new_order(&self, account: &Account, request: NewOrder) -> Result<Order, Refusal> {
         // RFC 8555 §7.4: the server "MUST NOT issue a certificate" with another validity than the one asked for. The
         // CA decides on it, so none can be promised.
@@ -60,7 +60,6 @@ impl RegistrationAuthority {
         let admitted = self
             .policy
             .admit(provisioner, own.as_ref(), &request.identifiers)?;
-        self.check_limit(account).await?;
         let now = self.clock.now();
         let order = Order::new(
             account.id(),
@@ -69,8 +68,9 @@ impl RegistrationAuthority {
             now,
             self.policy.order_lifetime(),
         );
+        self.limits.new_order(&*self.store, &order, now).await?;
         self.store.create_order(&order, None).await?;
-        self.pending.opened(account.id(), order.id(), order.expires());
+        self.limits.opened(&order);
         Ok(order)
     }
 
@@ -116,11 +116,11 @@ impl RegistrationAuthority {
             .value
             .require_ready(self.clock.now())?;
         let csr = Csr::parse(csr)?;
-        let holder = self
-            .store
-            .account_by_key(account.provisioner(), &csr.key().thumbprint())
-            .await?;
-        let holder = holder.map(|holder| holder.value.id());
+        if (self.is_own_key)(csr.key()) {
+            let detail = "the csr's key is this server's own; make another one for the certificate";
+            return Err(Problem::new(ProblemType::BadCsr, detail).into());
+        }
+        let holder = self.account_with(csr.key()).await?;
         for _ in 0..MAX_CONFLICTS {
             let Versioned {
                 value: order,
@@ -135,9 +135,13 @@ impl RegistrationAuthority {
             let now = self.clock.now();
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());
-            match self.store.commit(written, Some(Job::now(work, now))).await {
+            match self
+                .store
+                .commit(written, Some(Job::now(work, account.id(), now)))
+                .await
+            {
                 Ok(()) => {
-                    self.pending.closed(account.id(), id);
+                    self.limits.closed(account.id(), id);
                     return Ok(order);
                 }
                 Err(StoreError::Conflict) => {}
@@ -147,31 +151,15 @@ impl RegistrationAuthority {
         Err(StoreError::Conflict.into())
     }
 
-    async fn check_limit(&self, account: &Account) -> Result<(), Refusal> {
-        let Some(pending) = self.pending.at_limit(account.id(), self.clock.now()) else {
-            return Ok(());
-        };
-        // Some may have become invalid meanwhile: they do not count.
-        let now = self.clock.now();
-        let mut still_pending = 0;
-        for id in pending {
-            let order = self.store.order(id).await?.map(|order| order.value.status(now));
-            match order {
-                Some(OrderStatus::Pending | OrderStatus::Ready) => still_pending += 1,
-                Some(OrderStatus::Processing | OrderStatus::Valid | OrderStatus::Invalid) | None => {
-                    self.pending.closed(account.id(), id);
-                }
+    /// The account that signs with this key, under whichever provisioner.
+    async fn account_with(&self, key: &Jwk) -> Result<Option<AccountId>, Refusal> {
+        let thumbprint = key.thumbprint();
+        for provisioner in self.policy.provisioners() {
+            let holder = self.store.account_by_key(&provisioner.name, &thumbprint).await?;
+            if let Some(holder) = holder {
+                return Ok(Some(holder.value.id()));
             }
         }
-        if still_pending < MAX_PENDING {
-            return Ok(());
-        }
-        let detail =
-            format!("the account has {MAX_PENDING} unfinished orders; finalize them or let them expire");
-        Err(Refusal::Later {
-            problem: Problem::new(ProblemType::RateLimited, detail),
-            retry_after: std::time::Duration::from_secs(3600),
-            cause: "too many pending orders".to_owned(),
-        })
+        Ok(None)
     }
 }

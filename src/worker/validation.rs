@@ -24,6 +24,16 @@ pub(crate) struct Found {
     verdict: Verdict,
 }
 
+/// What came of the wish to make an attempt.
+enum Look {
+    /// It was made.
+    Made(Found),
+    /// So many others are at the same host that it has to wait for that long.
+    Crowded(Duration),
+    /// There is nothing to be found out any more.
+    Needless,
+}
+
 /// Looks, and settles the verdict. `found` keeps it: when the order has been changed meanwhile, by the verdict on another
 /// of its names most often, the host is not asked again.
 pub(crate) async fn step(
@@ -37,8 +47,9 @@ pub(crate) async fn step(
     let found = match found {
         Some(found) => found,
         None => match look(context, id).await? {
-            Some(new) => found.insert(new),
-            None => return Ok(done()),
+            Look::Made(new) => found.insert(new),
+            Look::Crowded(wait) => return Ok(again(context, wait, lease.job.faults)),
+            Look::Needless => return Ok(done()),
         },
     };
     let Some(Versioned {
@@ -48,6 +59,7 @@ pub(crate) async fn step(
     else {
         return Ok(done());
     };
+    // The account may have got another key, or have ended, while the network was asked: then nobody wants the verdict.
     match thumbprint(context, order.account()).await? {
         None => return Ok(done()),
         Some(current) if current != found.thumbprint => return Ok(again(context, Duration::ZERO, 0)),
@@ -68,22 +80,27 @@ pub(crate) async fn step(
 }
 
 /// Makes one attempt, if there is still something to be found out.
-async fn look(context: &Context, id: ChallengeId) -> Result<Option<Found>, StoreError> {
+async fn look(context: &Context, id: ChallengeId) -> Result<Look, StoreError> {
     let Some(Versioned { value: order, .. }) = context.store.order(id.authorization.order).await? else {
-        return Ok(None);
+        return Ok(Look::Needless);
     };
-    let (Some(attempt), Some(authorization)) = (
-        order.attempt(id, context.clock.now()),
-        order.authorization(id.authorization),
-    ) else {
-        return Ok(None);
+    let now = context.clock.now();
+    let (Some(attempt), Some(authorization)) =
+        (order.attempt(id, now), order.authorization(id.authorization))
+    else {
+        return Ok(Look::Needless);
     };
     // RFC 8555 §8.3: the key authorization is made with the account's current key.
     let Some(thumbprint) = thumbprint(context, order.account()).await? else {
-        return Ok(None);
+        return Ok(Look::Needless);
+    };
+    let visit = match context.targets.visit(authorization.identifier().to_string(), now) {
+        Ok(visit) => visit,
+        Err(wait) => return Ok(Look::Crowded(wait)),
     };
     let verdict = attempt_at(context, id, authorization, &thumbprint, &order).await;
-    Ok(Some(Found {
+    drop(visit);
+    Ok(Look::Made(Found {
         attempt,
         thumbprint,
         verdict,

@@ -9,11 +9,14 @@
 
 mod config;
 mod eab_cli;
+mod gate;
 mod harness;
 mod layering;
 mod own_certificate;
 mod races;
 mod recovery;
 mod rfc8555;
+mod rfc8737;
+mod rfc8738;
 mod start;
 mod upstream;

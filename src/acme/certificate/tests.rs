@@ -24,6 +24,7 @@ fn now() -> Timestamp {
 fn params(names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2040, 1, 1);
     params
@@ -136,7 +137,25 @@ fn k13_c1102_a_certificate_that_was_not_ordered_is_withheld() {
     with_mail
         .subject_alt_names
         .push(rcgen::SanType::Rfc822Name("a@example.com".try_into().unwrap()));
+    let named = |name: &str| {
+        let mut named = params(&NAMES);
+        named.distinguished_name.push(DnType::CommonName, name);
+        named
+    };
+    let mut signs = params(&NAMES);
+    signs.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    assert!(
+        IssuedChain::verify(
+            &pem(&[&scene.leaf(&named("A.example.com")), &above]),
+            scene.order.ordered(),
+            now()
+        )
+        .is_ok()
+    );
     let cases = [
+        ("another common name", scene.leaf(&named("evil.example.com"))),
+        ("a common name of words", scene.leaf(&named("Example Ltd"))),
+        ("keyCertSign", scene.leaf(&signs)),
         ("another key", foreign),
         ("a name less", scene.leaf(&params(&["a.example.com"]))),
         (

@@ -224,6 +224,52 @@ fn i1_only_a_finalized_order_that_has_not_ended_goes_to_the_ca() {
     assert!(processing.failed(dns_problem(), at(5)).validated(at(6)).is_none());
 }
 
+/// The order as it would be read from a store in which somebody has changed the member at the pointer.
+fn tampered(order: &Order, pointer: &str, value: serde_json::Value) -> Order {
+    let mut record = serde_json::to_value(order).unwrap();
+    *record.pointer_mut(pointer).expect(pointer) = value;
+    serde_json::from_value(record).unwrap()
+}
+
+#[test]
+fn c913_an_order_of_which_one_name_was_changed_in_the_store_does_not_go_to_the_ca() {
+    let names: Vec<String> = (0..100).map(|n| format!("host-{n}.example.com")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let whole = finalized(ready(&names), &names);
+    let now = at(4);
+    assert!(whole.validated(now).is_some());
+    let record = serde_json::to_value(&whole).unwrap();
+    let state = "/authorizations/57/challenges/0/state";
+    let proved = record.pointer(state).unwrap().clone();
+    assert!(tampered(&whole, state, proved).validated(now).is_some());
+    // An authorization of somebody else's order: for another name, or not proved.
+    let stranger = serde_json::to_value(ready(&["evil.example.com"])).unwrap();
+    let unproved = serde_json::to_value(order(&["host-57.example.com"])).unwrap();
+    let other_csr =
+        serde_json::to_value(finalized(ready(&["evil.example.com"]), &["evil.example.com"])).unwrap();
+    let cases = [
+        ("/authorizations/57", stranger["authorizations"][0].clone()),
+        ("/authorizations/57", unproved["authorizations"][0].clone()),
+        ("/authorizations/57", record["authorizations"][58].clone()),
+        (state, serde_json::json!("pending")),
+        ("/authorizations", serde_json::json!([])),
+        (
+            "/authorizations",
+            serde_json::json!([record["authorizations"][0]]),
+        ),
+        (
+            "/stage/processing/csr",
+            other_csr["stage"]["processing"]["csr"].clone(),
+        ),
+        ("/stage/processing/csr", serde_json::json!("")),
+        ("/stage", serde_json::json!("open")),
+    ];
+    for (pointer, value) in cases {
+        let changed = tampered(&whole, pointer, value.clone());
+        assert!(changed.validated(now).is_none(), "{pointer} = {value}");
+    }
+}
+
 #[test]
 fn only_the_first_url_at_the_ca_counts_until_the_ca_says_that_it_is_dead() {
     let names = ["a.example.com"];
@@ -261,7 +307,8 @@ fn an_order_is_in_line_from_finalization_to_its_end() {
 #[test]
 fn the_daemons_own_order_goes_to_the_ca_without_a_client() {
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(["proxy.example.com".to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::new(["proxy.example.com".to_owned()]).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
     let csr = Der::new(params.serialize_request(&key).unwrap().der().to_vec());
     let names = vec![Identifier::dns("proxy.example.com").unwrap()];
     let order = Order::for_daemon(OrderId::random(), names, csr, at(0), LIFETIME);

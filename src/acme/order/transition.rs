@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use crate::acme::authorization::{Authorization, AuthorizationStatus};
 use crate::acme::certificate::IssuedCertificate;
 use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType};
-use crate::acme::csr::MatchedCsr;
+use crate::acme::csr::{Csr, MatchedCsr};
 use crate::acme::id::{AuthorizationId, ChallengeId};
+use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
 use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, ValidatedOrder, Verdict, after};
 use crate::acme::problem::{Problem, ProblemType};
@@ -163,7 +164,8 @@ impl Order {
     }
 
     /// The order as proof that it may go to the CA, or `None` if it may not: not finalized, ended, or a name without a
-    /// valid authorization.
+    /// valid authorization. The names of the CSR are read once more, because the record may have passed through other
+    /// hands since finalization (SECURITY C913).
     pub fn validated(&self, now: Timestamp) -> Option<ValidatedOrder> {
         let Stage::Processing { csr, upstream, .. } = &self.stage else {
             return None;
@@ -172,9 +174,13 @@ impl Order {
         if self.authorizations.is_empty() || !self.authorizations.iter().all(valid) {
             return None;
         }
+        let identifiers: Vec<Identifier> = self.identifiers().cloned().collect();
+        if Csr::names_in(csr)? != identifiers.iter().cloned().collect() {
+            return None;
+        }
         Some(ValidatedOrder {
             id: self.id,
-            identifiers: self.identifiers().cloned().collect(),
+            identifiers,
             csr: csr.clone(),
             upstream: upstream.clone(),
             expires: self.expires,

@@ -19,6 +19,8 @@ pub(crate) const BMP: u8 = 0x1e;
 
 /// RFC 5280 §4.2.1.6: the general name of a host.
 pub(crate) const DNS_NAME: u8 = 0x82;
+/// And that of an address.
+pub(crate) const IP_ADDRESS: u8 = 0x87;
 
 pub(crate) const COMMON_NAME: &[u64] = &[2, 5, 4, 3];
 pub(crate) const SAN: &[u64] = &[2, 5, 29, 17];
@@ -143,6 +145,13 @@ impl Draft {
     }
 }
 
+/// A request of exactly these parts (RFC 2986 §4.1): version, subject, key and attributes in a good one.
+pub(crate) fn sign_info(key: &Key, parts: &[Vec<u8>]) -> Vec<u8> {
+    let info = tlv(SEQUENCE, parts.concat());
+    let signature = tlv(BITS, [&[0], key.pair.sign(&info).unwrap().as_slice()].concat());
+    tlv(SEQUENCE, [info, algorithm_of(key), signature].concat())
+}
+
 /// The request that an ordinary client sends.
 pub(crate) fn plain(key: &Key, hosts: &[&str]) -> Vec<u8> {
     Draft::of(hosts).sign(key)
@@ -154,7 +163,7 @@ pub(crate) fn algorithm(id: &[u64], null: bool) -> Vec<u8> {
     tlv(SEQUENCE, [oid(id).as_slice(), parameters].concat())
 }
 
-fn algorithm_of(key: &Key) -> Vec<u8> {
+pub(crate) fn algorithm_of(key: &Key) -> Vec<u8> {
     match key.alg {
         "ES256" => algorithm(&[1, 2, 840, 10_045, 4, 3, 2], false),
         "ES384" => algorithm(&[1, 2, 840, 10_045, 4, 3, 3], false),

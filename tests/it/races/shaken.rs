@@ -157,6 +157,10 @@ impl Store for Shaken {
         self.call(self.store.order_of_certificate(leaf)).await
     }
 
+    async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
+        self.call(self.store.has_issued(order)).await
+    }
+
     async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError> {
         self.call(self.store.issuers(fingerprints)).await
     }
@@ -172,8 +176,9 @@ impl Store for Shaken {
         now: Timestamp,
         until: Timestamp,
         limit: usize,
+        share: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.call(self.store.lease(kind, now, until, limit)).await
+        self.call(self.store.lease(kind, now, until, limit, share)).await
     }
 
     async fn checkpoint(

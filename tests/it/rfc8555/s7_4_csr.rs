@@ -1,5 +1,7 @@
 //! RFC 8555 §7.4: certificate requests that must not reach the CA (CONFORMANCE K4 to K10, SECURITY C901 to C909).
 
+mod strict;
+
 use serde_json::json;
 
 use crate::harness::client::{Client, Order};
@@ -10,17 +12,17 @@ use crate::harness::csr::{
 use crate::harness::key::{Key, b64};
 use crate::harness::server::Daemon;
 
-const HOST: &str = "www.example.com";
+pub(crate) const HOST: &str = "www.example.com";
 
 /// An account with a ready order, to which bad requests are sent.
-struct Desk {
-    daemon: Daemon,
-    client: Client,
+pub(crate) struct Desk {
+    pub(crate) daemon: Daemon,
+    pub(crate) client: Client,
     order: Order,
 }
 
 impl Desk {
-    async fn open(names: &[&str]) -> Self {
+    pub(crate) async fn open(names: &[&str]) -> Self {
         let daemon = Daemon::start().await;
         let client = daemon.account().await;
         let order = client.ready(&daemon, names).await;
@@ -32,7 +34,7 @@ impl Desk {
     }
 
     /// Hands in a request that must be refused for the reason that these words tell, and must leave no trace.
-    async fn refuses(&self, case: &str, csr: &[u8], words: &str) {
+    pub(crate) async fn refuses(&self, case: &str, csr: &[u8], words: &str) {
         let answer = self.client.finalize(&self.order, csr).await;
         assert_eq!(answer.status, 400, "{case}: {}", answer.shown());
         let problem = answer.problem(400, "badCSR");
@@ -46,7 +48,7 @@ impl Desk {
     }
 
     /// In the end the CA has heard nothing, and the good request is taken.
-    async fn closes(self, good: &[u8]) {
+    pub(crate) async fn closes(self, good: &[u8]) {
         assert_eq!(
             self.daemon.ca.stats().orders_opened,
             0,
@@ -58,7 +60,7 @@ impl Desk {
 }
 
 /// An extension that is critical.
-fn critical(id: &[u64], value: &[u8]) -> Vec<u8> {
+pub(crate) fn critical(id: &[u64], value: impl AsRef<[u8]>) -> Vec<u8> {
     tlv(SEQUENCE, [oid(id), vec![1, 1, 0xff], tlv(OCTETS, value)].concat())
 }
 
@@ -431,6 +433,22 @@ async fn c909_k5_k9_keys_that_no_certificate_should_have_are_refused() {
         "another account's key",
         &good.sign(&neighbour.key),
         "account's key",
+    )
+    .await;
+    let elsewhere = Client::stranger(&desk.daemon.site);
+    let directory = desk.daemon.site.url("new-account");
+    let directory = directory.replace("/acme/acme/", "/acme/other/");
+    elsewhere.post(&directory, json!({})).await.expect(201);
+    desk.refuses(
+        "the key of an account of another provisioner",
+        &good.sign(&elsewhere.key),
+        "account's key",
+    )
+    .await;
+    desk.refuses(
+        "the key that the daemon serves TLS with",
+        &good.sign(&desk.daemon.own_key()),
+        "server's own",
     )
     .await;
     desk.closes(&good.sign(&Key::generate("ES384"))).await;
