@@ -110,12 +110,22 @@ fn life() -> impl Strategy<Value = (usize, Vec<Vec<ChallengeType>>, Vec<Event>)>
 #[expect(clippy::print_stdout, reason = "the figures are asked for")]
 fn i1_i4_h13_no_life_of_an_order_leaves_the_rfcs_paths() {
     let cases: u32 = std::env::var("LIVES_CASES").map_or(2000, |text| text.parse().unwrap());
+    let seen = Seen::default();
+    let threads = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| live(cases.div_ceil(threads), &seen));
+        }
+    });
+    println!("lives: {cases}; {seen}");
+}
+
+fn live(cases: u32, seen: &Seen) {
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,
         ..Config::default()
     });
-    let seen = Seen::default();
     let result = runner.run(&life(), |(number, offered, events)| {
         let mut subject = Subject::new(Names::of(number), &offered);
         for event in &events {
@@ -128,7 +138,6 @@ fn i1_i4_h13_no_life_of_an_order_leaves_the_rfcs_paths() {
     if let Err(failure) = result {
         panic!("{failure}");
     }
-    println!("lives: {cases}; {seen}");
 }
 
 /// An order, and what the model says of it.
