@@ -12,6 +12,7 @@ mod eab_cli;
 mod harness;
 mod layering;
 mod own_certificate;
+mod races;
 mod recovery;
 mod rfc8555;
 mod rfc8737;

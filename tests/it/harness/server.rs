@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) http_port: Option<u16>,
     /// Where tls-alpn-01 is looked for.
     pub(crate) tls_port: Option<u16>,
+    /// `authority.config.limits`. Without them bad requests are not limited: all tests come from one address.
+    pub(crate) limits: Option<Value>,
     /// The DNS server for validation, if not the one for which every name is this machine.
     pub(crate) resolver: Option<SocketAddr>,
 }
@@ -90,6 +92,7 @@ impl Daemon {
                     "ca_root": directory.path().join("ca-root.pem"),
                     "eab_kid": ca.eab.kid,
                     "eab_hmac_key": ca.eab.hmac_key,
+                    "limits": plan.limits.unwrap_or(json!({ "bad_requests_per_address_per_minute": 0 })),
                     "validation": {
                         "resolvers": [plan.resolver.unwrap_or(dns.address).to_string()],
                         "allow": ["127.0.0.0/8"],
@@ -118,6 +121,7 @@ impl Daemon {
             site: Site {
                 address,
                 root: own.cert.der().clone(),
+                from: None,
             },
             ca,
             web,
