@@ -5,9 +5,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 POWERCUT_CYCLES ?= 200
 KILL_CYCLES ?= 200
+RACE_SCHEDULES ?= 10000
+LIVES_CASES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients powercut powercut-short kill9 fuzz fuzz-short bench build install needs needs-test clean
+.PHONY: help demo test check unit clients powercut powercut-short kill9 races lives fuzz fuzz-short bench build install needs needs-test clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,6 +46,11 @@ powercut: needs ## Simulated power cuts under load: what was acknowledged must b
 kill9: needs ## kill -9 during issuance, again and again (KILL_CYCLES=200)
 	KILL_CYCLES=$(KILL_CYCLES) $(CARGO) test --locked --test it -- --nocapture recovery
 
+races: needs ## Races between clients, worker and clock, in random schedules (RACE_SCHEDULES=10000)
+	RACE_SCHEDULES=$(RACE_SCHEDULES) $(CARGO) test --locked --test it -- --nocapture races::
+
+lives: needs ## Random lives of orders against a model of RFC 8555 section 7.1.6 (LIVES_CASES=100000)
+	LIVES_CASES=$(LIVES_CASES) $(CARGO) test --locked --test it -- --nocapture lives::
 fuzz-short: needs ## 10 seconds of each fuzz target
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=10
 

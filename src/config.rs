@@ -5,6 +5,7 @@
 //! value and the fix, and one run shows all of them. Reading writes nothing and asks no network.
 
 mod external_account;
+mod limits;
 mod policy;
 mod reader;
 mod report;
@@ -244,15 +245,17 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             let validate = config.section("validation", |section| validate::read(section, overrides));
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
+            let limits = config.section("limits", limits::read);
             let cors = config.flag("cors");
-            Ok((upstream?, validate?, deadline?, metrics?, cors?))
+            Ok((upstream?, validate?, deadline?, metrics?, limits?, cors?))
         });
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstream, mut validate, deadline, metrics, cors)) = authority?;
+    let (mut policy, (upstream, mut validate, deadline, metrics, limits, cors)) = authority?;
     policy.issuance_deadline = deadline;
+    (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {
         name: provisioner.name.clone(),

@@ -3,6 +3,7 @@
 //! Pure: the answer depends on the settings and the request alone. The rules are those of step-ca's
 //! `authority.policy.x509`, and where they leave a choice, the stricter one.
 
+pub mod limits;
 pub mod names;
 
 pub use crate::acme::external_account::{KeyId, MacKey};
@@ -17,13 +18,11 @@ use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
+use crate::policy::limits::Limits;
 use crate::policy::names::NameRules;
 
 /// The challenges of a provisioner whose configuration names none.
 pub const ENABLED_BY_DEFAULT: [ChallengeType; 3] = ChallengeType::ALL;
-
-/// As many as the public CAs take in one order.
-const MAX_IDENTIFIERS: usize = 100;
 
 /// How much of a name from outside is repeated in a problem document.
 const SHOWN_CHARS: usize = 260;
@@ -39,6 +38,8 @@ pub struct Settings {
     pub issuance_deadline: Duration,
     /// How long an order may take from its creation to its finalization.
     pub order_lifetime: Duration,
+    /// How much may be asked for.
+    pub limits: Limits,
 }
 
 /// One ACME directory, with its own rules.
@@ -133,6 +134,11 @@ impl Policy {
         self.settings.order_lifetime
     }
 
+    /// How much may be asked for.
+    pub fn limits(&self) -> Limits {
+        self.settings.limits
+    }
+
     /// The identifiers of a new order, each once, with the challenges to offer (RFC 8555 §7.4). `own` are the rules of
     /// the account's external account key, if it has one.
     ///
@@ -148,9 +154,10 @@ impl Policy {
         if requested.is_empty() {
             return Err(Problem::malformed("an order needs at least one identifier"));
         }
-        if requested.len() > MAX_IDENTIFIERS {
+        let limit = self.settings.limits.names_per_order;
+        if requested.len() > limit {
             return Err(Problem::malformed(format!(
-                "an order may have at most {MAX_IDENTIFIERS} identifiers; this one has {}",
+                "an order may have at most {limit} identifiers; this one has {}",
                 requested.len()
             )));
         }
@@ -316,6 +323,7 @@ mod tests {
             names: general,
             issuance_deadline: Duration::from_secs(1),
             order_lifetime: Duration::from_secs(1),
+            limits: Limits::default(),
         })
     }
 

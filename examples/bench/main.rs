@@ -3,6 +3,7 @@
 //!
 //! Build with `--release` before believing a figure.
 
+mod hostile;
 mod measure;
 #[path = "../loopback/proxy.rs"]
 mod proxy;
@@ -18,8 +19,9 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::measure::Usage;
 use self::proxy::{AcmeProxy, Settings};
@@ -42,6 +44,9 @@ struct Arguments {
     /// Keep one connection per worker. Without it each issuance opens its own, as certbot does.
     #[arg(long, env = "BENCH_KEEP", value_parser = clap::builder::FalseyValueParser::new())]
     keep: bool,
+    /// How many certificates the honest client gets beside attackers.
+    #[arg(long, env = "BENCH_HONEST", default_value_t = 400)]
+    honest: usize,
 }
 
 /// What the load generator wrote.
@@ -84,6 +89,7 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
         println!("{workers} workers, {orders} issuances ...");
         rows.push(measure_once(&arguments, *workers, orders, &ports, &ca).await?);
     }
+    let beside_others = hostile::tables(arguments.honest, &ports, &ca).await?;
     ca.nothing_issued_twice().await?;
     let connections = match arguments.keep {
         true => "a connection kept per worker",
@@ -94,6 +100,7 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
         "newOrder and finalize: p50/p99 ms. Requests, CPU, fsyncs, commits and bytes: acme-proxy's own, per issuance."
     );
     println!("{} name(s) in each certificate; {connections}.", arguments.names);
+    println!("\n{beside_others}");
     Ok(())
 }
 
@@ -105,6 +112,91 @@ fn headings() -> Vec<String> {
     headings.map(str::to_owned).to_vec()
 }
 
+/// One run of the load generator against a fresh acme-proxy.
+struct Run {
+    load: Load,
+    before: Usage,
+    after: Usage,
+}
+
+impl Run {
+    /// Loads it with these options, while others attack it, if they do.
+    async fn new(
+        options: &[String],
+        attack: Option<(&str, usize)>,
+        ports: &Ports,
+        ca: &ThrowawayCa,
+    ) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
+        let proxy = AcmeProxy::start(&Settings {
+            directory: directory.path(),
+            ca_url: &ca.directory_url,
+            ca_root_pem: &ca.root_pem,
+            eab_kid: EAB_KID,
+            eab_hmac_key: EAB_HMAC_KEY,
+            resolver: (Ipv4Addr::LOCALHOST, ports.dns).into(),
+            http_port: ports.http,
+        })
+        .await?;
+        let before = Usage::of(&proxy).await?;
+        let generator = |mut command: Command| -> anyhow::Result<Command> {
+            command
+                .args(["--directory", &proxy.directory_url(), "--resolve", "127.0.0.1"])
+                .arg("--ca-file")
+                .arg(&ca.root)
+                .kill_on_drop(true);
+            Ok(command)
+        };
+        let attackers = match attack {
+            Some((attack, count)) => {
+                // Their work would be done on other machines than ours.
+                let mut command = Command::new("nice");
+                command.args(["-n", "19"]).arg(beside("load")?);
+                Some(attackers(generator(command)?, attack, count).await?)
+            }
+            None => None,
+        };
+        let json = directory.path().join("load.json");
+        let mut command = generator(Command::new(beside("load")?))?;
+        command
+            .args(options)
+            .args(["--http-port", &ports.http.to_string()])
+            .args(["--dns-port", &ports.dns.to_string()])
+            .arg("--json")
+            .arg(&json)
+            .stdout(Stdio::inherit());
+        // It fails if a single issuance does; the figures tell more.
+        command.status().await.context("cannot run the load generator")?;
+        let after = Usage::of(&proxy).await?;
+        drop(attackers);
+        let text = std::fs::read(&json).with_context(|| format!("no figures came{}", proxy.log_tail()))?;
+        let load: Load = serde_json::from_slice(&text)?;
+        for (what, count) in &load.errors {
+            eprintln!("{count:>8} x {what}");
+        }
+        let log = proxy.log_tail();
+        proxy.stop().await?;
+        ensure!(load.issued > 0, "not one certificate was issued{log}");
+        Ok(Self { load, before, after })
+    }
+}
+
+/// The load generator as an attacker, until it is dropped.
+async fn attackers(mut command: Command, attack: &str, count: usize) -> anyhow::Result<Child> {
+    command
+        .args(["--attack", attack, "--workers", &count.to_string()])
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot run the load generator")?;
+    let output = child.stdout.take().context("the attackers' output")?;
+    let mut lines = BufReader::new(output).lines();
+    let line = timeout(Duration::from_secs(120), lines.next_line()).await;
+    ensure!(
+        matches!(&line, Ok(Ok(Some(line))) if line == "In position."),
+        "the attackers did not get into position: {line:?}"
+    );
+    Ok(child)
+}
+
 /// One row: a fresh acme-proxy, loaded once.
 async fn measure_once(
     arguments: &Arguments,
@@ -113,50 +205,15 @@ async fn measure_once(
     ports: &Ports,
     ca: &ThrowawayCa,
 ) -> anyhow::Result<Vec<String>> {
-    let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
-    let proxy = AcmeProxy::start(&Settings {
-        directory: directory.path(),
-        ca_url: &ca.directory_url,
-        ca_root_pem: &ca.root_pem,
-        eab_kid: EAB_KID,
-        eab_hmac_key: EAB_HMAC_KEY,
-        resolver: (Ipv4Addr::LOCALHOST, ports.dns).into(),
-        http_port: ports.http,
-    })
-    .await?;
-    let before = Usage::of(&proxy).await?;
-    let json = directory.path().join("load.json");
-    let mut command = Command::new(beside("load")?);
-    command
-        .args(["--directory", &proxy.directory_url(), "--resolve", "127.0.0.1"])
-        .arg("--ca-file")
-        .arg(&ca.root)
-        .args(["--workers", &workers.to_string(), "--orders", &orders.to_string()])
-        .args(["--names", &arguments.names.to_string()])
-        .args([
-            "--http-port",
-            &ports.http.to_string(),
-            "--dns-port",
-            &ports.dns.to_string(),
-        ])
-        .arg("--json")
-        .arg(&json)
-        .stdout(Stdio::inherit())
-        .kill_on_drop(true);
+    let mut options = vec![
+        format!("--workers={workers}"),
+        format!("--orders={orders}"),
+        format!("--names={}", arguments.names),
+    ];
     if !arguments.keep {
-        command.arg("--connection-per-issuance");
+        options.push("--connection-per-issuance".to_owned());
     }
-    // It fails if a single issuance does; the figures tell more.
-    command.status().await.context("cannot run the load generator")?;
-    let after = Usage::of(&proxy).await?;
-    let text = std::fs::read(&json).with_context(|| format!("no figures came{}", proxy.log_tail()))?;
-    let load: Load = serde_json::from_slice(&text)?;
-    for (what, count) in &load.errors {
-        eprintln!("{count:>8} x {what}");
-    }
-    let log = proxy.log_tail();
-    proxy.stop().await?;
-    ensure!(load.issued > 0, "not one certificate was issued{log}");
+    let Run { load, before, after } = Run::new(&options, None, ports, ca).await?;
 
     let times = |endpoint| match load.endpoints.get(endpoint) {
         Some(summary) => format!("{:.1}/{:.1}", summary.p50_ms, summary.p99_ms),
@@ -174,15 +231,7 @@ async fn measure_once(
         format!("{:.1}", load.issuances_per_second),
         times("newOrder"),
         times("finalize"),
-        each(
-            Some(
-                load.endpoints
-                    .values()
-                    .map(|endpoint| f64::from(endpoint.count))
-                    .sum(),
-            ),
-            1,
-        ),
+        each(load.endpoints.get("any").map(|any| f64::from(any.count)), 1),
         each(Some(used.cpu_ms), 2),
         format!("{:.1}", used.rss_mb),
         each(used.syncs, 2),

@@ -1,6 +1,7 @@
 //! Whether a certificate is the one that was asked for, and what it says.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::{Context, ensure};
 use rustls::pki_types::CertificateDer;
@@ -54,9 +55,9 @@ pub(crate) fn check(
         leaf.public_key().raw == public_key,
         "the certificate's key is not the client's"
     );
-    let certified = dns_names(leaf)?;
+    let certified = hosts(leaf)?;
     ensure!(
-        certified == names.iter().copied().collect(),
+        certified == names.iter().map(|name| (*name).to_owned()).collect(),
         "the certificate names {certified:?}, not {names:?}"
     );
     Ok(format!(
@@ -70,13 +71,23 @@ pub(crate) fn check(
     ))
 }
 
-fn dns_names<'a>(leaf: &'a X509Certificate<'_>) -> anyhow::Result<BTreeSet<&'a str>> {
+/// The leaf's names and addresses, as they are written.
+fn hosts(leaf: &X509Certificate<'_>) -> anyhow::Result<BTreeSet<String>> {
     let extension = leaf
         .subject_alternative_name()?
         .context("the leaf has no names")?;
-    let name = |name: &'a GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Ok(*name),
+    let host = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Ok((*name).to_owned()),
+        GeneralName::IPAddress(octets) => {
+            address(octets).context("the leaf has an address of a wrong length")
+        }
         other => Err(anyhow::anyhow!("the leaf names {other}, which is no host")),
     };
-    extension.value.general_names.iter().map(name).collect()
+    extension.value.general_names.iter().map(host).collect()
+}
+
+fn address(octets: &[u8]) -> Option<String> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    let address = v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from));
+    address.ok().map(|address| address.to_string())
 }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 over TLS, one request at a time on one connection: what a single ACME client does.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -14,8 +14,9 @@ use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// The server: where it is, and how it proves who it is.
 pub(crate) struct Target {
@@ -78,11 +79,23 @@ impl Target {
         })
     }
 
-    /// A new connection, its TLS handshake done.
-    pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
-        let tcp = TcpStream::connect(self.address).await?;
+    /// A new connection, its TLS handshake done, from this address of our own if one is given.
+    pub(crate) async fn connect_raw(&self, from: Option<Ipv4Addr>) -> anyhow::Result<TlsStream<TcpStream>> {
+        let tcp = match from {
+            None => TcpStream::connect(self.address).await?,
+            Some(from) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind((from, 0).into())?;
+                socket.connect(self.address).await?
+            }
+        };
         tcp.set_nodelay(true)?;
-        let tls = self.tls.connect(self.name.clone(), tcp).await?;
+        Ok(self.tls.connect(self.name.clone(), tcp).await?)
+    }
+
+    /// The same, ready for requests.
+    pub(crate) async fn connect(&self, from: Option<Ipv4Addr>) -> anyhow::Result<Connection> {
+        let tls = self.connect_raw(from).await?;
         let (sender, driver) = http1::handshake(TokioIo::new(tls)).await?;
         // It ends when the sender is dropped; a broken connection shows at the next request.
         tokio::spawn(async move { driver.await.ok() });

@@ -117,11 +117,24 @@ impl Worker {
         }
     }
 
-    async fn issue(&mut self, plan: &Plan, request: &Request) -> Outcome<()> {
-        if plan.account_per_issuance {
-            self.account = None;
-            self.key = AccountKey::generate().map_err(|error| failure(Endpoint::NewAccount, error))?;
+    /// Has the server look for challenges at hosts that never answer, and does not wait for what comes of it.
+    pub(crate) async fn send_to_silent_hosts(&mut self, names: &[String]) -> Result<(), String> {
+        let plan = self.plan.clone();
+        for names in names.chunks(100) {
+            let all_asked = async {
+                let (_, order) = self.order(&plan, names).await?;
+                for url in &order.authorizations {
+                    self.answer(&plan, url).await?;
+                }
+                Ok(())
+            };
+            all_asked.await.map_err(|Failure(what)| what)?;
         }
+        Ok(())
+    }
+
+    /// A new order's URL, and the order.
+    async fn order(&mut self, plan: &Plan, names: &[String]) -> Outcome<(String, Order)> {
         let reply = self
             .send(Endpoint::Directory, Method::GET, &plan.directory, String::new())
             .await?;
@@ -136,9 +149,7 @@ impl Worker {
         if self.account.is_none() {
             self.register(plan, &directory.new_account).await?;
         }
-
-        let identifiers: Vec<_> = request
-            .names
+        let identifiers: Vec<_> = names
             .iter()
             .map(|name| json!({ "type": "dns", "value": name }))
             .collect();
@@ -148,8 +159,17 @@ impl Worker {
             .await?;
         let order_url = reply.header("location");
         let order_url = order_url.ok_or_else(|| failure(Endpoint::NewOrder, "no Location"))?;
-        let order: Order = json_of(Endpoint::NewOrder, &reply)?;
+        Ok((order_url, json_of(Endpoint::NewOrder, &reply)?))
+    }
 
+    async fn issue(&mut self, plan: &Plan, request: &Request) -> Outcome<()> {
+        if plan.account_per_issuance {
+            self.account = None;
+            self.key = AccountKey::generate().map_err(|error| failure(Endpoint::NewAccount, error))?;
+        }
+        let (order_url, order) = self.order(plan, &request.names).await?;
+
+        let start = Instant::now();
         let mut unproved = Vec::new();
         for url in &order.authorizations {
             if self.answer(plan, url).await? {
@@ -160,6 +180,7 @@ impl Worker {
             self.poll(Endpoint::AuthzPoll, url, |authz: &Authorization| &authz.status)
                 .await?;
         }
+        self.samples.record(Endpoint::Validation, start.elapsed());
 
         let payload = json!({ "csr": request.csr }).to_string();
         self.post(Endpoint::Finalize, &order.finalize, &payload).await?;
@@ -253,11 +274,12 @@ impl Worker {
     /// Any request, timed from before it is sent until its answer is read; a connection is opened first if there is
     /// none.
     async fn send(&mut self, endpoint: Endpoint, method: Method, url: &str, body: String) -> Outcome<Reply> {
+        let begun = Instant::now();
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
                 let start = Instant::now();
-                let connection = self.plan.target.connect().await;
+                let connection = self.plan.target.connect(None).await;
                 let connection = connection.map_err(|error| failure(Endpoint::Connect, error))?;
                 self.samples.record(Endpoint::Connect, start.elapsed());
                 connection
@@ -267,6 +289,7 @@ impl Worker {
         let reply = connection.send(method, url, body).await;
         let reply = reply.map_err(|error| failure(endpoint, format_args!("{error:#}")))?;
         self.samples.record(endpoint, start.elapsed());
+        self.samples.record(Endpoint::Any, begun.elapsed());
         self.connection = Some(connection);
         if let Some(nonce) = reply.header("replay-nonce") {
             self.nonce = Some(nonce);

@@ -3,6 +3,7 @@
 //!
 //! Keys and CSRs are made before the clock starts, so that the figures are the server's and not ours.
 
+mod attack;
 mod client;
 #[path = "../loopback/dns.rs"]
 mod dns;
@@ -26,6 +27,7 @@ use clap::Parser;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::attack::Attack;
 use self::client::Target;
 use self::issuance::Worker;
 use self::keys::Request;
@@ -79,6 +81,12 @@ struct Arguments {
     /// EAB MAC key, base64url.
     #[arg(long, requires = "eab_kid")]
     eab_hmac_key: Option<String>,
+    /// First have another account's challenges looked for at so many hosts that never answer.
+    #[arg(long, default_value_t = 0)]
+    silent: usize,
+    /// Attack instead, until killed, with `--workers` connections or addresses.
+    #[arg(long)]
+    attack: Option<Attack>,
     /// Write the figures to this file, too, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -97,6 +105,12 @@ async fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "this is a command")]
 async fn load(arguments: Arguments) -> anyhow::Result<()> {
+    let root = std::fs::read(&arguments.ca_file)
+        .with_context(|| format!("cannot read {}", arguments.ca_file.display()))?;
+    let target = Target::new(&arguments.directory, &root, arguments.resolve).await?;
+    if let Some(attack) = arguments.attack {
+        return attack::run(attack, arguments.workers, target, arguments.directory.to_string()).await;
+    }
     let web = http01::start((Ipv4Addr::LOCALHOST, arguments.http_port).into()).await?;
     println!("Answering http-01 on {}.", web.address);
     let dns = match arguments.dns_port {
@@ -107,9 +121,6 @@ async fn load(arguments: Arguments) -> anyhow::Result<()> {
         println!("Answering DNS on {}.", dns.address);
     }
     println!("Making {} keys ...", arguments.orders);
-    let root = std::fs::read(&arguments.ca_file)
-        .with_context(|| format!("cannot read {}", arguments.ca_file.display()))?;
-    let target = Target::new(&arguments.directory, &root, arguments.resolve).await?;
     let plan = Arc::new(issuance::Plan {
         directory: arguments.directory.to_string(),
         target,
@@ -130,6 +141,14 @@ async fn load(arguments: Arguments) -> anyhow::Result<()> {
         workers.push(Worker::new(plan.clone())?);
     }
 
+    if arguments.silent > 0 {
+        println!("Sending the server to {} silent hosts ...", arguments.silent);
+        let names = (0..arguments.silent).map(|n| format!("n{n}{}{}", http01::SILENT, arguments.domain));
+        let sent = Worker::new(plan.clone())?
+            .send_to_silent_hosts(&names.collect::<Vec<_>>())
+            .await;
+        sent.map_err(|what| anyhow::anyhow!("the silent hosts: {what}"))?;
+    }
     println!("{} workers start.", arguments.workers);
     let start = Instant::now();
     let samples = run(workers, requests).await?;

@@ -22,9 +22,13 @@ pub(crate) enum Endpoint {
     Authz,
     Challenge,
     AuthzPoll,
+    /// From the first look at an authorization until all are valid, waits included.
+    Validation,
     Finalize,
     OrderPoll,
     Certificate,
+    /// Every request, with the connecting if it came before it.
+    Any,
     /// All of it, waits included.
     Issuance,
 }
@@ -40,9 +44,11 @@ impl fmt::Display for Endpoint {
             Self::Authz => "authz",
             Self::Challenge => "challenge",
             Self::AuthzPoll => "authzPoll",
+            Self::Validation => "validation",
             Self::Finalize => "finalize",
             Self::OrderPoll => "orderPoll",
             Self::Certificate => "certificate",
+            Self::Any => "any",
             Self::Issuance => "issuance",
         })
     }

@@ -49,7 +49,10 @@ async fn compare(store: &SledStore, records: &HashMap<String, Expected>) -> Resu
     let mut jobs = BTreeMap::new();
     for kind in WorkKind::ALL {
         let now = Timestamp::MAX - Duration::from_secs(9);
-        for lease in store.lease(kind, now, Timestamp::MAX, usize::MAX).await? {
+        for lease in store
+            .lease(kind, now, Timestamp::MAX, usize::MAX, usize::MAX)
+            .await?
+        {
             jobs.insert(lease.job.work, lease.job);
         }
     }

@@ -131,7 +131,7 @@ impl Life {
         let (order, job) = if daemon {
             let csr = self.ca.request(&identifiers)?;
             let order = Order::for_daemon(id, identifiers, csr, self.now, DAY * 365);
-            (order, Some(Job::now(Work::Issue(id), self.now)))
+            (order, Some(Job::now(Work::Issue(id), account, self.now)))
         } else {
             let offered = identifiers
                 .into_iter()
@@ -203,7 +203,7 @@ impl Life {
 
     async fn commit(&self, version: u64, order: Order, work: Work) -> Result<()> {
         let intent = self.announce(version + 1, &order)?;
-        let job = Job::now(work, self.now);
+        let job = Job::now(work, order.account(), self.now);
         let written = self
             .store
             .commit(Versioned::with(version, order), Some(job))
@@ -248,7 +248,7 @@ impl Life {
 async fn worker(life: Arc<Life>, kind: WorkKind) -> Result<std::process::ExitCode> {
     loop {
         let until = life.now + DAY;
-        let leases = life.store.lease(kind, life.now, until, 64).await?;
+        let leases = life.store.lease(kind, life.now, until, 64, 64).await?;
         if leases.is_empty() {
             life.store.job_added().await;
         }

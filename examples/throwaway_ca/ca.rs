@@ -10,7 +10,7 @@ mod http_server;
 #[path = "jws.rs"]
 mod jws;
 #[path = "pki.rs"]
-mod pki;
+pub(crate) mod pki;
 #[path = "problem.rs"]
 pub(crate) mod problem;
 #[path = "protocol.rs"]

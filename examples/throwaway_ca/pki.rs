@@ -102,8 +102,9 @@ impl Pki {
             None => dated(&mut params, 90),
         }
         params.distinguished_name = rcgen::DistinguishedName::new();
-        // RFC 5280 appendix A.1: ub-common-name is 64 characters.
-        if let Some(name) = identifiers.iter().find(|name| name.len() <= 64) {
+        // RFC 5280 appendix A.1: ub-common-name is 64 characters. An address is no common name.
+        let fits = |name: &&String| name.len() <= 64 && name.parse::<IpAddr>().is_err();
+        if let Some(name) = identifiers.iter().find(fits) {
             params
                 .distinguished_name
                 .push(DnType::CommonName, DnValue::Utf8String(name.clone()));

@@ -329,15 +329,17 @@ impl Ca {
             .and_then(|index: usize| order.authorizations.get(index));
         let authz = authz.ok_or_else(Problem::not_found)?;
         let base_name = authz.identifier.value.strip_prefix("*.");
+        // RFC 8555 §8.3: a wildcard is not proved by http-01. RFC 8738 §7: nor is an address by dns-01.
+        let unfit = match (base_name, authz.identifier.kind.as_str()) {
+            (Some(_), _) => "http-01",
+            (None, "ip") => "dns-01",
+            (None, _) => "",
+        };
         let identifier = Identifier {
             kind: authz.identifier.kind.clone(),
             value: base_name.unwrap_or(&authz.identifier.value).to_owned(),
         };
-        let offered = self
-            .options
-            .challenges
-            .iter()
-            .filter(|kind| base_name.is_none() || *kind != "http-01");
+        let offered = self.options.challenges.iter().filter(|kind| *kind != unfit);
         let challenges: Vec<Value> = offered
             .map(|kind| self.challenge(id, index, kind, authz))
             .collect();

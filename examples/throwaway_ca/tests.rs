@@ -47,7 +47,10 @@ async fn account(ca: &Running) -> Account {
 async fn order(account: &Account, names: &[&str]) -> Order {
     let identifiers: Vec<Identifier> = names
         .iter()
-        .map(|name| Identifier::Dns((*name).to_owned()))
+        .map(|name| match name.parse() {
+            Ok(address) => Identifier::Ip(address),
+            Err(_) => Identifier::Dns((*name).to_owned()),
+        })
         .collect();
     account.new_order(&NewOrder::new(&identifiers)).await.unwrap()
 }
@@ -104,6 +107,44 @@ async fn an_rsa_key_is_certified_as_well() {
     order.finalize_csr(&csr(&key, &NAMES)).await.unwrap();
     let chain = order.poll_certificate(&PATIENCE).await.unwrap();
     check::check(&chain, &key.subject_public_key_info(), &NAMES, &ca.root_pem).unwrap();
+}
+
+#[tokio::test]
+async fn addresses_are_certified_alone_and_among_names_but_never_as_a_common_name() {
+    let ca = start(Options::default()).await;
+    let account = account(&ca).await;
+    for (names, subject) in [
+        (["192.0.2.1", "2001:db8::1"].as_slice(), ""),
+        (&["192.0.2.1", "one.example.com"], "CN=one.example.com"),
+    ] {
+        let mut order = order(&account, names).await;
+        let key = KeyPair::generate().unwrap();
+        order.finalize_csr(&csr(&key, names)).await.unwrap();
+        let chain = order.poll_certificate(&PATIENCE).await.unwrap();
+        let shown = check::check(&chain, &key.subject_public_key_info(), names, &ca.root_pem).unwrap();
+        assert_eq!(
+            shown.lines().next().unwrap().trim_start_matches("   Subject  "),
+            subject
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_not_proved_by_dns_01() {
+    let ca = start(Options {
+        prevalidated: false,
+        ..Options::default()
+    })
+    .await;
+    let mut order = order(&account(&ca).await, &["192.0.2.1"]).await;
+    let mut authorizations = order.authorizations();
+    let authorization = authorizations.next().await.unwrap().unwrap();
+    let types: Vec<_> = authorization
+        .challenges
+        .iter()
+        .map(|challenge| &challenge.r#type)
+        .collect();
+    assert_eq!(types, [&ChallengeType::Http01]);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::acme::id::{ChallengeId, OrderId};
+use crate::acme::id::{AccountId, ChallengeId, OrderId};
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -75,11 +75,15 @@ impl fmt::Display for Work {
     }
 }
 
-/// Work, and when it is due.
+/// Work, whose it is, and when it is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// What is to be done.
     pub work: Work,
+    /// Whose order it is for: places are shared out fairly between owners. Jobs of the form without it are as if all
+    /// were of one owner.
+    #[serde(default = "nobody")]
+    pub owner: AccountId,
     /// Not before this time.
     pub due: Timestamp,
     /// How often in a row it has been put off because of a fault. Drives the back-off.
@@ -88,11 +92,16 @@ pub struct Job {
 
 impl Job {
     /// Work that is due at once.
-    pub fn now(work: Work, now: Timestamp) -> Self {
+    pub fn now(work: Work, owner: AccountId, now: Timestamp) -> Self {
         Self {
             work,
+            owner,
             due: now,
             faults: 0,
         }
     }
+}
+
+fn nobody() -> AccountId {
+    AccountId::DAEMON
 }

@@ -17,6 +17,7 @@ use crate::config::value::Network;
 use crate::policy::ENABLED_BY_DEFAULT;
 use crate::policy::Provisioner;
 use crate::policy::Settings;
+use crate::policy::limits::Limits;
 use crate::policy::names::NamePattern;
 use crate::policy::names::NameRules;
 
@@ -25,7 +26,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 const RAW_CSR: &str = "the CA gets the client's CSR as it is";
 
-/// The settings, with the default deadline; `mode` is that of the file that is read.
+/// The settings, with the default deadline and limits; `mode` is that of the file that is read.
 pub(crate) fn read(authority: &Section<'_>, mode: u32) -> Result<Settings, Reported> {
     let kind = kind(authority);
     let admin = authority.flag("enableAdmin").and_then(|enabled| match enabled {
@@ -54,6 +55,7 @@ pub(crate) fn read(authority: &Section<'_>, mode: u32) -> Result<Settings, Repor
         names: names?,
         issuance_deadline: DAY,
         order_lifetime: DAY,
+        limits: Limits::default(),
     })
 }
 

@@ -13,6 +13,7 @@ use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::value::ListenAddress;
 use crate::server::OwnCertificate;
+use crate::server::PeerLimits;
 use crate::server::Settings;
 use crate::server::TlsVersions;
 
@@ -72,6 +73,7 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
         provisioners: Vec::new(),
         cors: false,
         trace_header,
+        limits: PeerLimits::default(),
     })
 }
 

@@ -78,7 +78,11 @@ fn has_roca_fingerprint(n: &BigUint) -> bool {
 }
 
 fn has_close_factors(n: &BigUint) -> bool {
-    let root = n.sqrt() + 1_u32;
+    let floor = n.sqrt();
+    if floor.pow(2) == *n {
+        return true;
+    }
+    let root = floor + 1_u32;
     (0..FERMAT_STEPS).any(|step| {
         let a = &root + step;
         let difference = &a * &a - n;
@@ -161,6 +165,7 @@ mod tests {
         let p = next_prime((BigUint::from(3_u32) << 1022) + 12_345_u32);
         let q = next_prime(&p + (BigUint::from(1_u32) << 400));
         assert_eq!(check(&(&p * &q).to_bytes_be(), &E), Err(WeakRsaKey::CloseFactors));
+        assert_eq!(check(&p.pow(2).to_bytes_be(), &E), Err(WeakRsaKey::CloseFactors));
         let published = BigUint::parse_bytes(ROCA.as_bytes(), 16).unwrap();
         assert_eq!(check(&published.to_bytes_be(), &E), Err(WeakRsaKey::Roca));
         // A number that is a power of 65537 modulo every small prime, as the flawed generator's moduli are.

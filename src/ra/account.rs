@@ -1,5 +1,7 @@
 //! What can be done with accounts (RFC 8555 §7.3).
 
+use std::net::IpAddr;
+
 use crate::acme::account::{Account, AccountStatus, Contact};
 use crate::acme::id::AccountId;
 use crate::acme::problem::{Problem, ProblemType};
@@ -19,6 +21,8 @@ pub struct NewAccount {
     pub only_return_existing: bool,
     /// The external account binding, if there is one. A bad one matters only to a request that is to make an account.
     pub binding: Option<Result<Unverified, BadBinding>>,
+    /// The address that the request came from, if new accounts of it are to be counted.
+    pub address: Option<IpAddr>,
 }
 
 /// A change of an account (RFC 8555 §7.3.2, §7.3.6).
@@ -37,7 +41,8 @@ impl RegistrationAuthority {
     ///
     /// `accountDoesNotExist` if only an existing one was wanted, `userActionRequired` if the terms of service were not
     /// agreed to, `externalAccountRequired` without a binding where one is needed, `unauthorized` if the binding is not by
-    /// a key that may be used or the account is deactivated, and what is wrong with the binding's form or the contacts.
+    /// a key that may be used or the account is deactivated, `rateLimited` if its address has made too many, and what is
+    /// wrong with the binding's form or the contacts.
     pub async fn register(
         &self,
         provisioner: &str,
@@ -70,6 +75,9 @@ impl RegistrationAuthority {
             Some(binding) => account.bound(binding),
             None => account,
         };
+        if let Some(address) = request.address {
+            self.limits.new_account(address, self.clock.now())?;
+        }
         match self.store.create_account(&account).await? {
             Registration::Created => {
                 if let Some(binding) = account.binding() {

@@ -1,6 +1,7 @@
 //! What can be done with authorizations and challenges (RFC 8555 §7.5).
 
 use crate::acme::account::Account;
+use crate::acme::authorization::Authorization;
 use crate::acme::id::{AuthorizationId, ChallengeId};
 use crate::acme::job::Job;
 use crate::acme::order::{Accepted, Order};
@@ -68,7 +69,8 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// Not found; `malformed` if the authorization has ended.
+    /// Not found; `malformed` if the authorization has ended; `rateLimited` if the account's validations of the name keep
+    /// failing.
     pub async fn accept_challenge(&self, account: &Account, id: ChallengeId) -> Result<Order, Refusal> {
         for _ in 0..MAX_CONFLICTS {
             let Versioned {
@@ -80,9 +82,23 @@ impl RegistrationAuthority {
                 Accepted::Unchanged(order) => return Ok(order),
                 Accepted::Started(order, work) => (order, work),
             };
+            let name = order
+                .authorization(id.authorization)
+                .map(Authorization::identifier);
+            let name = name.ok_or_else(Problem::not_found)?;
+            self.limits
+                .check_failures(&*self.store, account.id(), name, now)
+                .await?;
             let written = Versioned::with(version, order.clone());
-            match self.store.commit(written, Some(Job::now(work, now))).await {
-                Ok(()) => return Ok(order),
+            match self
+                .store
+                .commit(written, Some(Job::now(work, account.id(), now)))
+                .await
+            {
+                Ok(()) => {
+                    self.limits.attempted(account, name, id, now);
+                    return Ok(order);
+                }
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }

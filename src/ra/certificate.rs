@@ -79,15 +79,19 @@ impl RegistrationAuthority {
                 permitted = true;
             }
             let now = self.clock.now();
-            // Somebody else asks the CA already: of several requests at once, one is the revocation.
-            let is_first = !matches!(order.revocation(), Some(Revocation::Requested { .. }));
+            // Somebody else asks the CA already: of several requests at once, one is the revocation. To write would make the
+            // worker's answer a conflict, and the CA be asked again.
+            if let Some(Revocation::Requested { .. }) = order.revocation() {
+                return self.revocation_answer(id, false).await;
+            }
             let (order, work) = order.request_revocation(reason, now)?;
+            let job = Job::now(work, order.account(), now);
             match self
                 .store
-                .commit(Versioned::with(version, order), Some(Job::now(work, now)))
+                .commit(Versioned::with(version, order), Some(job))
                 .await
             {
-                Ok(()) => return self.revocation_answer(id, is_first).await,
+                Ok(()) => return self.revocation_answer(id, true).await,
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }

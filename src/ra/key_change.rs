@@ -107,6 +107,7 @@ mod tests {
             names: NameRules::default(),
             issuance_deadline: Duration::ZERO,
             order_lifetime: Duration::ZERO,
+            limits: crate::policy::limits::Limits::default(),
         });
         let store = Arc::new(store.unwrap());
         let clock = Clock::system();

@@ -8,7 +8,7 @@ pub mod authorization;
 pub mod certificate;
 pub mod external_account;
 pub mod key_change;
-mod limit;
+pub(crate) mod limit;
 pub mod order;
 
 use std::sync::Arc;
@@ -21,11 +21,12 @@ use crate::acme::problem::{Problem, ProblemType};
 use crate::clock::Clock;
 use crate::jose::jwk::Jwk;
 use crate::policy::{Policy, Provisioner};
-use crate::ra::limit::PendingOrders;
+use crate::ra::limit::RateLimits;
 use crate::store::{Store, StoreError, Versioned};
 
-/// How often a use case decides again after a conflict. Each conflict is somebody else's success.
-const MAX_CONFLICTS: usize = 64;
+/// How often a use case decides again after a conflict. Each conflict is somebody else's success: an order of 100 names
+/// has 100 challenges that may be answered at once, and as many verdicts.
+const MAX_CONFLICTS: usize = 256;
 
 /// Why a use case ended without a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +77,7 @@ pub struct RegistrationAuthority {
     store: Arc<dyn Store>,
     policy: Policy,
     clock: Clock,
-    pending: PendingOrders,
+    limits: RateLimits,
     is_own_key: OwnKey,
 }
 
@@ -87,10 +88,10 @@ impl RegistrationAuthority {
     /// A registration authority over a store, under a policy.
     pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock) -> Self {
         Self {
+            limits: RateLimits::new(policy.limits()),
             store,
             policy,
             clock,
-            pending: PendingOrders::default(),
             is_own_key: Box::new(|_| false),
         }
     }

@@ -7,7 +7,6 @@ use crate::acme::job::Job;
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
 use crate::jose::jwk::Jwk;
-use crate::ra::limit::MAX_PENDING;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
 
@@ -40,7 +39,7 @@ impl RegistrationAuthority {
     /// # Errors
     ///
     /// Why the policy does not admit an identifier; `unauthorized` if the account's external account key has been
-    /// revoked; `rateLimited` if the account has too many unfinished orders.
+    /// revoked; `rateLimited` if the account has opened too many orders, or its validations of a name keep failing.
     pub async fn new_order(&self, account: &Account, request: NewOrder) -> Result<Order, Refusal> {
         // RFC 8555 §7.4: the server "MUST NOT issue a certificate" with another validity than the one asked for. The
         // CA decides on it, so none can be promised.
@@ -61,7 +60,6 @@ impl RegistrationAuthority {
         let admitted = self
             .policy
             .admit(provisioner, own.as_ref(), &request.identifiers)?;
-        self.check_limit(account).await?;
         let now = self.clock.now();
         let order = Order::new(
             account.id(),
@@ -70,8 +68,9 @@ impl RegistrationAuthority {
             now,
             self.policy.order_lifetime(),
         );
+        self.limits.new_order(&*self.store, &order, now).await?;
         self.store.create_order(&order, None).await?;
-        self.pending.opened(account.id(), order.id(), order.expires());
+        self.limits.opened(&order);
         Ok(order)
     }
 
@@ -136,9 +135,13 @@ impl RegistrationAuthority {
             let now = self.clock.now();
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());
-            match self.store.commit(written, Some(Job::now(work, now))).await {
+            match self
+                .store
+                .commit(written, Some(Job::now(work, account.id(), now)))
+                .await
+            {
                 Ok(()) => {
-                    self.pending.closed(account.id(), id);
+                    self.limits.closed(account.id(), id);
                     return Ok(order);
                 }
                 Err(StoreError::Conflict) => {}
@@ -158,33 +161,5 @@ impl RegistrationAuthority {
             }
         }
         Ok(None)
-    }
-
-    async fn check_limit(&self, account: &Account) -> Result<(), Refusal> {
-        let Some(pending) = self.pending.at_limit(account.id(), self.clock.now()) else {
-            return Ok(());
-        };
-        // Some may have become invalid meanwhile: they do not count.
-        let now = self.clock.now();
-        let mut still_pending = 0;
-        for id in pending {
-            let order = self.store.order(id).await?.map(|order| order.value.status(now));
-            match order {
-                Some(OrderStatus::Pending | OrderStatus::Ready) => still_pending += 1,
-                Some(OrderStatus::Processing | OrderStatus::Valid | OrderStatus::Invalid) | None => {
-                    self.pending.closed(account.id(), id);
-                }
-            }
-        }
-        if still_pending < MAX_PENDING {
-            return Ok(());
-        }
-        let detail =
-            format!("the account has {MAX_PENDING} unfinished orders; finalize them or let them expire");
-        Err(Refusal::Later {
-            problem: Problem::new(ProblemType::RateLimited, detail),
-            retry_after: std::time::Duration::from_secs(3600),
-            cause: "too many pending orders".to_owned(),
-        })
     }
 }

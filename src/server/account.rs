@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -17,6 +18,7 @@ use crate::jose::eab;
 use crate::ra::account::{AccountUpdate, NewAccount};
 use crate::server::Shared;
 use crate::server::link::Links;
+use crate::server::peers::Peer;
 use crate::server::respond::{self, Rejection};
 use crate::server::signed::{ByAccount, ByKey, PostAsGet};
 
@@ -73,7 +75,11 @@ fn reflected(binding: &Binding) -> Option<&RawValue> {
 }
 
 /// POST new-account.
-pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByKey) -> Result<Response, Rejection> {
+pub(crate) async fn new(
+    State(shared): State<Arc<Shared>>,
+    peer: Option<Extension<Peer>>,
+    signed: ByKey,
+) -> Result<Response, Rejection> {
     let request: NewAccountRequest = signed.object()?;
     let binding = request.external_account_binding;
     let request = NewAccount {
@@ -81,6 +87,7 @@ pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByKey) -> Res
         terms_of_service_agreed: request.terms_of_service_agreed,
         only_return_existing: request.only_return_existing,
         binding: binding.map(|json| eab::Unverified::parse(json.get(), &signed.url, &signed.key)),
+        address: peer.map(|Extension(Peer(address))| address),
     };
     let (account, is_new) = shared
         .ra

@@ -4,10 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::metrics::Metrics;
+use crate::server::peers::Peer;
 use crate::server::{Server, admin};
 
 /// How many connections are open at most; more wait in the backlog.
@@ -73,17 +78,29 @@ impl Listener {
     pub async fn serve_acme(self, server: Server, tls: Arc<ServerConfig>, stop: watch::Receiver<bool>) {
         let routes = server.routes();
         let acceptor = TlsAcceptor::from(tls);
-        let metrics = Arc::clone(&server.shared.metrics);
-        accept(self.listener, stop, move |stream, stop| {
-            let (routes, acceptor, metrics) = (routes.clone(), acceptor.clone(), Arc::clone(&metrics));
+        accept(self.listener, stop, move |stream, peer, stop| {
+            let (routes, acceptor, shared) = (routes.clone(), acceptor.clone(), Arc::clone(&server.shared));
             async move {
-                metrics.connections.inc();
-                match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => serve_connection(stream, routes, stop).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!("TLS handshake took too long"),
+                let Some(_counted) = shared.peers.admit(peer, shared.ra.clock().now()) else {
+                    return tracing::debug!(peer = %peer.0, "a connection of an address over its limits is closed");
+                };
+                shared.metrics.connections.inc();
+                let brought_a_request =
+                    match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => serve_connection(stream, peer, routes, stop).await,
+                        Ok(Err(error)) => {
+                            tracing::debug!(%error, "TLS handshake failed");
+                            false
+                        }
+                        Err(_) => {
+                            tracing::debug!("TLS handshake took too long");
+                            false
+                        }
+                    };
+                if !brought_a_request {
+                    shared.peers.count_bad(peer, shared.ra.clock().now());
                 }
-                metrics.connections.dec();
+                shared.metrics.connections.dec();
             }
         })
         .await;
@@ -93,8 +110,11 @@ impl Listener {
 /// Serves `/metrics` and `/health` over plain HTTP until told to stop.
 pub async fn serve_metrics(listener: Listener, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
     let routes = admin::metrics_routes(metrics);
-    accept(listener.listener, stop, move |stream, stop| {
-        serve_connection(stream, routes.clone(), stop)
+    accept(listener.listener, stop, move |stream, peer, stop| {
+        let served = serve_connection(stream, peer, routes.clone(), stop);
+        async {
+            served.await;
+        }
     })
     .await;
 }
@@ -102,7 +122,7 @@ pub async fn serve_metrics(listener: Listener, metrics: Arc<Metrics>, stop: watc
 async fn accept<F>(
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(TcpStream, watch::Receiver<bool>) -> F,
+    serve: impl Fn(TcpStream, Peer, watch::Receiver<bool>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -118,12 +138,12 @@ async fn accept<F>(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            (Ok(place), Ok((stream, _))) => {
+            (Ok(place), Ok((stream, peer))) => {
                 // Answers are single small writes; waiting for more to send would only delay them.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY can not be set");
                 }
-                let connection = serve(stream, stop.clone());
+                let connection = serve(stream, Peer(peer.ip()), stop.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(place);
@@ -143,7 +163,8 @@ async fn accept<F>(
     }
 }
 
-async fn serve_connection<S>(stream: S, routes: Router, mut stop: watch::Receiver<bool>)
+/// Serves a connection until it ends. Tells whether a request came.
+async fn serve_connection<S>(stream: S, peer: Peer, routes: Router, mut stop: watch::Receiver<bool>) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -152,7 +173,13 @@ where
         .header_read_timeout(HEADER_DEADLINE)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    let (routes, requests) = (TowerToHyperService::new(routes), AtomicUsize::new(0));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        requests.fetch_add(1, Ordering::Relaxed);
+        request.extensions_mut().insert(peer);
+        routes.call(request)
+    });
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
@@ -165,11 +192,15 @@ where
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(DRAIN, connection).await {
                 Ok(ended) => ended,
-                Err(_) => return tracing::debug!("a connection was cut off"),
+                Err(_) => {
+                    tracing::debug!("a connection was cut off");
+                    return requests.load(Ordering::Relaxed) > 0;
+                }
             }
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
+    requests.load(Ordering::Relaxed) > 0
 }

@@ -12,12 +12,14 @@ mod link;
 mod listener;
 mod nonce;
 mod order;
+mod peers;
 mod respond;
 mod router;
 mod signed;
 
 pub use crate::tls::Versions as TlsVersions;
 pub use listener::{Listener, serve_metrics};
+pub use peers::PeerLimits;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ use crate::acme::identifier::DnsName;
 use crate::metrics::Metrics;
 use crate::ra::RegistrationAuthority;
 use crate::server::nonce::Nonces;
+use crate::server::peers::Peers;
 use crate::server::signed::VerifierCache;
 
 /// How the server is reached.
@@ -48,6 +51,8 @@ pub struct Settings {
     pub cors: bool,
     /// The header that carries a request's id.
     pub trace_header: String,
+    /// How much one address may do.
+    pub limits: PeerLimits,
 }
 
 impl Settings {
@@ -98,6 +103,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) nonces: Nonces,
     pub(crate) verifiers: VerifierCache,
+    pub(crate) peers: Peers,
 }
 
 /// The server, before it listens.
@@ -112,6 +118,7 @@ impl Server {
         Self {
             shared: Arc::new(Shared {
                 ra,
+                peers: Peers::new(settings.limits),
                 settings,
                 metrics,
                 nonces: Nonces::default(),

@@ -22,7 +22,9 @@ pub(crate) struct Rejection {
     problem: Problem,
     retry_after: Option<Duration>,
     /// For the log: what must not be told to the client.
-    cause: Option<String>,
+    cause: Option<Box<str>>,
+    /// The request says nothing, because nobody has signed it.
+    is_unsigned: bool,
 }
 
 /// What the metrics and the request log want to know of a rejection. Travels with the response.
@@ -31,6 +33,7 @@ pub(crate) struct Rejected {
     pub(crate) kind: ProblemType,
     pub(crate) detail: String,
     pub(crate) cause: Option<String>,
+    pub(crate) is_unsigned: bool,
 }
 
 impl From<Problem> for Rejection {
@@ -39,6 +42,7 @@ impl From<Problem> for Rejection {
             problem,
             retry_after: None,
             cause: None,
+            is_unsigned: false,
         }
     }
 }
@@ -54,7 +58,8 @@ impl From<Refusal> for Rejection {
             } => Self {
                 problem,
                 retry_after: Some(retry_after),
-                cause: Some(cause),
+                cause: Some(cause.into()),
+                is_unsigned: false,
             },
         }
     }
@@ -75,7 +80,10 @@ impl From<JwsError> for Rejection {
                 }
             }
         };
-        problem.into()
+        Self {
+            is_unsigned: true,
+            ..problem.into()
+        }
     }
 }
 
@@ -94,7 +102,8 @@ impl IntoResponse for Rejection {
         response.extensions_mut().insert(Rejected {
             kind: self.problem.kind,
             detail: self.problem.detail,
-            cause: self.cause,
+            cause: self.cause.map(String::from),
+            is_unsigned: self.is_unsigned,
         });
         response
     }
@@ -109,7 +118,8 @@ pub(crate) fn json<const N: usize>(
     let body = serde_json::to_vec(object).map_err(|error| Rejection {
         problem: Problem::internal(),
         retry_after: None,
-        cause: Some(format!("an answer can not be written: {error}")),
+        cause: Some(format!("an answer can not be written: {error}").into()),
+        is_unsigned: false,
     })?;
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;

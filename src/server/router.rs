@@ -10,8 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST,
-    LINK,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH,
+    CONTENT_TYPE, HOST, LINK,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
@@ -19,6 +19,7 @@ use crate::acme::id::OrderId;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::metrics::Metrics;
 use crate::server::link::Links;
+use crate::server::peers::Peer;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
 use crate::server::{Server, Shared};
@@ -97,22 +98,47 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let is_acme = path.starts_with("/acme/");
     let provisioner = provisioner_in(&path, &shared);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let links = provisioner.map(|provisioner| Links::for_host(&shared.settings, host, &provisioner));
-    let mut response = match (is_acme, &links) {
-        (true, None) => not_found().await.into_response(),
+    let links = provisioner
+        .as_deref()
+        .map(|provisioner| Links::for_host(&shared.settings, host, provisioner));
+    let peer = request.extensions().get::<Peer>().copied();
+    let refused = peer
+        .filter(|_| method == Method::POST)
+        .and_then(|peer| shared.peers.refusal(peer, shared.ra.clock().now()));
+    let mut response = match (refused, is_acme, &links) {
+        // Before anything is read or verified; and a new connection will not be taken on.
+        (Some(refusal), ..) => {
+            let mut response = Rejection::from(refusal).into_response();
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+        (None, true, None) => not_found().await.into_response(),
         // The Host selects among the configured names; an unknown one is never reflected.
-        (true, Some(None)) => {
+        (None, true, Some(None)) => {
             let names: Vec<&str> = shared.settings.names.iter().map(|name| name.as_str()).collect();
             let detail = format!("this server is {}; use that name", names.join(" or "));
             Rejection::from(Problem::malformed(detail).with_status(421)).into_response()
         }
-        (true | false, links) => {
+        (None, true | false, links) => {
             if let Some(Some(links)) = links {
                 request.extensions_mut().insert(links.clone());
             }
             run(&shared.metrics, DEADLINE, next.run(request)).await
         }
     };
+    let is_unsigned = |rejected: &Rejected| rejected.is_unsigned;
+    if let Some(peer) = peer
+        && response.extensions().get::<Rejected>().is_some_and(is_unsigned)
+    {
+        shared.peers.count_bad(peer, shared.ra.clock().now());
+    }
+    if response.status() == StatusCode::TOO_MANY_REQUESTS
+        && let Some(help) = provisioner.and_then(|name| help(&shared, &name))
+    {
+        response.headers_mut().append(LINK, help);
+    }
     if is_acme {
         if shared.settings.cors {
             response = open_to_web_pages(&method, endpoint, response);
@@ -134,6 +160,17 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let took = shared.ra.clock().instant().saturating_duration_since(started);
     record(&shared, &method, &path, endpoint, &request_id, took, &response);
     response
+}
+
+/// RFC 8555 §6.6: "the server SHOULD send a Link header field with link relation type "help"". The provisioner's own
+/// page is the nearest that we know of.
+fn help(shared: &Shared, provisioner: &str) -> Option<HeaderValue> {
+    let mut provisioners = shared.settings.provisioners.iter();
+    let page = provisioners
+        .find(|known| known.name == provisioner)?
+        .website
+        .as_deref()?;
+    HeaderValue::from_str(&format!("<{page}>;rel=\"help\"")).ok()
 }
 
 /// The handler runs as a task of its own: it goes on if the client hangs up in the middle of a change, and if it

@@ -108,13 +108,17 @@ fn unreadable(name: impl Display + Copy, error: &serde_json::Error) -> StoreErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acme::id::OrderId;
+    use crate::acme::id::{AccountId, OrderId};
     use crate::acme::job::Work;
     use jiff::Timestamp;
 
     #[test]
     fn a_record_stands_in_a_versioned_envelope_and_reads_back() {
-        let job = Job::now(Work::Issue(OrderId::from_bytes([7; 16])), Timestamp::UNIX_EPOCH);
+        let job = Job::now(
+            Work::Issue(OrderId::from_bytes([7; 16])),
+            AccountId::from_bytes([9; 16]),
+            Timestamp::UNIX_EPOCH,
+        );
         let bytes = encode_job(&job).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(json["v"], 1);
@@ -122,6 +126,14 @@ mod tests {
         assert_eq!(decode_job("job", &bytes), Ok(Some(job)));
         let bytes = encode_bytes(b"\0secret\xff").unwrap();
         assert_eq!(decode_bytes("named", &bytes).unwrap(), b"\0secret\xff");
+    }
+
+    #[test]
+    fn a_job_that_was_stored_without_its_owner_can_still_be_read() {
+        let old = br#"{"v":1,"record":{"kind":"issue","job":{"work":{"issue":"07070707070707070707070707070707"},"due":"1970-01-01T00:00:00Z","faults":2}}}"#;
+        let job = decode_job("job", old).unwrap().unwrap();
+        assert_eq!((job.owner, job.faults), (AccountId::DAEMON, 2));
+        assert_eq!(job.work, Work::Issue(OrderId::from_bytes([7; 16])));
     }
 
     #[test]

@@ -51,6 +51,7 @@ macro_rules! contract {
             records::the_line_is_ordered_by_finalization
             records::orders_are_listed_by_account
             records::a_large_order_reads_back_whole
+            records::issued_names_are_known_to_their_account
             records::issuers_are_stored_once
             records::small_values_are_replaced_by_compare_and_swap
             records::the_sweep_leaves_nothing_behind
@@ -61,6 +62,8 @@ macro_rules! contract {
             external_accounts::a_key_is_replaced_by_compare_and_swap
             external_accounts::keys_are_listed_the_oldest_first_and_are_there_after_reopening
             jobs::a_job_is_leased_by_one_holder_the_longest_due_first
+            jobs::f20_leases_are_shared_out_between_owners
+            jobs::f20_a_late_owner_does_not_wait_for_an_early_ones_jobs
             jobs::a_lease_runs_out_unless_it_is_renewed
             jobs::a_lost_lease_settles_nothing
             jobs::a_refused_settlement_writes_nothing_and_keeps_the_lease
@@ -83,7 +86,7 @@ macro_rules! contract {
 }
 pub(crate) use contract;
 
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) fn at(seconds: u64) -> Timestamp {
     "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + Duration::from_secs(seconds)
@@ -177,12 +180,15 @@ pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
 }
 
 pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<Work>) {
-    let job = work.map(|work| Job::now(work, at(1)));
+    let job = work.map(|work| Job::now(work, order.account(), at(1)));
     store.create_order(order, job).await.unwrap();
 }
 
 pub(crate) async fn lease(store: &Arc<dyn Store>, kind: WorkKind, now: u64) -> Vec<Lease> {
-    store.lease(kind, at(now), at(now + 100), 1000).await.unwrap()
+    store
+        .lease(kind, at(now), at(now + 100), 1000, 1000)
+        .await
+        .unwrap()
 }
 
 pub(crate) fn done(order: Option<Versioned<Order>>) -> Settlement {

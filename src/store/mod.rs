@@ -161,6 +161,8 @@ pub enum StoreError {
 /// - A one-time external account key gets at most one account, however many ask at once.
 /// - A job is leased by at most one holder at a time. A lease that is neither settled nor renewed before its deadline
 ///   is void, and the job is leased again. Jobs of a kind that this version does not know are left alone.
+/// - Leases of a kind are shared out fairly between the owners of jobs, so that no number of jobs of one owner keeps
+///   another one's waiting.
 /// - A reader sees every write that returned `Ok` before the read began.
 /// - Nothing here assumes that there is only one process.
 #[async_trait]
@@ -229,13 +231,16 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
 
-    /// Takes up to `limit` due jobs of a kind, the longest due first, until `until`.
+    /// Takes up to `limit` due jobs of a kind until `until`: each time of the owner who holds the fewest leases of the
+    /// kind, and of those the job that has been due longest. An owner who holds `share` leases or more gets none.
+    /// However many jobs wait, this stays cheap.
     async fn lease(
         &self,
         kind: WorkKind,
         now: Timestamp,
         until: Timestamp,
         limit: usize,
+        share: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
     /// Replaces the leased job's order in the middle of the work, and keeps the lease. Gives the order's new version.
@@ -251,6 +256,9 @@ pub trait Store: Send + Sync + 'static {
     /// The order that is first in line among the finalized, unfinished orders for exactly the same names as this one:
     /// by the time of finalization, then by id. `None` if none is in line.
     async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError>;
+
+    /// Whether a certificate was issued for an order of the same account for exactly the same names, and is stored.
+    async fn has_issued(&self, order: &Order) -> Result<bool, StoreError>;
 
     /// Returns when a job may have become available, or after a while in any case: a wake-up may be missed, so callers
     /// also look on a timer.
@@ -276,7 +284,7 @@ pub trait Store: Send + Sync + 'static {
     async fn failed(&self) -> StoreError;
 }
 
-/// The key of the line that orders for these names stand in: the same for the same set of names.
+/// Stands for the order's names: the same for the same set of names.
 pub(crate) fn line_of(order: &Order) -> [u8; 32] {
     let mut names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
     names.sort_unstable();

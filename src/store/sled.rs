@@ -363,10 +363,11 @@ impl Store for SledStore {
         now: Timestamp,
         until: Timestamp,
         limit: usize,
+        share: usize,
     ) -> Result<Vec<Lease>, StoreError> {
         match self.shared.failure.borrow().clone() {
             Some(cause) => Err(cause),
-            None => Ok(self.queue().lease(kind, now, until, limit)),
+            None => Ok(self.queue().lease(kind, now, until, limit, share)),
         }
     }
 
@@ -409,6 +410,12 @@ impl Store for SledStore {
         let line = keys::line(line_of(order));
         let mut found = self.shared.durable.now().keys(beginning_with(&line), 1)?;
         found.next().map(|key| named_by(&key, &key)).transpose()
+    }
+
+    async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
+        let issued = keys::all_issued_for(order.account(), line_of(order));
+        let mut found = self.shared.durable.now().keys(beginning_with(&issued), 1)?;
+        Ok(found.next().is_some())
     }
 
     async fn job_added(&self) {

@@ -40,13 +40,13 @@ use crate::validate::Settings;
 use crate::validate::net::ConnectFailure;
 use crate::validate::net::LookupFailure;
 use crate::validate::net::Network;
-use crate::validate::net::list;
 use crate::validate::redirect::Chain;
 use crate::validate::redirect::Host;
 use crate::validate::redirect::Ports;
 use crate::validate::redirect::RefusedRedirect;
 use crate::validate::redirect::Target;
 use crate::validate::tls;
+use crate::validate::tls::HandshakeFailure;
 
 /// A key authorization has at most 76 bytes here; some servers add white space.
 const MAX_BODY: usize = 512;
@@ -108,6 +108,16 @@ enum Cause {
     Unending(usize),
     #[error("other content, of {0} bytes")]
     Mismatch(usize),
+}
+
+impl From<HandshakeFailure> for Cause {
+    fn from(failure: HandshakeFailure) -> Self {
+        match failure {
+            HandshakeFailure::Tls(error) => Self::Tls(error),
+            HandshakeFailure::Silent => Self::Silent,
+            HandshakeFailure::Lost(error) => Self::Lost(error),
+        }
+    }
 }
 
 impl Http01 {
@@ -182,14 +192,7 @@ impl Http01 {
             Host::Name(name) => ServerName::try_from(name.as_str().to_owned())
                 .map_err(|error| Cause::Lost(error.to_string()))?,
         };
-        let handshake = timeout_at(deadline, self.tls.connect(name, stream)).await;
-        handshake.map_err(|_| Cause::Silent)?.map_err(|error| {
-            let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-            match inner {
-                Some(inner) => Cause::Tls(rustls::Error::clone(inner)),
-                None => Cause::Lost(error.to_string()),
-            }
-        })
+        Ok(tls::handshake(&self.tls, name, stream, deadline).await?)
     }
 
     fn failure(
@@ -343,14 +346,12 @@ impl Cause {
         }
     }
 
-    /// Whether another attempt may go better (CONFORMANCE J6). A name that does not exist may exist in a minute: internal
-    /// zones reach their secondary servers late. What a host answers on purpose is final, and so is what we refuse.
+    /// Whether another attempt may go better (CONFORMANCE J6). What a host answers on purpose is final.
     fn is_transient(&self) -> bool {
         match self {
-            Self::Lookup(LookupFailure::TooManyAliases) => false,
-            Self::Lookup(_) => true,
-            Self::Connect(ConnectFailure::Refused(..)) => false,
-            Self::Connect(ConnectFailure::Dial(_)) | Self::Silent | Self::Lost(_) => true,
+            Self::Lookup(failure) => failure.is_transient(),
+            Self::Connect(failure) => failure.is_transient(),
+            Self::Silent | Self::Lost(_) => true,
             Self::Tls(_) | Self::NotHttp(_) | Self::Redirect(_) => false,
             Self::Status(_) | Self::TooLong | Self::Unending(_) | Self::Mismatch(_) => false,
         }
@@ -362,26 +363,8 @@ fn first_hop_failure(cause: &Cause, name: &Identifier, ports: Ports, peer: Optio
     let port = ports.http();
     let at = peer.map_or_else(|| format!("port {port}"), |peer| format!("{peer} port {port}"));
     let what = match cause {
-        Cause::Lookup(LookupFailure::NoSuchName) => {
-            "the name does not exist in DNS (NXDOMAIN); create an A or AAAA record for it".to_owned()
-        }
-        Cause::Lookup(LookupFailure::NoAddress) => {
-            "the name has no A and no AAAA record; create one".to_owned()
-        }
-        Cause::Lookup(LookupFailure::TooManyAliases) => {
-            "the name is an alias over too many CNAME records; shorten the chain".to_owned()
-        }
-        Cause::Lookup(LookupFailure::Unanswered(_)) => {
-            "the DNS look-up of its A and AAAA records failed; check the name servers of its domain"
-                .to_owned()
-        }
-        Cause::Connect(ConnectFailure::Refused(address, refusal)) => {
-            format!("{address} is {refusal} and may not be validated; use another address")
-        }
-        Cause::Connect(ConnectFailure::Dial(failures)) => format!(
-            "no connection to port {port} ({}); check that a web server listens there and no firewall is in the way",
-            list(failures)
-        ),
+        Cause::Lookup(failure) => failure.advice().to_owned(),
+        Cause::Connect(failure) => failure.advice(port),
         Cause::Tls(_) => format!("the TLS handshake with {at} failed"),
         Cause::Silent => format!("{at} took the connection and gave no answer in time; check the web server"),
         Cause::Lost(_) => format!("{at} broke the connection before it had answered; check the web server"),

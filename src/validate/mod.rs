@@ -14,6 +14,7 @@ mod redirect;
 #[cfg(test)]
 mod testing;
 mod tls;
+pub mod tlsalpn01;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
 use crate::validate::http01::Http01;
 use crate::validate::net::Network;
+use crate::validate::tlsalpn01::TlsAlpn01;
 
 /// The longest detail that goes to the log, in characters.
 const DETAIL_LIMIT: usize = 1000;
@@ -106,6 +108,7 @@ pub enum SetupError {
 pub struct Validator {
     network: Network,
     http01: Http01,
+    tlsalpn01: TlsAlpn01,
 }
 
 impl Validator {
@@ -117,6 +120,7 @@ impl Validator {
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
         Ok(Self {
             http01: Http01::new(&settings)?,
+            tlsalpn01: TlsAlpn01::new(&settings)?,
             network: Network::new(&settings)?,
         })
     }
@@ -140,12 +144,11 @@ impl Validator {
                     .await
             }
             ChallengeType::Dns01 => dns01::validate(&self.network, identifier, key_authorization).await,
-            ChallengeType::TlsAlpn01 => Err(Failure::new(
-                ProblemType::Malformed,
-                format!("the challenge type {kind} is not enabled on this server; use http-01"),
-                false,
-                "the challenge type is not enabled",
-            )),
+            ChallengeType::TlsAlpn01 => {
+                self.tlsalpn01
+                    .validate(&self.network, identifier, key_authorization)
+                    .await
+            }
         }
     }
 
@@ -160,24 +163,6 @@ mod tests {
     use super::*;
     use crate::validate::testing::Answer;
     use crate::validate::testing::DnsServer;
-
-    #[tokio::test]
-    async fn a_type_that_is_not_enabled_fails_for_good() {
-        let validator = Validator::new(Settings {
-            resolvers: vec!["127.0.0.1:53".parse().unwrap()],
-            ..Settings::default()
-        })
-        .unwrap();
-        for kind in [ChallengeType::TlsAlpn01] {
-            let name = Identifier::dns("www.example.com").unwrap();
-            let failure = validator
-                .validate(kind, &name, &Token::random(), "x.y")
-                .await
-                .unwrap_err();
-            assert_eq!(failure.problem.kind, ProblemType::Malformed);
-            assert!(!failure.transient);
-        }
-    }
 
     #[tokio::test]
     async fn a_resolver_that_answers_with_an_error_is_alive_and_a_silent_one_is_not() {

@@ -118,10 +118,57 @@ impl fmt::Display for DialFailure {
     }
 }
 
-/// The failures as one text, e.g. for the client.
-pub(crate) fn list(failures: &[DialFailure]) -> String {
+fn list(failures: &[DialFailure]) -> String {
     let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
     texts.join(", ")
+}
+
+impl LookupFailure {
+    /// What the client is told about a name of its own.
+    pub(crate) fn advice(&self) -> &'static str {
+        match self {
+            Self::NoSuchName => {
+                "the name does not exist in DNS (NXDOMAIN); create an A or AAAA record for it"
+            }
+            Self::NoAddress => "the name has no A and no AAAA record; create one",
+            Self::TooManyAliases => "the name is an alias over too many CNAME records; shorten the chain",
+            Self::Unanswered(_) => {
+                "the DNS look-up of its A and AAAA records failed; check the name servers of its domain"
+            }
+        }
+    }
+
+    /// Whether another attempt may go better. A name that does not exist may exist in a minute: internal zones reach
+    /// their secondary servers late.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::NoSuchName | Self::NoAddress | Self::Unanswered(_) => true,
+            Self::TooManyAliases => false,
+        }
+    }
+}
+
+impl ConnectFailure {
+    /// What the client is told about a host of its own.
+    pub(crate) fn advice(&self, port: u16) -> String {
+        match self {
+            Self::Refused(address, refusal) => {
+                format!("{address} is {refusal} and may not be validated; use another address")
+            }
+            Self::Dial(failures) => format!(
+                "no connection to port {port} ({}); check that a server listens there and no firewall is in the way",
+                list(failures)
+            ),
+        }
+    }
+
+    /// Whether another attempt may go better: what we refuse is final.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused(..) => false,
+            Self::Dial(_) => true,
+        }
+    }
 }
 
 impl Network {

@@ -17,14 +17,147 @@ use hickory_proto::rr::RData;
 use hickory_proto::rr::Record;
 use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::CNAME;
+use rustls::ServerConfig;
+use rustls::SupportedProtocolVersion;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::CertifiedKey;
+use rustls::sign::SingleCertAndKey;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::net::UdpSocket;
+use tokio_rustls::TlsAcceptor;
 
+use crate::acme::challenge::ChallengeType;
+use crate::acme::challenge::Token;
+use crate::acme::identifier::Identifier;
+use crate::acme::problem::ProblemType;
+use crate::validate::Failure;
 use crate::validate::Settings;
+use crate::validate::Validator;
+
+/// The name under validation, unless a test says otherwise.
+pub(crate) const NAME: &str = "www.example.com";
+
+/// What hosts answer, and nobody may ever be told.
+pub(crate) const MARKER: &str = "INTERNAL-SECRET-MARKER";
+
+/// Addresses that are this machine, its neighbours or a cloud's secrets, in each form that there is (C601).
+pub(crate) const FORBIDDEN: [&str; 24] = [
+    "127.0.0.1",
+    "127.255.255.254",
+    "0.0.0.0",
+    "169.254.169.254",
+    "100.100.100.200",
+    "168.63.129.16",
+    "192.0.0.192",
+    "224.0.0.1",
+    "255.255.255.255",
+    "::1",
+    "::",
+    "fe80::1",
+    "ff02::1",
+    "fd00:ec2::254",
+    "fd20:ce::254",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "::127.0.0.1",
+    "::ffff:0:127.0.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::7f00:1",
+    "2002:7f00:1::",
+    "fd00::5efe:127.0.0.1",
+];
+
+/// One validation to be: 127.0.0.2 is allowed, and nothing else is.
+pub(crate) struct Attempt {
+    pub(crate) settings: Settings,
+    pub(crate) token: Token,
+    kind: ChallengeType,
+    identifier: Identifier,
+}
+
+impl Attempt {
+    pub(crate) fn http01(resolver: SocketAddr, port: u16) -> Self {
+        Self::by(ChallengeType::Http01, resolver, port)
+    }
+
+    pub(crate) fn tls_alpn01(resolver: SocketAddr, port: u16) -> Self {
+        Self::by(ChallengeType::TlsAlpn01, resolver, port)
+    }
+
+    pub(crate) fn by(kind: ChallengeType, resolver: SocketAddr, port: u16) -> Self {
+        Self {
+            settings: settings(&[resolver], &["127.0.0.2/32"], port),
+            token: Token::random(),
+            kind,
+            identifier: Identifier::dns(NAME).unwrap(),
+        }
+    }
+
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    pub(crate) fn of(self, name: &str) -> Self {
+        let identifier = Identifier::dns(name).unwrap();
+        Self { identifier, ..self }
+    }
+
+    pub(crate) fn of_address(self, address: &str) -> Self {
+        let identifier = Identifier::Ip(address.parse().unwrap());
+        Self { identifier, ..self }
+    }
+
+    pub(crate) fn key_authorization(&self) -> String {
+        self.token
+            .key_authorization("9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI")
+    }
+
+    /// Makes the attempt, and checks that nothing which was fetched is told.
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        let validator = Validator::new(self.settings.clone()).unwrap();
+        let key_authorization = self.key_authorization();
+        let verdict = validator
+            .validate(self.kind, &self.identifier, &self.token, &key_authorization)
+            .await;
+        if let Err(failure) = &verdict {
+            let told = serde_json::to_string(&failure.problem).unwrap();
+            assert!(!told.contains(MARKER), "{told}");
+            assert!(!failure.detail.contains(MARKER), "{}", failure.detail);
+            assert!(
+                !failure.detail.contains(self.token.as_str()),
+                "{}",
+                failure.detail
+            );
+            assert!(
+                !failure.detail.chars().any(char::is_control),
+                "{}",
+                failure.detail
+            );
+        }
+        verdict
+    }
+
+    pub(crate) async fn fails(&self) -> Failure {
+        self.run().await.unwrap_err()
+    }
+}
+
+/// What the client's software goes by, and whether there is another attempt.
+pub(crate) fn kinds(failure: &Failure) -> (ProblemType, bool) {
+    (failure.problem.kind, failure.transient)
+}
+
+/// A DNS server on which the name has one address.
+pub(crate) async fn zone(address: &str) -> DnsServer {
+    DnsServer::of(&[(NAME, &[address])]).await
+}
 
 /// What the DNS server says.
 #[derive(Debug, Clone)]
@@ -343,6 +476,40 @@ pub(crate) fn moved(status: u16, location: &str) -> String {
 pub(crate) async fn assert_untouched(canary: &TcpListener) {
     let connection = tokio::time::timeout(Duration::from_millis(20), canary.accept()).await;
     assert!(connection.is_err(), "a connection to {:?}", canary.local_addr());
+}
+
+/// A TLS server's side of connections: with this certificate chain, the first one's key or another, and these protocols.
+pub(crate) fn tls_acceptor(
+    chain: Vec<CertificateDer<'static>>,
+    key: &rcgen::KeyPair,
+    versions: &[&'static SupportedProtocolVersion],
+    protocols: &[&str],
+) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let signing = provider.key_provider.load_private_key(key).unwrap();
+    let certified = CertifiedKey::new(chain, signing);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// A `ServerHello` of TLS 1.1 or 1.2, by its minor version, which selects the protocol.
+pub(crate) fn server_hello(minor: u8, protocol: &str) -> Vec<u8> {
+    let name = protocol.len() as u8;
+    let alpn = [&[0, 16, 0, name + 3, 0, name + 1, name], protocol.as_bytes()].concat();
+    let mut hello = vec![3, minor];
+    hello.extend([7; 32]);
+    // No session, a cipher suite with ECDHE and RSA, no compression.
+    hello.extend([0, 0xc0, if minor == 2 { 0x13 } else { 0x2f }, 0]);
+    hello.extend([0, alpn.len() as u8]);
+    hello.extend(alpn);
+    let length = hello.len() as u8;
+    [vec![0x16, 3, minor, 0, length + 4, 2, 0, 0, length], hello].concat()
 }
 
 /// Settings with these resolvers, and only the named addresses allowed.

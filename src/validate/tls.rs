@@ -21,6 +21,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::UnixTime;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio::time::timeout_at;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use x509_parser::asn1_rs::Any;
 use x509_parser::asn1_rs::FromDer as _;
 use x509_parser::certificate::X509Certificate;
@@ -40,6 +45,34 @@ pub(crate) fn client_config() -> Result<ClientConfig, Error> {
     // Each attempt is to see the host as it is now.
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+/// Why there is no TLS session.
+#[derive(Debug)]
+pub(crate) enum HandshakeFailure {
+    /// The peer breaks the protocol's rules, or refuses us by them.
+    Tls(Error),
+    /// The deadline passed.
+    Silent,
+    /// The connection broke.
+    Lost(String),
+}
+
+/// Makes the connection one of TLS, by the deadline.
+pub(crate) async fn handshake(
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+    stream: TcpStream,
+    deadline: Instant,
+) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
+    let handshake = timeout_at(deadline, connector.connect(name, stream)).await;
+    handshake.map_err(|_| HandshakeFailure::Silent)?.map_err(|error| {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match inner {
+            Some(inner) => HandshakeFailure::Tls(Error::clone(inner)),
+            None => HandshakeFailure::Lost(error.to_string()),
+        }
+    })
 }
 
 #[derive(Debug)]

@@ -127,6 +127,14 @@ fn collected(
             return failed(context, order, problem);
         }
     };
+    if order.value.status(now) != OrderStatus::Processing {
+        tracing::warn!(
+            audit = true, order.id = %order.value.id(), certificate.sha256 = %chain.certificate.leaf().fingerprint(),
+            "the certificate came after the order's end; it is withheld"
+        );
+        let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
+        return failed(context, order, problem);
+    }
     let certificate = &chain.certificate;
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
     let waited = order

@@ -6,6 +6,7 @@
 mod issuance;
 mod own_certificate;
 mod revocation;
+mod target;
 mod upkeep;
 mod validation;
 
@@ -26,12 +27,17 @@ use crate::store::{Lease, Next, Settlement, Store, StoreError};
 use crate::tls::CertificateSlot;
 use crate::upstream::{self, Issuer};
 use crate::validate::Validator;
+use crate::worker::target::Targets;
 
 /// How long a lease holds. Longer than any step may take: every request to the CA and every validation has a deadline.
 const LEASE: Duration = Duration::from_secs(300);
 
 /// How long one step may take; ends before the lease does.
 const STEP: Duration = Duration::from_secs(240);
+
+/// How often a verdict is held against the order again. Each conflict is somebody else's success, and an order may have
+/// 100 names.
+const MAX_CONFLICTS: usize = 256;
 
 /// How often the queue is looked at when no wake-up comes, for jobs that become due.
 const TICK: Duration = Duration::from_millis(250);
@@ -72,6 +78,7 @@ pub(crate) struct Context {
     pub(crate) slot: Arc<CertificateSlot>,
     pub(crate) settings: Settings,
     pub(crate) ca: CaHealth,
+    pub(crate) targets: Targets,
 }
 
 /// Runs jobs until told to stop.
@@ -100,6 +107,7 @@ impl Worker {
             slot,
             settings,
             ca: CaHealth::default(),
+            targets: Targets::default(),
         };
         upkeep::report_unknown(&context);
         Self {
@@ -123,8 +131,9 @@ impl Worker {
         let mut tasks = JoinSet::new();
         while !*stop.borrow() {
             while tasks.try_join_next().is_some() {}
-            let limit = self.places(kind, free.available_permits(), places);
-            let leased = self.lease(kind, limit).await;
+            let free_now = self.places(kind, free.available_permits(), places);
+            let (limit, share) = portion(kind, free_now);
+            let leased = self.lease(kind, limit, share).await;
             let more_may_wait = !leased.is_empty() && leased.len() == limit;
             for lease in leased {
                 let (context, place) = (Arc::clone(&self.context), Arc::clone(&free));
@@ -150,13 +159,13 @@ impl Worker {
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn lease(&self, kind: WorkKind, limit: usize) -> Vec<Lease> {
+    async fn lease(&self, kind: WorkKind, limit: usize, share: usize) -> Vec<Lease> {
         if limit == 0 {
             return Vec::new();
         }
         let now = self.context.clock.now();
         let until = crate::acme::order::after(now, LEASE);
-        match self.context.store.lease(kind, now, until, limit).await {
+        match self.context.store.lease(kind, now, until, limit, share).await {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::error!(job.kind = kind.name(), %error, "no job can be leased");
@@ -174,40 +183,65 @@ impl Worker {
     }
 }
 
+/// How many jobs to lease now, and how many leases one owner may hold after that.
+///
+/// Validations wait for hosts of the applicant's choice, which may be as slow as they like. So an owner gets at most a
+/// quarter as many places as are free: one gets a fifth of all, and however many there are, some stay free for the
+/// next. For the same reason they are leased a few at a time. All other work waits for the CA alone.
+fn portion(kind: WorkKind, free: usize) -> (usize, usize) {
+    match kind {
+        WorkKind::Validate => (free.div_ceil(8), free.div_ceil(4)),
+        WorkKind::Issue | WorkKind::Revoke => (free, usize::MAX),
+    }
+}
+
 /// Runs one job and gives it back.
 async fn step(context: &Context, lease: Lease) {
     let work = lease.job.work;
+    let mut found = None;
+    for _ in 0..MAX_CONFLICTS {
+        let settlement = decide(context, &lease, &mut found).await;
+        let next = settlement.next;
+        match context.store.settle(lease.clone(), settlement).await {
+            Ok(()) => return,
+            // Somebody else has changed the order: what was found out is held against what is there now.
+            Err(StoreError::Conflict) if found.is_some() => {}
+            Err(StoreError::Conflict) => break,
+            Err(error) => {
+                tracing::warn!(job.work = %work, ?next, %error, "a job can not be given back");
+                return;
+            }
+        }
+    }
+    // The next step decides again on what is there then.
+    let retry = again(context, Duration::ZERO, lease.job.faults);
+    if let Err(error) = context.store.settle(lease, retry).await {
+        tracing::warn!(job.work = %work, %error, "a job can not be given back");
+    }
+}
+
+/// Does the job's next thing, and says what is to become of it.
+async fn decide(context: &Context, lease: &Lease, found: &mut Option<validation::Found>) -> Settlement {
+    let work = lease.job.work;
     let ended = tokio::time::timeout(STEP, async {
         match work.kind() {
-            WorkKind::Validate => validation::step(context, &lease).await,
-            WorkKind::Issue => issuance::step(context, &lease).await,
-            WorkKind::Revoke => revocation::step(context, &lease).await,
+            WorkKind::Validate => validation::step(context, lease, found).await,
+            WorkKind::Issue => issuance::step(context, lease).await,
+            WorkKind::Revoke => revocation::step(context, lease).await,
         }
     })
     .await;
-    let settlement = match ended {
+    match ended {
         Ok(Ok(settlement)) => settlement,
         Ok(Err(StoreError::Conflict)) => again(context, Duration::ZERO, lease.job.faults),
         Ok(Err(error)) => {
             tracing::error!(job.work = %work, %error, "a job can not be worked on");
-            again_after_fault(context, &lease, None)
+            again_after_fault(context, lease, None)
         }
         Err(_) => {
             tracing::warn!(job.work = %work, "a job took too long");
-            again_after_fault(context, &lease, None)
+            again_after_fault(context, lease, None)
         }
-    };
-    let next = settlement.next;
-    match context.store.settle(lease.clone(), settlement).await {
-        Ok(()) => {}
-        Err(StoreError::Conflict) => {
-            // Somebody else has changed the order: the step decides again on what is there now.
-            let retry = again(context, Duration::ZERO, lease.job.faults);
-            if let Err(error) = context.store.settle(lease, retry).await {
-                tracing::warn!(job.work = %work, %error, "a job can not be given back");
-            }
-        }
-        Err(error) => tracing::warn!(job.work = %work, ?next, %error, "a job can not be given back"),
     }
 }
 
@@ -325,6 +359,34 @@ mod tests {
             assert!(wait <= BACKOFF_CEILING.mul_f64(1.25), "{faults}: {wait:?}");
         }
         assert!(backoff(8, BACKOFF_CEILING) > backoff(1, BACKOFF_CEILING));
+    }
+
+    #[test]
+    fn f20_slow_validations_of_a_few_owners_never_fill_the_pool() {
+        const PLACES: usize = 256;
+        for (owners, left) in [(1, 192), (4, 100), (20, 32)] {
+            let mut held = vec![0_usize; owners];
+            loop {
+                let (limit, share) = portion(WorkKind::Validate, PLACES - held.iter().sum::<usize>());
+                let mut leased = 0;
+                while leased < limit
+                    && let Some(least) = held.iter_mut().min().filter(|least| **least < share)
+                {
+                    *least += 1;
+                    leased += 1;
+                }
+                if leased == 0 {
+                    break;
+                }
+            }
+            let free = PLACES - held.iter().sum::<usize>();
+            assert!(free >= left, "{owners} owners leave {free} places");
+            assert_eq!(
+                portion(WorkKind::Validate, 1),
+                (1, 1),
+                "the last place is given, too"
+            );
+        }
     }
 
     #[test]

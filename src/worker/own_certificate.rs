@@ -182,7 +182,10 @@ async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result
     );
     context
         .store
-        .create_order(&order, Some(Job::now(Work::Issue(asked.order), now)))
+        .create_order(
+            &order,
+            Some(Job::now(Work::Issue(asked.order), order.account(), now)),
+        )
         .await?;
     Ok(())
 }

@@ -16,9 +16,41 @@ const RETRY_CEILING: Duration = Duration::from_secs(20);
 /// The first wait is two steps up the ladder of back-offs: about four seconds.
 const RETRY_OFFSET: u32 = 2;
 
-pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement, StoreError> {
+/// What an attempt has found out.
+pub(crate) struct Found {
+    attempt: u32,
+    /// The account's key that the attempt was made with.
+    thumbprint: String,
+    verdict: Verdict,
+}
+
+/// What came of the wish to make an attempt.
+enum Look {
+    /// It was made.
+    Made(Found),
+    /// So many others are at the same host that it has to wait for that long.
+    Crowded(Duration),
+    /// There is nothing to be found out any more.
+    Needless,
+}
+
+/// Looks, and settles the verdict. `found` keeps it: when the order has been changed meanwhile, by the verdict on another
+/// of its names most often, the host is not asked again.
+pub(crate) async fn step(
+    context: &Context,
+    lease: &Lease,
+    found: &mut Option<Found>,
+) -> Result<Settlement, StoreError> {
     let Work::Validate(id) = lease.job.work else {
         return Ok(done());
+    };
+    let found = match found {
+        Some(found) => found,
+        None => match look(context, id).await? {
+            Look::Made(new) => found.insert(new),
+            Look::Crowded(wait) => return Ok(again(context, wait, lease.job.faults)),
+            Look::Needless => return Ok(done()),
+        },
     };
     let Some(Versioned {
         value: order,
@@ -27,21 +59,13 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     else {
         return Ok(done());
     };
-    let now = context.clock.now();
-    let (Some(attempt), Some(authorization)) =
-        (order.attempt(id, now), order.authorization(id.authorization))
-    else {
-        return Ok(done());
-    };
-    // RFC 8555 §8.3: the key authorization is made with the account's current key.
-    let Some(thumbprint) = thumbprint(context, order.account()).await? else {
-        return Ok(done());
-    };
-    let verdict = attempt_at(context, id, authorization, &thumbprint, &order).await;
     // The account may have got another key, or have ended, while the network was asked: then nobody wants the verdict.
-    if self::thumbprint(context, order.account()).await?.as_ref() != Some(&thumbprint) {
-        return Ok(again(context, Duration::ZERO, 0));
+    match thumbprint(context, order.account()).await? {
+        None => return Ok(done()),
+        Some(current) if current != found.thumbprint => return Ok(again(context, Duration::ZERO, 0)),
+        Some(_) => {}
     }
+    let (attempt, verdict) = (found.attempt, found.verdict.clone());
     let attempts = context.settings.validation_attempts;
     let (next, order) = match order.settle_validation(id, attempt, verdict, attempts, context.clock.now()) {
         Settled::Stale => return Ok(done()),
@@ -53,6 +77,34 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         order: Some(Versioned::with(version, order)),
         issuers: Vec::new(),
     })
+}
+
+/// Makes one attempt, if there is still something to be found out.
+async fn look(context: &Context, id: ChallengeId) -> Result<Look, StoreError> {
+    let Some(Versioned { value: order, .. }) = context.store.order(id.authorization.order).await? else {
+        return Ok(Look::Needless);
+    };
+    let now = context.clock.now();
+    let (Some(attempt), Some(authorization)) =
+        (order.attempt(id, now), order.authorization(id.authorization))
+    else {
+        return Ok(Look::Needless);
+    };
+    // RFC 8555 §8.3: the key authorization is made with the account's current key.
+    let Some(thumbprint) = thumbprint(context, order.account()).await? else {
+        return Ok(Look::Needless);
+    };
+    let visit = match context.targets.visit(authorization.identifier().to_string(), now) {
+        Ok(visit) => visit,
+        Err(wait) => return Ok(Look::Crowded(wait)),
+    };
+    let verdict = attempt_at(context, id, authorization, &thumbprint, &order).await;
+    drop(visit);
+    Ok(Look::Made(Found {
+        attempt,
+        thumbprint,
+        verdict,
+    }))
 }
 
 /// How long to wait after this attempt, counted from 0.

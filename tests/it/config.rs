@@ -12,6 +12,7 @@ use acme_proxy::config::Config;
 use acme_proxy::config::ConfigError;
 use acme_proxy::config::LogFormat;
 use acme_proxy::config::Overrides;
+use acme_proxy::policy::limits::Limits;
 use acme_proxy::server::OwnCertificate;
 use serde_json::Value;
 use serde_json::json;
@@ -639,6 +640,46 @@ fn validation_reads_its_networks_and_the_flags_win() {
         (config.validate.http_port, config.validate.tls_port),
         (5003, 5004)
     );
+}
+
+#[test]
+fn h9_h17_limits_are_read_and_off_at_0() {
+    let limits = json!({
+        "accounts_per_address_per_hour": 1,
+        "orders_per_account_per_hour": 2,
+        "pending_orders_per_account": 0,
+        "names_per_order": 4,
+        "bad_requests_per_address_per_minute": 5,
+        "connections_per_address": 0,
+    });
+    let config = load(&[("/authority/config/limits", limits)]).unwrap();
+    let (limits, defaults) = (config.policy.limits, Limits::default());
+    assert_eq!(
+        (
+            limits.accounts_per_address_per_hour,
+            limits.orders_per_account_per_hour
+        ),
+        (1, 2)
+    );
+    assert_eq!(
+        (limits.pending_orders_per_account, limits.names_per_order),
+        (0, 4)
+    );
+    assert_eq!(
+        limits.failed_validations_per_name_per_hour,
+        defaults.failed_validations_per_name_per_hour
+    );
+    let peers = config.server.limits;
+    assert_eq!(
+        (
+            peers.bad_requests_per_address_per_minute,
+            peers.connections_per_address
+        ),
+        (5, 0)
+    );
+    let config = load(&[("/authority/config/limits", json!({ "names_per_order": 0 }))]).unwrap();
+    assert_eq!(config.policy.limits, defaults);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 
 #[test]

@@ -69,15 +69,15 @@ impl Order {
     }
 
     /// How many attempts at the challenge have failed, if it is being validated: what [`Self::settle_validation`]
-    /// wants to hear again.
+    /// wants to hear again. None once the authorization is settled, be it by another challenge: RFC 8555 §7.1.6 leads
+    /// from valid neither back nor to invalid.
     pub fn attempt(&self, id: ChallengeId, now: Timestamp) -> Option<u32> {
-        if self.expires <= now || !matches!(self.stage, Stage::Open) {
+        let authorization = self.authorization(id.authorization)?;
+        let pending = authorization.status(self.expires, now) == AuthorizationStatus::Pending;
+        if !pending || !matches!(self.stage, Stage::Open) {
             return None;
         }
-        if self.authorization(id.authorization)?.is_deactivated() {
-            return None;
-        }
-        match self.challenge(id)?.state {
+        match authorization.challenge(id.kind)?.state {
             ChallengeState::Processing { failed_attempts, .. } => Some(failed_attempts),
             ChallengeState::Pending | ChallengeState::Valid(_) | ChallengeState::Invalid(_) => None,
         }
@@ -223,10 +223,12 @@ impl Order {
         Self { stage, ..self }
     }
 
-    /// The certificate has come, and has been checked against this order's CSR and names.
+    /// The certificate has come, and has been checked against this order's CSR and names. An order that has ended
+    /// meanwhile stays as it is: its client may have read that it is invalid.
     pub fn issued(self, certificate: IssuedCertificate, now: Timestamp) -> Self {
+        let awaited = certificate.order() == self.id && self.status(now) == OrderStatus::Processing;
         let stage = match self.stage {
-            Stage::Processing { upstream, .. } if certificate.order() == self.id => Stage::Issued {
+            Stage::Processing { upstream, .. } if awaited => Stage::Issued {
                 certificate,
                 issued: now,
                 upstream,

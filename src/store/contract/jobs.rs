@@ -18,20 +18,25 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
         let order = finalized(names(&["a.example.com"]), at(0));
         let job = Job {
             due: at(due),
-            ..Job::now(Work::Issue(order.id()), at(0))
+            ..Job::now(Work::Issue(order.id()), order.account(), at(0))
         };
         store.create_order(&order, Some(job)).await.unwrap();
         longest_due.insert(0, job);
     }
     assert!(lease(&store, WorkKind::Revoke, 99).await.is_empty());
-    let first = store.lease(WorkKind::Issue, at(4), at(200), 3).await.unwrap();
+    let first = store.lease(WorkKind::Issue, at(4), at(200), 3, 99).await.unwrap();
     assert_eq!(
         first.iter().map(|lease| lease.job).collect::<Vec<_>>(),
         longest_due[..3]
     );
     let others = (0..16).map(|_| {
         let store = Arc::clone(&store);
-        async move { store.lease(WorkKind::Issue, at(49), at(200), 5).await.unwrap() }
+        async move {
+            store
+                .lease(WorkKind::Issue, at(49), at(200), 5, 99)
+                .await
+                .unwrap()
+        }
     });
     let others: Vec<Lease> = all(others).await.into_iter().flatten().collect();
     let works: BTreeSet<Work> = others.iter().map(|lease| lease.job.work).collect();
@@ -40,6 +45,71 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
     let tokens: BTreeSet<u64> = first.iter().chain(&others).map(|lease| lease.token).collect();
     assert_eq!(tokens.len(), 50);
     assert_eq!(store.census().await.unwrap().jobs[&WorkKind::Issue], 60);
+}
+
+pub(crate) async fn f20_leases_are_shared_out_between_owners(backend: &impl Backend) {
+    let store = backend.open().await;
+    let owners = [40, 3, 1].map(|jobs| (AccountId::random(), jobs));
+    for (owner, jobs) in owners {
+        for _ in 0..jobs {
+            let (order, work) = answered(order(owner));
+            create(&store, &order, Some(work)).await;
+        }
+    }
+    let take = async |limit, share| {
+        let leases = store.lease(WorkKind::Validate, at(9), at(200), limit, share);
+        leases.await.unwrap()
+    };
+    let of = |leases: &[Lease]| {
+        owners.map(|(owner, _)| leases.iter().filter(|lease| lease.job.owner == owner).count())
+    };
+    let mut held = take(5, 99).await;
+    assert_eq!(of(&held), [2, 2, 1], "turn by turn, not the longest due first");
+    held.extend(take(3, 99).await);
+    assert_eq!(of(&held), [4, 3, 1], "what the others leave is not left unused");
+    assert!(
+        take(99, 4).await.is_empty(),
+        "an owner with its share gets no more"
+    );
+    held.extend(take(99, 6).await);
+    assert_eq!(of(&held), [6, 3, 1]);
+    // What is given back frees a place of the share, whether it is done, waits, or was lost.
+    for (lease, end) in held.iter().zip([done(None), again(500, 0), again(500, 1)]) {
+        store.settle(lease.clone(), end).await.unwrap();
+    }
+    let freed = of(&held[..3])[0];
+    assert_eq!(of(&take(99, 6).await)[0], freed);
+    let next = store.lease(WorkKind::Validate, at(201), at(300), 99, 5);
+    assert_eq!(
+        of(&next.await.unwrap())[0],
+        5,
+        "leases that have run out do not count"
+    );
+}
+
+pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backend: &impl Backend) {
+    let mut store = backend.open().await;
+    let (early, late) = (AccountId::random(), AccountId::random());
+    for owner in [[early; 20].as_slice(), &[late]].concat() {
+        let (order, work) = answered(order(owner));
+        create(&store, &order, Some(work)).await;
+    }
+    // Owners are known after a restart, too.
+    drop(store);
+    store = backend.open().await;
+    let held = store
+        .lease(WorkKind::Validate, at(9), at(200), 1, 99)
+        .await
+        .unwrap();
+    let next = store
+        .lease(WorkKind::Validate, at(9), at(200), 1, 99)
+        .await
+        .unwrap();
+    let mut owners = [held[0].job.owner, next[0].job.owner];
+    owners.sort_unstable();
+    let mut both = [early, late];
+    both.sort_unstable();
+    assert_eq!(owners, both);
 }
 
 pub(crate) async fn a_lease_runs_out_unless_it_is_renewed(backend: &impl Backend) {

@@ -11,8 +11,8 @@ use crate::acme::order::{Order, Settled, Verdict};
 use crate::acme::problem::Problem;
 use crate::jose::jwk::Jwk;
 use crate::store::contract::{
-    Backend, account, again, all, answered, at, create, done, far, finalized, issued, lease, leased, names,
-    order,
+    Backend, LIFETIME, account, again, all, answered, at, create, done, far, finalized, issued, lease,
+    leased, names, order,
 };
 use crate::store::{Registration, Settlement, StoreError, Versioned};
 
@@ -116,7 +116,8 @@ pub(crate) async fn of_many_commits_on_one_version_one_wins(backend: &impl Backe
         let version = store.order(order.id()).await.unwrap().unwrap().version;
         let commits = (0..50).map(|_| {
             let (store, order) = (Arc::clone(&store), Versioned::with(version, order.clone()));
-            async move { store.commit(order, Some(Job::now(work, at(1)))).await }
+            let job = Job::now(work, order.value.account(), at(1));
+            async move { store.commit(order, Some(job)).await }
         });
         let outcomes = all(commits).await;
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
@@ -138,7 +139,7 @@ pub(crate) async fn an_order_and_its_job_are_one_write(backend: &impl Backend) {
     let pending = order(AccountId::random());
     create(&store, &pending, None).await;
     let (answered, work) = answered(pending);
-    let job = Some(Job::now(work, at(1)));
+    let job = Some(Job::now(work, answered.account(), at(1)));
     let stale = Versioned::with(7, answered.clone());
     assert_eq!(store.commit(stale, job).await, Err(StoreError::Conflict));
     assert!(lease(&store, WorkKind::Validate, 1).await.is_empty());
@@ -253,6 +254,36 @@ pub(crate) async fn a_large_order_reads_back_whole(backend: &impl Backend) {
         .await
         .unwrap();
     assert_eq!(store.order(large.id()).await.unwrap().unwrap().value, smaller);
+}
+
+pub(crate) async fn issued_names_are_known_to_their_account(backend: &impl Backend) {
+    let mut store = backend.open().await;
+    let (order, _) = issued("a.example.com");
+    let again = |account, wanted: &[&str]| {
+        let offered = names(wanted).into_iter().map(|name| (name, Vec::new()));
+        Order::new(account, "acme".to_owned(), offered.collect(), at(0), LIFETIME)
+    };
+    let same = again(order.account(), &["a.example.com"]);
+    create(&store, &same, None).await;
+    assert_eq!(store.has_issued(&same).await, Ok(false), "it was only ordered");
+    create(&store, &order, None).await;
+    for _ in 0..2 {
+        assert_eq!(store.has_issued(&same).await, Ok(true));
+        let other = again(AccountId::random(), &["a.example.com"]);
+        assert_eq!(store.has_issued(&other).await, Ok(false), "another account's");
+        let more = again(order.account(), &["a.example.com", "b.example.com"]);
+        assert_eq!(store.has_issued(&more).await, Ok(false));
+        assert_eq!(
+            store
+                .has_issued(&again(order.account(), &["*.a.example.com"]))
+                .await,
+            Ok(false)
+        );
+        drop(store);
+        store = backend.open().await;
+    }
+    assert_eq!(store.sweep(far(), 100).await, Ok(2));
+    assert_eq!(store.has_issued(&same).await, Ok(false));
 }
 
 pub(crate) async fn issuers_are_stored_once(backend: &impl Backend) {

@@ -352,7 +352,11 @@ impl Committer {
                 let follows = queue.begin_settling(&lease)?;
                 let next = match next {
                     Next::Done => None,
-                    Next::Again { due, faults } => Some(Job { work, due, faults }),
+                    Next::Again { due, faults } => Some(Job {
+                        due,
+                        faults,
+                        ..lease.job
+                    }),
                 };
                 let Some(job) = follows.or(next) else {
                     writes.insert(keys::job(&work), None);

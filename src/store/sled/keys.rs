@@ -26,6 +26,7 @@ const ACCOUNT_BY_KEY: u8 = b'k';
 const LINE: u8 = b'l';
 const NAMED: u8 = b'n';
 const ORDER: u8 = b'o';
+const ISSUED: u8 = b'r';
 const IDENTITY: u8 = b's';
 const ONE_TIME_KEY: u8 = b't';
 
@@ -95,6 +96,17 @@ pub(crate) fn line(line: [u8; 32]) -> Key {
 /// Index of the orders in a line, the first one first.
 pub(crate) fn in_line(line: [u8; 32], since: Timestamp, id: OrderId) -> Key {
     key(LINE, &[&line, &sortable(since), id.as_bytes()])
+}
+
+/// What the keys of [`issued_for`] begin with. Hashed, to be short.
+pub(crate) fn all_issued_for(account: AccountId, names: [u8; 32]) -> Key {
+    let owner = Fingerprint::of(&[account.as_bytes(), names.as_slice()].concat());
+    key(ISSUED, &[owner.as_bytes()])
+}
+
+/// Index of the orders whose certificate is here, by account and names.
+pub(crate) fn issued_for(account: AccountId, names: [u8; 32], id: OrderId) -> Key {
+    [all_issued_for(account, names).as_slice(), id.as_bytes()].concat()
 }
 
 /// Index of orders by when they may be deleted.

@@ -57,6 +57,7 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
         indexes.push(entry(keys::in_line(line_of(order), since, id)));
     }
     if let Some(certificate) = order.certificate() {
+        indexes.push(entry(keys::issued_for(order.account(), line_of(order), id)));
         indexes.push(Index {
             key: keys::certificate(certificate.leaf().fingerprint()),
             value: id.as_bytes().to_vec(),

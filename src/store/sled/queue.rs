@@ -4,10 +4,11 @@
 //! the embedded store, so when it dies every holder dies with it, and every lease is rightly void. Leasing thus costs no
 //! sync. A lease runs out when somebody asks for work after its deadline; until then its holder may still settle.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
+use crate::acme::id::AccountId;
 use crate::acme::job::{Job, Work, WorkKind};
 use crate::acme::random::random_bytes;
 use crate::store::{Lease, StoreError};
@@ -16,10 +17,63 @@ use crate::store::{Lease, StoreError};
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     entries: BTreeMap<Work, Entry>,
-    /// By kind: when each is due.
-    waiting: BTreeMap<WorkKind, BTreeSet<(Timestamp, Work)>>,
-    /// By kind: when each lease runs out.
-    leased: BTreeMap<WorkKind, BTreeSet<(Timestamp, Work)>>,
+    lanes: BTreeMap<WorkKind, Lane>,
+}
+
+/// The jobs of one kind, in such an order that each lease is found in logarithmic time.
+#[derive(Debug, Default)]
+struct Lane {
+    owners: HashMap<AccountId, Owner>,
+    /// The owners of waiting jobs: how many leases each holds, and when the first of its jobs is due.
+    line: BTreeSet<(usize, Timestamp, AccountId)>,
+    /// When each lease runs out.
+    leased: BTreeSet<(Timestamp, Work)>,
+}
+
+#[derive(Debug, Default)]
+struct Owner {
+    held: usize,
+    /// When each job is due.
+    waiting: BTreeSet<(Timestamp, Work)>,
+}
+
+impl Lane {
+    /// Changes what is known of an owner, and with it the owner's place in the line.
+    fn change(&mut self, id: AccountId, change: impl FnOnce(&mut Owner)) {
+        let owner = self.owners.entry(id).or_default();
+        if let Some((due, _)) = owner.waiting.first() {
+            self.line.remove(&(owner.held, *due, id));
+        }
+        change(owner);
+        match owner.waiting.first() {
+            Some((due, _)) => {
+                self.line.insert((owner.held, *due, id));
+            }
+            None if owner.held == 0 => {
+                self.owners.remove(&id);
+            }
+            None => {}
+        }
+    }
+
+    /// Takes the next due job of the owner who holds the fewest leases, but not `share` or more. `held` is the fewest
+    /// to look for, and moves on as nobody with so few is found.
+    fn next(&mut self, now: Timestamp, share: usize, held: &mut usize) -> Option<Work> {
+        while *held < share {
+            let from = (*held, Timestamp::MIN, AccountId::from_bytes([0; 16]));
+            let (found, due, owner) = *self.line.range(from..).next()?;
+            if found == *held && due <= now {
+                let mut taken = None;
+                self.change(owner, |owner| {
+                    taken = owner.waiting.pop_first();
+                    owner.held = owner.held.saturating_add(1);
+                });
+                return taken.map(|(_, work)| work);
+            }
+            *held = found.max(held.saturating_add(1));
+        }
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -60,27 +114,28 @@ impl Queue {
 
     /// Removes a job, whoever holds it.
     pub(crate) fn remove(&mut self, work: &Work) {
-        if let Some(entry) = self.entries.remove(work) {
-            self.waiting
-                .entry(work.kind())
-                .or_default()
-                .remove(&(entry.job.due, *work));
-            if let Some(holder) = entry.holder {
-                self.leased
-                    .entry(work.kind())
-                    .or_default()
-                    .remove(&(holder.until, *work));
+        let Some(entry) = self.entries.remove(work) else {
+            return;
+        };
+        let lane = self.lanes.entry(work.kind()).or_default();
+        match entry.holder {
+            Some(holder) => {
+                lane.leased.remove(&(holder.until, *work));
+                lane.change(entry.job.owner, |owner| owner.held = owner.held.saturating_sub(1));
             }
+            None => lane.change(entry.job.owner, |owner| {
+                owner.waiting.remove(&(entry.job.due, *work));
+            }),
         }
     }
 
     /// The job waits, and nobody holds it.
     pub(crate) fn wait(&mut self, job: Job) {
         self.remove(&job.work);
-        self.waiting
-            .entry(job.work.kind())
-            .or_default()
-            .insert((job.due, job.work));
+        let lane = self.lanes.entry(job.work.kind()).or_default();
+        lane.change(job.owner, |owner| {
+            owner.waiting.insert((job.due, job.work));
+        });
         self.entries.insert(job.work, Entry { job, holder: None });
     }
 
@@ -91,36 +146,38 @@ impl Queue {
         now: Timestamp,
         until: Timestamp,
         limit: usize,
+        share: usize,
     ) -> Vec<Lease> {
         self.expire(kind, now);
-        let waiting = self.waiting.entry(kind).or_default();
-        let due = waiting.iter().take_while(|(due, _)| *due <= now);
-        let taken: Vec<_> = due.take(limit).copied().collect();
-        let mut leases = Vec::with_capacity(taken.len());
-        for place in taken {
-            waiting.remove(&place);
-            let (_, work) = place;
-            if let Some(entry) = self.entries.get_mut(&work) {
-                let token = u64::from_ne_bytes(random_bytes());
-                entry.holder = Some(Holder {
-                    token,
-                    until,
-                    settling: false,
-                    again: None,
-                });
-                self.leased.entry(kind).or_default().insert((until, work));
-                leases.push(Lease {
-                    job: entry.job,
-                    token,
-                    until,
-                });
-            }
+        let lane = self.lanes.entry(kind).or_default();
+        let mut leases = Vec::new();
+        let mut held = 0;
+        while leases.len() < limit {
+            let Some(work) = lane.next(now, share, &mut held) else {
+                break;
+            };
+            let Some(entry) = self.entries.get_mut(&work) else {
+                continue;
+            };
+            let token = u64::from_ne_bytes(random_bytes());
+            entry.holder = Some(Holder {
+                token,
+                until,
+                settling: false,
+                again: None,
+            });
+            lane.leased.insert((until, work));
+            leases.push(Lease {
+                job: entry.job,
+                token,
+                until,
+            });
         }
         leases
     }
 
     fn expire(&mut self, kind: WorkKind, now: Timestamp) {
-        let over = self.leased.entry(kind).or_default().iter();
+        let over = self.lanes.entry(kind).or_default().leased.iter();
         let over = over.take_while(|(until, _)| *until <= now);
         let over: Vec<Work> = over.map(|(_, work)| *work).collect();
         for work in over {
@@ -145,7 +202,7 @@ impl Queue {
         let holder = holder.filter(|holder| holder.token == lease.token && !holder.settling);
         let holder = holder.ok_or(StoreError::LeaseLost)?;
         if lease.until > holder.until {
-            let leased = self.leased.entry(work.kind()).or_default();
+            let leased = &mut self.lanes.entry(work.kind()).or_default().leased;
             leased.remove(&(holder.until, work));
             leased.insert((lease.until, work));
             holder.until = lease.until;
@@ -189,38 +246,65 @@ mod tests {
         Timestamp::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
+    impl Queue {
+        /// Whether nothing is left of jobs that are gone.
+        fn is_clean(&self) -> bool {
+            let clean =
+                |lane: &Lane| lane.owners.is_empty() && lane.line.is_empty() && lane.leased.is_empty();
+            self.entries.is_empty() && self.lanes.values().all(clean)
+        }
+    }
+
     #[test]
     fn a_settlement_under_way_keeps_the_lease_from_running_out() {
         let mut queue = Queue::default();
-        let job = Job::now(Work::Issue(OrderId::random()), at(0));
+        let job = Job::now(Work::Issue(OrderId::random()), AccountId::DAEMON, at(0));
         queue.add(job);
-        let lease = queue.lease(WorkKind::Issue, at(1), at(2), 9).remove(0);
+        let lease = queue.lease(WorkKind::Issue, at(1), at(2), 9, 9).remove(0);
         assert_eq!(queue.begin_settling(&lease), Ok(None));
-        assert!(queue.lease(WorkKind::Issue, at(3), at(4), 9).is_empty());
+        assert!(queue.lease(WorkKind::Issue, at(3), at(4), 9, 9).is_empty());
         assert_eq!(queue.begin_settling(&lease), Err(StoreError::LeaseLost));
         queue.remove(&job.work);
         assert_eq!(queue.count(WorkKind::Issue), 0);
-        assert!(
-            queue
-                .waiting
-                .values()
-                .chain(queue.leased.values())
-                .all(BTreeSet::is_empty)
-        );
+        assert!(queue.is_clean());
     }
 
     #[test]
     fn work_enqueued_while_it_is_done_is_done_once_more() {
         let mut queue = Queue::default();
-        let job = Job::now(Work::Revoke(OrderId::random()), at(0));
+        let job = Job::now(Work::Revoke(OrderId::random()), AccountId::DAEMON, at(0));
         queue.add(job);
-        let lease = queue.lease(WorkKind::Revoke, at(1), at(2), 9).remove(0);
+        let lease = queue.lease(WorkKind::Revoke, at(1), at(2), 9, 9).remove(0);
         let later = Job { due: at(5), ..job };
         assert!(queue.follow(later));
-        assert!(queue.lease(WorkKind::Revoke, at(1), at(2), 9).is_empty());
+        assert!(queue.lease(WorkKind::Revoke, at(1), at(2), 9, 9).is_empty());
         assert_eq!(queue.begin_settling(&lease), Ok(Some(later)));
         assert!(!queue.follow(later));
         queue.wait(later);
-        assert_eq!(queue.lease(WorkKind::Revoke, at(5), at(9), 9).len(), 1);
+        assert_eq!(queue.lease(WorkKind::Revoke, at(5), at(9), 9, 9).len(), 1);
+    }
+
+    #[test]
+    fn a_lease_does_not_look_at_the_jobs_that_wait() {
+        let mut queue = Queue::default();
+        let (many, few) = (AccountId::random(), AccountId::random());
+        for _ in 0..100_000 {
+            queue.add(Job::now(Work::Revoke(OrderId::random()), many, at(0)));
+        }
+        let held = queue.lease(WorkKind::Revoke, at(1), at(9), 99, 64);
+        assert_eq!(held.len(), 64);
+        // If each of these went through the waiting jobs, this test would not end.
+        for _ in 0..50_000 {
+            assert!(queue.lease(WorkKind::Revoke, at(1), at(9), 99, 64).is_empty());
+        }
+        let one = Job::now(Work::Revoke(OrderId::random()), few, at(1));
+        queue.add(one);
+        let lease = queue.lease(WorkKind::Revoke, at(1), at(9), 99, 64);
+        assert_eq!(lease.iter().map(|lease| lease.job).collect::<Vec<_>>(), [one]);
+        let works: Vec<Work> = queue.entries.keys().copied().collect();
+        for work in works {
+            queue.remove(&work);
+        }
+        assert!(queue.is_clean());
     }
 }

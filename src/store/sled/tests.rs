@@ -124,7 +124,10 @@ async fn i3_readers_see_no_write_before_it_is_on_the_disk() {
 
     let (changed, work) = answered(order.clone());
     let writing = {
-        let (store, job) = (Arc::clone(&store), Job::now(work, Timestamp::UNIX_EPOCH));
+        let (store, job) = (
+            Arc::clone(&store),
+            Job::now(work, changed.account(), Timestamp::UNIX_EPOCH),
+        );
         tokio::spawn(async move { store.commit(Versioned::with(1, changed), Some(job)).await })
     };
     is_started.recv().unwrap();
@@ -133,11 +136,15 @@ async fn i3_readers_see_no_write_before_it_is_on_the_disk() {
         Ok(Some(Versioned::with(1, order.clone())))
     );
     let now = Timestamp::MAX;
-    assert_eq!(store.lease(WorkKind::Validate, now, now, 9).await, Ok(vec![]));
+    assert_eq!(store.lease(WorkKind::Validate, now, now, 9, 9).await, Ok(vec![]));
     release.send(()).unwrap();
     writing.await.unwrap().unwrap();
     assert_eq!(
-        store.lease(WorkKind::Validate, now, now, 9).await.unwrap().len(),
+        store
+            .lease(WorkKind::Validate, now, now, 9, 9)
+            .await
+            .unwrap()
+            .len(),
         1
     );
 }
@@ -191,7 +198,7 @@ async fn f22_after_a_failed_sync_nothing_is_acknowledged_any_more() {
     ));
     let now = Timestamp::MAX;
     assert!(matches!(
-        store.lease(WorkKind::Issue, now, now, 9).await,
+        store.lease(WorkKind::Issue, now, now, 9, 9).await,
         Err(StoreError::Failed(_))
     ));
     assert_eq!(
@@ -291,7 +298,7 @@ async fn f21_a_nearly_full_disk_refuses_new_work_and_recovers_without_a_restart(
         Ok(Registration::Exists(_))
     ));
     let (changed, work) = answered(pending);
-    let job = Job::now(work, Timestamp::UNIX_EPOCH);
+    let job = Job::now(work, changed.account(), Timestamp::UNIX_EPOCH);
     assert_eq!(
         store.commit(Versioned::with(1, changed.clone()), Some(job)).await,
         Ok(())

@@ -89,6 +89,9 @@ const BAD_VALUES: &str = r#"
 /authority/config/validation/allow | ["0.0.0.0/0"] | "0.0.0.0/0" would open every address
 /authority/config/validation/deny | ["10.0.0.1/8"] | "10.0.0.1/8" has bits set beyond
 /authority/config/validation/http_port | 0 | http_port: 0 is no port; write
+/authority/config/limits/orders_per_account_per_hour | -1 | orders_per_account_per_hour: -1 is out of range; write a whole number
+/authority/config/limits/pending_orders_per_account | "300" | pending_orders_per_account: is a string; write a whole number
+/authority/config/limits/names_per_order | 101 | names_per_order: 101 is more than the public CAs take
 /authority/config/cors | "*" | cors: is a string; write true or false
 /authority/config/issuance/deadline | "-1h" | deadline: "-1h" is negative; write
 /authority/config/issuance/deadline | "99999999h" | deadline: "99999999h" is longer than 292 years

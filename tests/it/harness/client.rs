@@ -198,9 +198,14 @@ impl Client {
 
     /// Asks for an order of these names.
     pub(crate) async fn ask_order(&self, names: &[&str]) -> Answer {
-        let identifiers: Vec<Value> = names
+        self.ask_order_of("dns", names).await
+    }
+
+    /// Asks for an order of identifiers of one type.
+    pub(crate) async fn ask_order_of(&self, kind: &str, values: &[&str]) -> Answer {
+        let identifiers: Vec<Value> = values
             .iter()
-            .map(|name| json!({ "type": "dns", "value": name }))
+            .map(|value| json!({ "type": kind, "value": value }))
             .collect();
         let url = self.site.url("new-order");
         self.post(&url, json!({ "identifiers": identifiers })).await
@@ -208,7 +213,12 @@ impl Client {
 
     /// A new order, pending.
     pub(crate) async fn order(&self, names: &[&str]) -> Order {
-        let answer = self.ask_order(names).await.expect(201);
+        self.order_of("dns", names).await
+    }
+
+    /// A new order of identifiers of one type, pending.
+    pub(crate) async fn order_of(&self, kind: &str, values: &[&str]) -> Order {
+        let answer = self.ask_order_of(kind, values).await.expect(201);
         let object = answer.json();
         let urls = object["authorizations"].as_array().unwrap();
         Order {
@@ -242,13 +252,18 @@ impl Client {
 
     /// URL and token of the authorization's http-01 challenge.
     pub(crate) async fn challenge(&self, authorization: &str) -> (String, String) {
+        self.challenge_by("http-01", authorization).await
+    }
+
+    /// URL and token of the authorization's challenge of the type.
+    pub(crate) async fn challenge_by(&self, kind: &str, authorization: &str) -> (String, String) {
         let object = self.look(authorization).await;
         let challenges = object["challenges"].as_array().unwrap();
-        let http = challenges
+        let offered = challenges
             .iter()
-            .find(|challenge| challenge["type"] == "http-01")
+            .find(|challenge| challenge["type"] == kind)
             .unwrap();
-        let text = |member: &str| http[member].as_str().unwrap().to_owned();
+        let text = |member: &str| offered[member].as_str().unwrap().to_owned();
         (text("url"), text("token"))
     }
 

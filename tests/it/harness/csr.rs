@@ -19,6 +19,8 @@ pub(crate) const BMP: u8 = 0x1e;
 
 /// RFC 5280 §4.2.1.6: the general name of a host.
 pub(crate) const DNS_NAME: u8 = 0x82;
+/// And that of an address.
+pub(crate) const IP_ADDRESS: u8 = 0x87;
 
 pub(crate) const COMMON_NAME: &[u64] = &[2, 5, 4, 3];
 pub(crate) const SAN: &[u64] = &[2, 5, 29, 17];

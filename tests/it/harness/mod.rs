@@ -8,6 +8,7 @@ pub(crate) mod key;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod storm;
+pub(crate) mod tls_responder;
 pub(crate) mod web;
 pub(crate) mod wire;
 pub(crate) mod world;

@@ -32,6 +32,10 @@ pub(crate) struct Plan {
     pub(crate) provisioner: Option<Value>,
     /// Where http-01 is looked for, if not at the web server.
     pub(crate) http_port: Option<u16>,
+    /// `authority.config.limits`. Without them bad requests are not limited: all tests come from one address.
+    pub(crate) limits: Option<Value>,
+    /// Where tls-alpn-01 is looked for.
+    pub(crate) tls_port: Option<u16>,
     /// The DNS server for validation, if not the one for which every name is this machine.
     pub(crate) resolver: Option<SocketAddr>,
 }
@@ -88,10 +92,12 @@ impl Daemon {
                     "ca_root": directory.path().join("ca-root.pem"),
                     "eab_kid": ca.eab.kid,
                     "eab_hmac_key": ca.eab.hmac_key,
+                    "limits": plan.limits.unwrap_or(json!({ "bad_requests_per_address_per_minute": 0 })),
                     "validation": {
                         "resolvers": [plan.resolver.unwrap_or(dns.address).to_string()],
                         "allow": ["127.0.0.0/8"],
                         "http_port": plan.http_port.unwrap_or(web.address.port()),
+                        "tls_port": plan.tls_port.unwrap_or(443),
                     },
                 },
                 "policy": plan.policy.unwrap_or(json!({})),
@@ -115,6 +121,7 @@ impl Daemon {
             site: Site {
                 address,
                 root: own.cert.der().clone(),
+                from: None,
             },
             ca,
             web,

@@ -1,13 +1,13 @@
 //! Requests and answers as bytes on one TLS connection, so that a test can send what no HTTP client would.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -21,6 +21,8 @@ pub(crate) const NAMES: [&str; 2] = ["acmeproxy.test.example.com", "ra.test.exam
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     pub(crate) root: CertificateDer<'static>,
+    /// The address that connections come from, if not the usual one.
+    pub(crate) from: Option<Ipv4Addr>,
 }
 
 impl Site {
@@ -62,7 +64,11 @@ impl Site {
     /// A new connection with this TLS client.
     pub(crate) async fn connect_with(&self, config: ClientConfig) -> io::Result<Connection> {
         let name = ServerName::try_from(NAMES[0]).unwrap();
-        let tcp = TcpStream::connect(self.address).await?;
+        let socket = TcpSocket::new_v4()?;
+        if let Some(from) = self.from {
+            socket.bind((from, 0).into())?;
+        }
+        let tcp = socket.connect(self.address).await?;
         tcp.set_nodelay(true)?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
         let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);

@@ -3,7 +3,9 @@
 mod s6_1_cors;
 mod s6_2_authentication;
 mod s6_5_nonces;
+mod s6_6_rate_limits;
 mod s6_transport;
+mod s7_1_6_lives;
 mod s7_1_directory;
 mod s7_1_provisioners;
 mod s7_3_4_external_account;
@@ -16,3 +18,4 @@ mod s7_5_2_deactivation;
 mod s7_5_authorizations;
 mod s7_6_revocation;
 mod s8_4_dns01;
+mod s8_pool;

@@ -43,7 +43,7 @@ async fn d10_keys_of_every_accepted_algorithm_can_have_an_account_and_order() {
 }
 
 #[tokio::test]
-async fn e2_a_known_key_gets_its_account_back_whatever_else_it_says() {
+async fn e2_e5_c302_a_known_key_gets_its_account_back_whatever_else_it_says() {
     let plan = Plan {
         provisioner: Some(json!({ "termsOfService": "https://example.com/terms" })),
         ..Plan::default()

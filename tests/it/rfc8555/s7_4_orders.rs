@@ -323,7 +323,11 @@ async fn c414_c416_h10_h11_a_validity_or_a_profile_is_refused_and_never_dropped(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c417_h17_the_301st_pending_order_is_429_until_one_is_finalized() {
-    let daemon = Daemon::start().await;
+    let daemon = Daemon::start_with(Plan {
+        limits: Some(json!({ "pending_orders_per_account": 300 })),
+        ..Plan::default()
+    })
+    .await;
     let client = daemon.account().await;
     let ready = client.ready(&daemon, &["ready.example.com"]).await;
     let mut orders = tokio::task::JoinSet::new();

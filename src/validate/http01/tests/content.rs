@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// One attempt, of at most a second, against a server that sends the head and then as many chunks as are wanted.
+/// One attempt against a server that sends the head and then as many chunks as are wanted; of at most a second if there
+/// are pauses (in milliseconds) between them.
 async fn streamed(head_text: &'static str, chunk: &'static str, pause: u64) -> (Failure, usize) {
     let (port, [web]) = listeners(["127.0.0.2"]).await;
     let dns = zone("127.0.0.2").await;
@@ -19,7 +20,8 @@ async fn streamed(head_text: &'static str, chunk: &'static str, pause: u64) -> (
             }
         }
     });
-    let attempt = Attempt::new(dns.address, port).with(|settings| settings.timeout = Duration::from_secs(1));
+    let budget = Duration::from_secs(if pause == 0 { 10 } else { 1 });
+    let attempt = Attempt::http01(dns.address, port).with(|settings| settings.timeout = budget);
     let failure = attempt.fails().await;
     let sent = *sent.lock().unwrap();
     (failure, sent)
@@ -40,7 +42,29 @@ async fn c605_content_without_end_is_read_up_to_the_cap_only() {
             (ProblemType::IncorrectResponse, false),
             "{failure:?}"
         );
+        // By the cap, not by the deadline.
+        assert!(failure.detail.contains("more than 512 bytes"), "{failure:?}");
     }
+}
+
+#[tokio::test]
+async fn c605_nothing_is_decompressed() {
+    let (port, [web]) = listeners(["127.0.0.2"]).await;
+    let dns = zone("127.0.0.2").await;
+    serve(web, |mut stream| async move {
+        assert!(!head(&mut stream).await.contains("accept-encoding"));
+        let packed = [
+            0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0x4b, 4, 0, 0x43, 0xbe, 0xb7, 0xe8, 1, 0, 0, 0,
+        ];
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 21\r\n\r\n";
+        stream
+            .write_all(&[answer.as_slice(), &packed].concat())
+            .await
+            .unwrap();
+    });
+    let failure = Attempt::http01(dns.address, port).fails().await;
+    assert_eq!(kinds(&failure), (ProblemType::IncorrectResponse, false));
+    assert!(failure.detail.contains("of 21 bytes"), "{failure:?}");
 }
 
 #[tokio::test]
@@ -156,6 +180,41 @@ async fn c608_what_was_fetched_is_never_told() {
 }
 
 #[tokio::test]
+async fn c608_hosts_behind_a_redirect_can_not_be_told_apart() {
+    let (port, [web, inside]) = listeners(["127.0.0.2", "127.0.0.3"]).await;
+    let dns = zone("127.0.0.2").await;
+    http(web, |_| moved(302, "http://127.0.0.3/"));
+    let answers = Arc::new(Mutex::new(String::new()));
+    let answer = answers.clone();
+    http(inside, move |_| answer.lock().unwrap().clone());
+    let attempt = |inside: &str| {
+        let inside = inside.parse().unwrap();
+        Attempt::http01(dns.address, port).with(|settings| settings.allow.push(inside))
+    };
+    let mut told = Vec::new();
+    for answer in [
+        ok(MARKER),
+        format!("HTTP/1.1 500 {MARKER}\r\n\r\n"),
+        "HTTP/1.1 404 Not Found\r\n\r\n".to_owned(),
+        ok(&MARKER.repeat(100)),
+    ] {
+        *answers.lock().unwrap() = answer;
+        told.push(attempt("127.0.0.3/32").fails().await.problem);
+    }
+    assert_eq!(told[0].kind, ProblemType::IncorrectResponse);
+    assert!(told.iter().all(|problem| *problem == told[0]), "{told:?}");
+    told.clear();
+    // Another protocol, a connection that breaks, a closed port, an address that is refused.
+    for answer in ["SSH-2.0-INTERNAL-SECRET-MARKER\r\n", ""] {
+        *answers.lock().unwrap() = answer.to_owned();
+        told.push(attempt("127.0.0.3/32").fails().await.problem);
+    }
+    told.push(attempt("127.0.0.4/32").fails().await.problem);
+    assert_eq!(told[0].kind, ProblemType::Connection);
+    assert!(told.iter().all(|problem| *problem == told[0]), "{told:?}");
+}
+
+#[tokio::test]
 async fn c609_control_characters_reach_neither_the_client_nor_the_log() {
     for location in [
         "http://\u{1b}[31mred.example.com/",
@@ -190,7 +249,7 @@ async fn c612_other_protocols_are_connection_failures() {
                 stream.write_all(banner).await.unwrap();
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             });
-            let failure = Attempt::new(dns.address, port).fails().await;
+            let failure = Attempt::http01(dns.address, port).fails().await;
             assert_eq!(kinds(&failure), (ProblemType::Connection, false), "{failure:?}");
         }
     }
@@ -218,7 +277,7 @@ async fn c613_silence_and_broken_connections_may_pass() {
             }
         });
         let attempt =
-            Attempt::new(dns.address, port).with(|settings| settings.timeout = Duration::from_secs(1));
+            Attempt::http01(dns.address, port).with(|settings| settings.timeout = Duration::from_secs(1));
         let failure = attempt.fails().await;
         assert_eq!(
             kinds(&failure),
@@ -233,7 +292,7 @@ async fn a_closed_port_may_open() {
     let (port, [web]) = listeners(["127.0.0.2"]).await;
     drop(web);
     let dns = zone("127.0.0.2").await;
-    let failure = Attempt::new(dns.address, port).fails().await;
+    let failure = Attempt::http01(dns.address, port).fails().await;
     assert_eq!(kinds(&failure), (ProblemType::Connection, true));
     assert!(
         failure
@@ -261,7 +320,7 @@ async fn a_dns_failure_may_pass_on_each_hop() {
         })
         .await;
         for name in [NAME, "broken.example.com"] {
-            let attempt = Attempt::new(dns.address, port).of(name);
+            let attempt = Attempt::http01(dns.address, port).of(name);
             let failure = attempt
                 .with(|settings| settings.timeout = Duration::from_secs(1))
                 .fails()

@@ -1,29 +1,20 @@
 //! Where a request goes: C601 to C604, C610.
 
 use super::*;
+use crate::validate::testing::FORBIDDEN;
 
 #[tokio::test]
-async fn c601_forbidden_addresses_of_the_name_are_not_connected_to() {
+async fn c601_forbidden_addresses_are_not_connected_to_be_they_a_names_or_ordered_themselves() {
     let (port, [canary, canary6]) = listeners(["127.0.0.1", "::1"]).await;
-    let addresses = [
-        "127.0.0.1",
-        "0.0.0.0",
-        "169.254.169.254",
-        "255.255.255.255",
-        "::1",
-        "::",
-        "fe80::1",
-        "::ffff:127.0.0.1",
-        "::127.0.0.1",
-        "64:ff9b::7f00:1",
-        "64:ff9b:1::7f00:1",
-        "2002:7f00:1::",
-    ];
-    for address in addresses {
+    for address in FORBIDDEN {
         let dns = zone(address).await;
-        let failure = Attempt::new(dns.address, port).fails().await;
-        assert_eq!(kinds(&failure), (ProblemType::Connection, false), "{address}");
-        assert!(failure.problem.detail.contains("may not be validated"));
+        let name = Attempt::http01(dns.address, port);
+        let itself = Attempt::http01(dns.address, port).of_address(address);
+        for attempt in [name, itself] {
+            let failure = attempt.fails().await;
+            assert_eq!(kinds(&failure), (ProblemType::Connection, false), "{address}");
+            assert!(failure.problem.detail.contains("may not be validated"));
+        }
     }
     assert_untouched(&canary).await;
     assert_untouched(&canary6).await;
@@ -43,50 +34,39 @@ async fn c601_forbidden_addresses_behind_a_redirect_are_not_connected_to() {
     let location = Arc::new(Mutex::new(String::new()));
     let answer = location.clone();
     http(web, move |_| moved(302, &answer.lock().unwrap()));
-    let hosts = [
-        "127.0.0.1",
-        "0.0.0.0",
+    let spellings = [
         "127.1",
         "0x7f000001",
         "2130706433",
         "0177.0.0.1",
-        "169.254.169.254",
         "127.0.0.3",
-        "[::1]",
-        "[::]",
-        "[fe80::1]",
         "[fe80::1%25eth0]",
-        "[::ffff:127.0.0.1]",
-        "[::127.0.0.1]",
-        "[64:ff9b::7f00:1]",
-        "[2002:7f00:1::]",
         "localhost",
         "foo.localhost",
         "inside.example.com",
         "denied.example.com",
     ];
-    let attempt = Attempt::new(dns.address, port).with(|settings| {
+    let literals = FORBIDDEN.map(|address| match address.contains(':') {
+        true => format!("[{address}]"),
+        false => address.to_owned(),
+    });
+    let hosts = spellings.map(str::to_owned).into_iter().chain(literals);
+    let attempt = Attempt::http01(dns.address, port).with(|settings| {
         settings.allow.push("127.0.0.3/32".parse().unwrap());
         settings.deny.push("127.0.0.3/32".parse().unwrap());
     });
     for host in hosts {
         for scheme in ["http", "https"] {
-            *location.lock().unwrap() = format!("{scheme}://{host}/{MARKER}");
-            let validator = Validator::new(attempt.settings.clone()).unwrap();
-            let name = Identifier::dns(NAME).unwrap();
-            let failure = validator
-                .validate(ChallengeType::Http01, &name, &attempt.token, "x")
-                .await
-                .unwrap_err();
+            *location.lock().unwrap() = format!("{scheme}://{host}/path");
+            let failure = attempt.fails().await;
             assert_eq!(
                 kinds(&failure),
                 (ProblemType::Connection, false),
                 "{scheme}://{host}"
             );
             // The client is not told where the redirect went.
-            assert!(!failure.problem.detail.contains(MARKER));
             assert!(
-                !failure.problem.detail.contains(host),
+                !failure.problem.detail.contains(&host),
                 "{}",
                 failure.problem.detail
             );
@@ -98,17 +78,52 @@ async fn c601_forbidden_addresses_behind_a_redirect_are_not_connected_to() {
 }
 
 #[tokio::test]
-async fn c601_our_own_listener_is_not_connected_to() {
-    let (port, [own]) = listeners(["127.0.0.2"]).await;
-    let dns = zone("127.0.0.2").await;
-    for listener in ["127.0.0.2", "0.0.0.0", "[::]"] {
-        let attempt = Attempt::new(dns.address, port).with(|settings| {
-            settings.allow = vec!["127.0.0.0/8".parse().unwrap()];
-            settings.own_listeners = vec![format!("{listener}:{port}").parse().unwrap()];
-        });
+async fn c601_our_own_listeners_are_not_connected_to_by_name_by_address_or_behind_a_redirect() {
+    let (port, [web, own, own6]) = listeners(["127.0.0.2", "127.0.0.3", "::1"]).await;
+    let dns = DnsServer::of(&[
+        (NAME, &["127.0.0.2"]),
+        ("own.example.com", &["127.0.0.3"]),
+        ("own6.example.com", &["::1"]),
+    ])
+    .await;
+    http(web, move |head| {
+        let target = match head.contains("host: www") {
+            true => "http://own.example.com/metrics",
+            false => "https://own6.example.com/acme/acme/directory",
+        };
+        moved(302, target)
+    });
+    // The ACME listener and the metrics listener, as they are configured.
+    let attempt = || {
+        Attempt::http01(dns.address, port).with(|settings| {
+            settings.allow = vec!["127.0.0.0/8".parse().unwrap(), "::/127".parse().unwrap()];
+            settings.own_listeners = ["127.0.0.3", "[::1]"]
+                .map(|own| format!("{own}:{port}").parse().unwrap())
+                .to_vec();
+        })
+    };
+    let attempts = [
+        attempt(),
+        attempt().of("own.example.com"),
+        attempt().of("own6.example.com"),
+        attempt().of_address("127.0.0.2"),
+        attempt().of_address("127.0.0.3"),
+        attempt().of_address("::1"),
+    ];
+    for attempt in attempts {
+        let failure = attempt.fails().await;
+        assert_eq!(kinds(&failure), (ProblemType::Connection, false), "{failure:?}");
+        assert!(failure.detail.contains("this server itself"), "{failure:?}");
+    }
+    // Bound to every address, each of ours is meant.
+    for any in ["0.0.0.0", "[::]"] {
+        let attempt = attempt().of("own.example.com");
+        let attempt =
+            attempt.with(|settings| settings.own_listeners = vec![format!("{any}:{port}").parse().unwrap()]);
         assert_eq!(kinds(&attempt.fails().await), (ProblemType::Connection, false));
     }
     assert_untouched(&own).await;
+    assert_untouched(&own6).await;
 }
 
 #[tokio::test]
@@ -124,7 +139,7 @@ async fn c602_a_rebinding_name_is_looked_up_once_and_its_checked_address_dialled
         DnsAnswer::Addresses(vec![IpAddr::from([127, 0, 0, if *count == 1 { 2 } else { 1 }])])
     })
     .await;
-    let attempt = Attempt::new(dns.address, port);
+    let attempt = Attempt::http01(dns.address, port);
     let content = attempt.key_authorization();
     http(web, move |_| ok(&content));
     attempt.run().await.unwrap();
@@ -135,11 +150,31 @@ async fn c602_a_rebinding_name_is_looked_up_once_and_its_checked_address_dialled
 }
 
 #[tokio::test]
+async fn c602_each_hop_is_looked_up_and_checked_anew() {
+    let (port, [web, canary]) = listeners(["127.0.0.2", "127.0.0.1"]).await;
+    let count = Mutex::new(0);
+    let dns = DnsServer::start(move |_, kind| {
+        if kind != hickory_proto::rr::RecordType::A {
+            return DnsAnswer::NoRecords;
+        }
+        let mut count = count.lock().unwrap();
+        *count += 1;
+        DnsAnswer::Addresses(vec![IpAddr::from([127, 0, 0, if *count == 1 { 2 } else { 1 }])])
+    })
+    .await;
+    let requests = http(web, |_| moved(302, &format!("http://{NAME}/again")));
+    let failure = Attempt::http01(dns.address, port).fails().await;
+    assert_eq!(kinds(&failure), (ProblemType::Connection, false));
+    assert_eq!(*requests.lock().unwrap(), 1);
+    assert_untouched(&canary).await;
+}
+
+#[tokio::test]
 async fn c603_redirects_of_each_followed_status_lead_to_the_content() {
     for status in [301, 302, 307, 308] {
         let (port, [web]) = listeners(["127.0.0.2"]).await;
         let dns = DnsServer::of(&[(NAME, &["127.0.0.2"]), ("b.example.com", &["127.0.0.2"])]).await;
-        let attempt = Attempt::new(dns.address, port);
+        let attempt = Attempt::http01(dns.address, port);
         let content = attempt.key_authorization();
         http(web, move |head| match head {
             head if head.starts_with("GET /there?a=b ") => moved(status, "relative"),
@@ -158,7 +193,7 @@ async fn c603_ten_redirects_are_followed_and_eleven_are_not() {
     for (redirects, followed) in [(10, true), (11, false)] {
         let (port, [web]) = listeners(["127.0.0.2"]).await;
         let dns = zone("127.0.0.2").await;
-        let attempt = Attempt::new(dns.address, port);
+        let attempt = Attempt::http01(dns.address, port);
         let content = attempt.key_authorization();
         let requests = http(web, move |head| {
             let path = head.split(' ').nth(1).unwrap();
@@ -214,17 +249,7 @@ fn tls_server(version: &'static rustls::SupportedProtocolVersion, forger: bool) 
     } else {
         key
     };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let signing = provider.key_provider.load_private_key(key).unwrap();
-    let certified = rustls::sign::CertifiedKey::new(vec![certificate.der().clone()], signing);
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    tokio_rustls::TlsAcceptor::from(Arc::new(config))
+    tls_acceptor(vec![certificate.der().clone()], &key, &[version], &["http/1.1"])
 }
 
 /// An http server that redirects to https, and an https server made by the function on the TLS port.
@@ -232,7 +257,7 @@ async fn redirected_to_tls(serve_tls: impl FnOnce(TcpListener, String)) -> Resul
     let (port, [web]) = listeners(["127.0.0.2"]).await;
     let (tls_port, [tls]) = listeners(["127.0.0.2"]).await;
     let dns = zone("127.0.0.2").await;
-    let attempt = Attempt::new(dns.address, port).with(|settings| settings.tls_port = tls_port);
+    let attempt = Attempt::http01(dns.address, port).with(|settings| settings.tls_port = tls_port);
     http(web, |_| moved(301, &format!("https://{NAME}/secure")));
     serve_tls(tls, attempt.key_authorization());
     attempt.run().await
@@ -266,11 +291,8 @@ async fn c604_https_is_followed_without_verification_of_the_certificate() {
 
 #[tokio::test]
 async fn c604_older_tls_and_what_is_no_tls_at_all_are_tls_failures() {
-    // A ServerHello of TLS 1.1, and HTTP on the TLS port.
-    let mut hello = vec![0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
-    hello.extend([7; 32]);
-    hello.extend([0, 0xc0, 0x13, 0]);
-    for answer in [hello, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()] {
+    let plain = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+    for answer in [server_hello(2, "http/1.1"), plain.to_vec()] {
         let verdict = redirected_to_tls(|listener, _| {
             serve(listener, move |mut stream| {
                 let answer = answer.clone();
@@ -291,7 +313,7 @@ async fn c610_only_a_dial_error_falls_back_to_ipv4() {
     let (port, [v6, web]) = listeners(["::1", "127.0.0.2"]).await;
     let dns = DnsServer::of(&[(NAME, &["::1", "127.0.0.2"])]).await;
     let attempt =
-        Attempt::new(dns.address, port).with(|settings| settings.allow.push("::1/128".parse().unwrap()));
+        Attempt::http01(dns.address, port).with(|settings| settings.allow.push("::1/128".parse().unwrap()));
     let content = attempt.key_authorization();
     http(web, move |_| ok(&content));
     // An answer over IPv6 is an answer, however wrong.
@@ -308,7 +330,7 @@ async fn c610_a_dead_ipv6_address_does_not_stop_the_ipv4_one() {
     let (port, [web]) = listeners(["127.0.0.2"]).await;
     let dns = DnsServer::of(&[(NAME, &["::1", "127.0.0.2"])]).await;
     let attempt =
-        Attempt::new(dns.address, port).with(|settings| settings.allow.push("::1/128".parse().unwrap()));
+        Attempt::http01(dns.address, port).with(|settings| settings.allow.push("::1/128".parse().unwrap()));
     let content = attempt.key_authorization();
     http(web, move |_| ok(&content));
     attempt.run().await.unwrap();

@@ -1,0 +1,101 @@
+//! A CA that takes its time, keeps account of every CSR, and signs with the throwaway CA's keys.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use acme_proxy::acme::certificate::Der;
+use acme_proxy::acme::order::ValidatedOrder;
+use acme_proxy::acme::revocation::RevocationReason;
+use acme_proxy::upstream::{Error, Issuer, Progress};
+use async_trait::async_trait;
+
+use crate::harness::ca::pki::Pki;
+use crate::races::dice::Dice;
+use crate::races::journal::{Entry, Journal};
+
+/// The CA's orders, by URL: the CSR once it is there, and how often it still says that it is not done.
+pub(crate) struct SlowCa {
+    pki: Pki,
+    orders: Mutex<HashMap<String, Option<(Der, u64)>>>,
+    dice: Arc<Dice>,
+    journal: Arc<Journal>,
+}
+
+impl SlowCa {
+    pub(crate) fn new(dice: &Arc<Dice>, journal: &Arc<Journal>) -> Self {
+        Self {
+            pki: Pki::generate(None).unwrap(),
+            orders: Mutex::default(),
+            dice: dice.clone(),
+            journal: journal.clone(),
+        }
+    }
+
+    /// Forgets the orders of the schedules before.
+    pub(crate) fn clear(&self) {
+        self.orders.lock().unwrap().clear();
+    }
+
+    /// As a CA does: the first CSR counts, and whoever asks again is told how far the order has come.
+    fn step(&self, order: &ValidatedOrder) -> Result<Progress, Error> {
+        let url = order.upstream().expect("the URL is stored before anything else");
+        let mut orders = self.orders.lock().unwrap();
+        let known = orders.get_mut(url).expect("the CA knows every URL");
+        match known {
+            None => {
+                let polls = self.dice.below(3);
+                *known = Some((order.csr().clone(), polls));
+                self.journal.add(Entry::Sent {
+                    order: order.id(),
+                    csr: order.csr().clone(),
+                });
+            }
+            Some((_, 0)) => {}
+            Some((_, polls)) => *polls -= 1,
+        }
+        let Some((csr, 0)) = known else {
+            return Ok(Progress::Waiting {
+                retry_after: Duration::ZERO,
+            });
+        };
+        let names: Vec<String> = order.identifiers().iter().map(ToString::to_string).collect();
+        let leaf = self.pki.issue(csr.as_bytes(), &names);
+        let leaf = leaf.unwrap_or_else(|_| panic!("the CSR is not the order's"));
+        Ok(Progress::Issued(leaf.chain))
+    }
+}
+
+#[async_trait]
+impl Issuer for SlowCa {
+    async fn prepare(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn open(&self, order: &ValidatedOrder) -> Result<String, Error> {
+        self.dice.pause().await;
+        let url = format!("https://ca.test/order/{}", self.dice.next());
+        self.orders.lock().unwrap().insert(url.clone(), None);
+        self.journal.add(Entry::Opened(order.id()));
+        self.dice.linger().await;
+        Ok(url)
+    }
+
+    async fn advance(&self, order: &ValidatedOrder) -> Result<Progress, Error> {
+        self.dice.pause().await;
+        let progress = self.step(order);
+        self.dice.linger().await;
+        progress
+    }
+
+    async fn revoke(&self, _: &Der, _: Option<RevocationReason>) -> Result<(), Error> {
+        self.dice.pause().await;
+        self.journal.add(Entry::Revoked);
+        self.dice.linger().await;
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}

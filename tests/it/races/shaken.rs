@@ -1,0 +1,229 @@
+//! The real store behind a busy machine: before and after each call others may get their turn. What was written is
+//! entered in the journal.
+
+use std::sync::Arc;
+
+use acme_proxy::acme::account::Account;
+use acme_proxy::acme::certificate::{Der, Fingerprint};
+use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
+use acme_proxy::acme::id::{AccountId, OrderId};
+use acme_proxy::acme::job::{Job, WorkKind};
+use acme_proxy::acme::order::Order;
+use acme_proxy::clock::Clock;
+use acme_proxy::store::sled::SledStore;
+use acme_proxy::store::{Census, Lease, Registration, Settlement, Store, StoreError, Versioned};
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::races::dice::Dice;
+use crate::races::journal::{Entry, Journal};
+
+/// Who uses the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The registration authority.
+    Front,
+    /// A worker.
+    Back,
+}
+
+/// The store as one of them meets it.
+pub(crate) struct Shaken {
+    pub(crate) side: Side,
+    pub(crate) store: Arc<SledStore>,
+    pub(crate) dice: Arc<Dice>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) clock: Clock,
+}
+
+impl Shaken {
+    async fn call<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.dice.pause().await;
+        self.journal.step();
+        let result = call.await;
+        self.journal.step();
+        if matches!(result, Err(StoreError::Conflict)) {
+            self.journal.add(Entry::Conflict);
+        }
+        self.dice.pause().await;
+        result
+    }
+
+    /// A call that writes this version of an order.
+    async fn write<T>(
+        &self,
+        order: Option<Versioned<Order>>,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.call(async {
+            let (at, after) = (self.clock.now(), self.journal.begin());
+            let result = call.await;
+            if let (Ok(_), Some(Versioned { value, version })) = (&result, order) {
+                self.journal.add(Entry::Wrote {
+                    order: Box::new(value),
+                    version: version + 1,
+                    at,
+                    after,
+                });
+            }
+            self.journal.end();
+            result
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Store for Shaken {
+    async fn create_account(&self, account: &Account) -> Result<Registration, StoreError> {
+        self.call(self.store.create_account(account)).await
+    }
+
+    async fn account(&self, id: AccountId) -> Result<Option<Versioned<Account>>, StoreError> {
+        let looking = async {
+            if self.side == Side::Back {
+                self.journal.add(Entry::Looked(id));
+            }
+            self.store.account(id).await
+        };
+        self.call(looking).await
+    }
+
+    async fn account_by_key(
+        &self,
+        provisioner: &str,
+        thumbprint: &str,
+    ) -> Result<Option<Versioned<Account>>, StoreError> {
+        self.call(self.store.account_by_key(provisioner, thumbprint))
+            .await
+    }
+
+    async fn update_account(&self, account: Versioned<Account>) -> Result<(), StoreError> {
+        self.call(self.store.update_account(account)).await
+    }
+
+    async fn create_external_account_key(&self, key: &ExternalAccountKey) -> Result<(), StoreError> {
+        self.call(self.store.create_external_account_key(key)).await
+    }
+
+    async fn external_account_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<ExternalAccountKey>>, StoreError> {
+        self.call(self.store.external_account_key(provisioner, kid)).await
+    }
+
+    async fn external_account_keys(&self) -> Result<Vec<ExternalAccountKey>, StoreError> {
+        self.call(self.store.external_account_keys()).await
+    }
+
+    async fn update_external_account_key(
+        &self,
+        key: Versioned<ExternalAccountKey>,
+    ) -> Result<(), StoreError> {
+        self.call(self.store.update_external_account_key(key)).await
+    }
+
+    async fn account_by_one_time_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<Account>>, StoreError> {
+        self.call(self.store.account_by_one_time_key(provisioner, kid))
+            .await
+    }
+
+    async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {
+        let first = Versioned::with(0, order.clone());
+        self.write(Some(first), self.store.create_order(order, work))
+            .await
+    }
+
+    async fn order(&self, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError> {
+        self.call(self.store.order(id)).await
+    }
+
+    async fn orders_of(
+        &self,
+        account: AccountId,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        self.call(self.store.orders_of(account, after, limit)).await
+    }
+
+    async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {
+        self.call(self.store.order_of_certificate(leaf)).await
+    }
+
+    async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
+        self.call(self.store.has_issued(order)).await
+    }
+
+    async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError> {
+        self.call(self.store.issuers(fingerprints)).await
+    }
+
+    async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError> {
+        self.write(Some(order.clone()), self.store.commit(order, work))
+            .await
+    }
+
+    async fn lease(
+        &self,
+        kind: WorkKind,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+        share: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.call(self.store.lease(kind, now, until, limit, share)).await
+    }
+
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        order: Versioned<Order>,
+    ) -> Result<Versioned<Order>, StoreError> {
+        self.write(Some(order.clone()), self.store.checkpoint(lease, order))
+            .await
+    }
+
+    async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), StoreError> {
+        let order = settlement.order.clone();
+        self.write(order, self.store.settle(lease, settlement)).await
+    }
+
+    async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError> {
+        self.call(self.store.first_in_line(order)).await
+    }
+
+    async fn job_added(&self) {
+        self.store.job_added().await;
+    }
+
+    async fn load(&self, name: &str) -> Result<Option<Versioned<Vec<u8>>>, StoreError> {
+        self.call(self.store.load(name)).await
+    }
+
+    async fn save(&self, name: &str, value: Versioned<Vec<u8>>) -> Result<u64, StoreError> {
+        self.call(self.store.save(name, value)).await
+    }
+
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.store.sweep(now, limit).await
+    }
+
+    async fn census(&self) -> Result<Census, StoreError> {
+        self.store.census().await
+    }
+
+    async fn check_room(&self) -> Result<(), StoreError> {
+        self.store.check_room().await
+    }
+
+    async fn failed(&self) -> StoreError {
+        self.store.failed().await
+    }
+}
