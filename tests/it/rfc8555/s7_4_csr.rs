@@ -60,7 +60,7 @@ impl Desk {
 }
 
 /// An extension that is critical.
-pub(crate) fn critical(id: &[u64], value: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn critical(id: &[u64], value: &[u8]) -> Vec<u8> {
     tlv(SEQUENCE, [oid(id), vec![1, 1, 0xff], tlv(OCTETS, value)].concat())
 }
 
