@@ -9,7 +9,7 @@ RACE_SCHEDULES ?= 10000
 LIVES_CASES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients suite powercut powercut-short kill9 races lives fuzz fuzz-short bench build install needs needs-test clean
+.PHONY: help demo test check unit clients suite powercut powercut-short kill9 races lives fuzz fuzz-short bench build install needs needs-fuzz needs-test clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -55,11 +55,10 @@ races: needs ## Races between clients, worker and clock, in random schedules (RA
 
 lives: needs ## Random lives of orders against a model of RFC 8555 section 7.1.6 (LIVES_CASES=100000)
 	LIVES_CASES=$(LIVES_CASES) $(CARGO) test --locked --test it -- --nocapture lives::
-fuzz-short: needs ## 10 seconds of each fuzz target
-	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=10
+fuzz-short: needs needs-fuzz ## 10 seconds of each fuzz target
+	CARGO=$(CARGO) ./fuzz/run.sh 10
 
-fuzz: needs ## Fuzz targets, each for a while: no crash, and what their headers say holds (FUZZ_SECONDS=600)
-	@command -v c++ >/dev/null || { echo "a C++ compiler is missing: apt-get install g++" >&2; exit 1; }
+fuzz: needs needs-fuzz lives ## The lives above, then each fuzz target for a while (FUZZ_SECONDS=600)
 	CARGO=$(CARGO) ./fuzz/run.sh $(FUZZ_SECONDS)
 
 bench: needs ## Issuances per second, latency, CPU, memory, syncs; release build
@@ -79,6 +78,10 @@ needs:
 	  { echo "cargo $$version is too old: install Rust 1.91 or later (Debian: rustup)" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev" >&2; exit 1; }
 	@./tests/needs.sh pkg-config:pkg-config libssl-dev:openssl.pc
+
+# For libFuzzer.
+needs-fuzz:
+	@command -v c++ >/dev/null || { echo "a C++ compiler is missing: apt-get install g++" >&2; exit 1; }
 
 needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \

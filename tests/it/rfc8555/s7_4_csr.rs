@@ -272,7 +272,7 @@ async fn c905_c907_k10_extensions_that_stand_twice_or_widen_the_certificate_are_
         ("anyExtendedKeyUsage", usage(&[2, 5, 29, 37, 0])),
         ("certificatePolicies", extension(&[2, 5, 29, 32], policy)),
         ("nameConstraints", extension(&[2, 5, 29, 30], tlv(SEQUENCE, []))),
-        ("unknown and critical", critical(&[1, 2, 3, 4], [5, 0])),
+        ("unknown and critical", critical(&[1, 2, 3, 4], &[5, 0])),
         ("unknown", extension(&[1, 2, 3, 4], [5, 0])),
     ];
     for (case, more) in wider {
@@ -285,8 +285,8 @@ async fn c905_c907_k10_extensions_that_stand_twice_or_widen_the_certificate_are_
     }
     let harmless = [
         host(),
-        critical(&[2, 5, 29, 19], [0x30, 0]),
-        critical(&[2, 5, 29, 15], [3, 2, 7, 0x80]),
+        critical(&[2, 5, 29, 19], &[0x30, 0]),
+        critical(&[2, 5, 29, 15], &[3, 2, 7, 0x80]),
         usage(&[1, 3, 6, 1, 5, 5, 7, 3, 1]),
         extension(&[1, 3, 6, 1, 5, 5, 7, 1, 24], tlv(SEQUENCE, [2, 1, 5])),
     ];

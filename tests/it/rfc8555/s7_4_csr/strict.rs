@@ -304,7 +304,7 @@ async fn c904_c907_k7_k10_addresses_and_usages_have_one_form() {
         let csr = Draft::with_extensions(&[san_of(&[HOST]), usage.clone(), more]).sign(&key);
         desk.refuses(case, &csr, "").await;
     }
-    let san_critical = critical(SAN, tlv(SEQUENCE, tlv(DNS_NAME, HOST)));
+    let san_critical = critical(SAN, &tlv(SEQUENCE, tlv(DNS_NAME, HOST)));
     desk.closes(&Draft::with_extensions(&[san_critical, usage]).sign(&key))
         .await;
 }
