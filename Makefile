@@ -55,6 +55,7 @@ races: needs ## Races between clients, worker and clock, in random schedules (RA
 
 lives: needs ## Random lives of orders against a model of RFC 8555 section 7.1.6 (LIVES_CASES=100000)
 	LIVES_CASES=$(LIVES_CASES) $(CARGO) test --locked --test it -- --nocapture lives::
+
 fuzz-short: needs needs-fuzz ## 10 seconds of each fuzz target
 	CARGO=$(CARGO) ./fuzz/run.sh 10
 
