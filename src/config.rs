@@ -6,6 +6,7 @@
 
 mod external_account;
 mod limits;
+mod names;
 mod policy;
 mod reader;
 mod report;

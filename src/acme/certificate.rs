@@ -16,7 +16,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use x509_parser::prelude::*;
 
-use crate::acme::csr::address_of;
 use crate::acme::id::OrderId;
 use crate::acme::identifier::Identifier;
 use crate::jose::jwk::Jwk;
@@ -295,7 +294,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Result<BTreeSet<Identifier>, M
     for name in &alternative.value.general_names {
         let identifier = match name {
             GeneralName::DNSName(text) => Identifier::dns(text).ok(),
-            GeneralName::IPAddress(octets) => address_of(octets),
+            GeneralName::IPAddress(octets) => Identifier::from_octets(octets),
             _ => None,
         };
         names.insert(identifier.ok_or(Mismatch(

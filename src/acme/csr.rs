@@ -7,7 +7,6 @@ mod der;
 mod request;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
@@ -145,15 +144,6 @@ fn checked_key(csr: &X509CertificationRequest<'_>) -> Result<Jwk, Problem> {
     csr.verify_signature()
         .map_err(|_| bad("the csr's signature does not verify under its own key"))?;
     Ok(key)
-}
-
-/// RFC 5280 §4.2.1.6: 4 octets for IPv4, 16 for IPv6.
-pub(crate) fn address_of(octets: &[u8]) -> Option<Identifier> {
-    let address = match octets.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
-        _ => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
-    };
-    (address.to_canonical() == address).then_some(Identifier::Ip(address))
 }
 
 pub(crate) fn bad(detail: &str) -> Problem {

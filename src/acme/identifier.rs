@@ -225,6 +225,16 @@ impl Identifier {
         }
     }
 
+    /// An address as certificates and requests for them have it (RFC 5280 §4.2.1.6): 4 octets for IPv4, 16 for IPv6.
+    /// `None` for any other number, and for IPv4 inside IPv6.
+    pub fn from_octets(octets: &[u8]) -> Option<Self> {
+        let address = match octets.len() {
+            4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
+            _ => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
+        };
+        (address.to_canonical() == address).then_some(Self::Ip(address))
+    }
+
     /// What control is proved over (RFC 8555 §7.1.4): the identifier without `*.`.
     pub fn without_wildcard(&self) -> Self {
         match self {

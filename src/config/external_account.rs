@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::policy::name_rules;
+use crate::config::names::name_rules;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::upstream::OTHERS;

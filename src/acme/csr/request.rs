@@ -12,11 +12,11 @@ use x509_parser::oid_registry::{
     OID_X509_STATE_OR_PROVINCE_NAME, OID_X509_STREET_ADDRESS,
 };
 
+use crate::acme::csr::bad;
 use crate::acme::csr::der::{
     BIT_STRING, BOOLEAN, IA5_STRING, NULL, NotDer, OCTET_STRING, PRINTABLE_STRING, Reader, SEQUENCE, SET,
     UTF8_STRING,
 };
-use crate::acme::csr::{address_of, bad};
 use crate::acme::identifier::Identifier;
 use crate::acme::problem::Problem;
 
@@ -265,7 +265,7 @@ fn collect_alternative_names(list: &[u8], names: &mut BTreeSet<Identifier>) -> R
                     .map_err(|_| bad("the csr has a DNS name with other characters than ASCII"))?;
                 name("subject alternative name", text)?
             }
-            (IP_ADDRESS, octets) => address_of(octets).ok_or_else(|| {
+            (IP_ADDRESS, octets) => Identifier::from_octets(octets).ok_or_else(|| {
                 bad("the csr has an IP address of neither 4 nor 16 octets, or IPv4 inside IPv6")
             })?,
             _ => {
