@@ -19,6 +19,10 @@ use crate::web::Web;
 /// for every user on every machine, where an entry in `/etc/hosts` or a mount namespace would not.
 const NAME: &str = "acmeproxy.example.com";
 
+/// The key of acme-proxy's own, which binds clients' accounts under the second provisioner.
+pub(crate) const CLIENTS_KID: &str = "team-a";
+pub(crate) const CLIENTS_HMAC_KEY: &str = "Y2xpZW50cy1rZXktb2YtdGVhbS1hLW9mLTMyLWJ5dGU";
+
 /// How to make acme-proxy ready for what the CA asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Upstream {
@@ -56,9 +60,9 @@ impl Place {
         }
     }
 
-    /// The directory's URL for clients.
-    pub(crate) fn directory_url(&self) -> String {
-        format!("https://{NAME}:{}/acme/acme/directory", self.port)
+    /// The URL of a provisioner's directory, for clients.
+    pub(crate) fn directory_url(&self, provisioner: &str) -> String {
+        format!("https://{NAME}:{}/acme/{provisioner}/directory", self.port)
     }
 }
 
@@ -140,7 +144,12 @@ fn ca_json(directory: &Path, place: &Place, pebble: &Pebble, upstream: Upstream)
                     "tls_port": place.tls_port,
                 },
             },
-            "provisioners": [{ "type": "ACME", "name": "acme" }],
+            "provisioners": [{ "type": "ACME", "name": "acme" }, {
+                "type": "ACME",
+                "name": "bound",
+                "requireEAB": true,
+                "eabKeys": [{ "kid": CLIENTS_KID, "hmacKey": CLIENTS_HMAC_KEY }],
+            }],
         },
     });
     if upstream == Upstream::Dns01 {

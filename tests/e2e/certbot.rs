@@ -4,6 +4,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::acme_proxy::CLIENTS_HMAC_KEY;
+use crate::acme_proxy::CLIENTS_KID;
 use crate::certificate::Leaf;
 use crate::certificate::check;
 use crate::dns::hook;
@@ -194,4 +196,20 @@ fn the_latest_certbot_gets_a_certificate_renews_it_by_force_and_revokes_it() {
     assert_ne!(first.serial, second.serial);
     certbot.revoke(&["--reason", "superseded"]);
     assert_eq!(certbot.status(&second), CertificateStatus::Revoked(Some(4)));
+}
+
+#[test]
+fn f2_certbot_registers_by_external_account_binding() {
+    let environment = Environment::shared();
+    let certbot = Certbot::on(&environment, &["bound.certbot.example.com"]);
+    let url = certbot.host.bound_directory_url();
+    let binding = [
+        "--server",
+        &url,
+        "--eab-kid",
+        CLIENTS_KID,
+        "--eab-hmac-key",
+        CLIENTS_HMAC_KEY,
+    ];
+    assert!(certbot.obtain(&binding).is_p256());
 }

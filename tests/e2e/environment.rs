@@ -142,7 +142,12 @@ impl Host<'_> {
 
     /// The URL of acme-proxy's directory.
     pub(crate) fn directory_url(&self) -> String {
-        self.environment.place.directory_url()
+        self.environment.place.directory_url("acme")
+    }
+
+    /// The directory whose accounts have to be bound to an external account.
+    pub(crate) fn bound_directory_url(&self) -> String {
+        self.environment.place.directory_url("bound")
     }
 
     /// The root of acme-proxy's certificate: Pebble has issued it.

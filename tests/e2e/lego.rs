@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::acme_proxy::CLIENTS_HMAC_KEY;
+use crate::acme_proxy::CLIENTS_KID;
 use crate::certificate::Leaf;
 use crate::certificate::check;
 use crate::dns::DNS01;
@@ -17,6 +19,8 @@ pub(crate) struct Lego<'a> {
     names: &'a [&'a str],
     key_type: &'a str,
     challenge: Challenge,
+    /// Whether it registers where a binding is needed, and has the key.
+    bound: Option<bool>,
 }
 
 /// How lego proves its names.
@@ -34,6 +38,14 @@ impl<'a> Lego<'a> {
             names,
             key_type,
             challenge: Challenge::Http01,
+            bound: None,
+        }
+    }
+
+    fn bound(self, with_key: bool) -> Self {
+        Self {
+            bound: Some(with_key),
+            ..self
         }
     }
 
@@ -44,13 +56,14 @@ impl<'a> Lego<'a> {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut lego = self.host.program("lego");
         lego.env("LEGO_CA_CERTIFICATES", self.host.root());
-        lego.args([
-            "--server",
-            &self.host.directory_url(),
-            "--accept-tos",
-            "--email",
-            "admin@example.com",
-        ]);
+        let url = match self.bound {
+            None => self.host.directory_url(),
+            Some(_) => self.host.bound_directory_url(),
+        };
+        if self.bound == Some(true) {
+            lego.args(["--eab", "--kid", CLIENTS_KID, "--hmac", CLIENTS_HMAC_KEY]);
+        }
+        lego.args(["--server", &url, "--accept-tos", "--email", "admin@example.com"]);
         lego.arg("--path")
             .arg(&self.host.directory)
             .args(["--key-type", self.key_type]);
@@ -151,4 +164,17 @@ fn lego_gets_a_certificate_by_tls_alpn_01() {
     let names = ["alpn.lego.example.com", "www.alpn.lego.example.com"];
     let lego = Lego::on(&environment, &names, "ec256").by(Challenge::TlsAlpn01);
     lego.obtain();
+}
+
+#[test]
+fn b3_f2_lego_registers_by_external_account_binding_and_sees_that_it_is_needed() {
+    let environment = Environment::shared();
+    let refused = Lego::on(&environment, &["unbound.lego.example.com"], "ec256").bound(false);
+    let said = refused.fail_to_obtain();
+    assert!(
+        said.contains("externalAccountRequired") || said.contains("EAB"),
+        "{said}"
+    );
+    let lego = Lego::on(&environment, &["bound.lego.example.com"], "ec256").bound(true);
+    assert!(lego.obtain().is_p256());
 }
