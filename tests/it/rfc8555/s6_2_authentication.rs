@@ -123,6 +123,12 @@ async fn d1_to_d22_c201_to_c227_every_flaw_is_refused_at_every_route_and_its_hon
         let answer = client.post(url, payload.as_str()).await;
         assert_eq!(answer.status, *status, "{url}: {}", answer.shown());
     }
+    eprintln!(
+        "{} flaws at {} routes: {} requests refused, and the honest one accepted at each",
+        FLAWS.len(),
+        routes.len(),
+        nonces.len()
+    );
 }
 
 #[tokio::test]
