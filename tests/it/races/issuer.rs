@@ -49,6 +49,7 @@ impl SlowCa {
                 self.journal.add(Entry::Sent {
                     order: order.id(),
                     csr: order.csr().clone(),
+                    url: url.to_owned(),
                 });
             }
             Some((_, 0)) => {}
@@ -72,11 +73,11 @@ impl Issuer for SlowCa {
         Ok(())
     }
 
-    async fn open(&self, order: &ValidatedOrder) -> Result<String, Error> {
+    async fn open(&self, _: &ValidatedOrder) -> Result<String, Error> {
         self.dice.pause().await;
         let url = format!("https://ca.test/order/{}", self.dice.next());
         self.orders.lock().unwrap().insert(url.clone(), None);
-        self.journal.add(Entry::Opened(order.id()));
+        self.journal.add(Entry::Opened(url.clone()));
         self.dice.linger().await;
         Ok(url)
     }

@@ -57,10 +57,10 @@ pub(crate) enum Entry {
     Looked(AccountId),
     /// The account's deactivation is answered.
     Deactivated(AccountId),
-    /// An order was opened at the CA.
-    Opened(OrderId),
-    /// A CSR has left for the CA.
-    Sent { order: OrderId, csr: Der },
+    /// An order was opened at the CA, under this URL.
+    Opened(String),
+    /// A CSR has left for the CA, for the order under this URL there.
+    Sent { order: OrderId, csr: Der, url: String },
     /// A revocation has left for the CA.
     Revoked,
 }
@@ -132,7 +132,7 @@ type Life<'a> = BTreeMap<u64, (&'a Order, Timestamp, usize)>;
 /// The invariants that every schedule has to keep: I1, I2, I4, I5, E12, H13, J8, and that no write was lost.
 pub(crate) fn check(entries: &[Entry]) {
     let mut lives: BTreeMap<OrderId, Life<'_>> = BTreeMap::new();
-    let mut sent: BTreeMap<OrderId, (usize, &Der)> = BTreeMap::new();
+    let mut sent: BTreeMap<OrderId, (usize, &Der, &String)> = BTreeMap::new();
     for (index, entry) in entries.iter().enumerate() {
         match entry {
             Entry::Wrote {
@@ -145,8 +145,8 @@ pub(crate) fn check(entries: &[Entry]) {
                 let twice = life.insert(*version, (order, *at, *after));
                 assert!(twice.is_none(), "version {version} was written twice");
             }
-            Entry::Sent { order, csr } => {
-                let twice = sent.insert(*order, (index, csr));
+            Entry::Sent { order, csr, url } => {
+                let twice = sent.insert(*order, (index, csr, url));
                 assert!(twice.is_none(), "I2: a second CSR for {order}");
             }
             Entry::Conflict
@@ -159,11 +159,12 @@ pub(crate) fn check(entries: &[Entry]) {
     for (id, life) in &lives {
         let sent = sent.get(id).copied();
         check_life(entries, life, sent.is_some());
-        if let (Some((index, csr)), Some((order, ..))) = (sent, life.values().next_back()) {
+        if let (Some((index, csr, url)), Some((order, ..))) = (sent, life.values().next_back()) {
             check_account(&entries[..index], order);
+            // A jump of the clock can void a lease: then the other worker may open an order, too, which comes to nothing.
             let opened = entries[..index]
                 .iter()
-                .rposition(|e| matches!(e, Entry::Opened(opened) if opened == id));
+                .rposition(|e| matches!(e, Entry::Opened(opened) if opened == url));
             assert!(
                 last_look(&entries[..index], order.account()) > opened,
                 "E12: nobody looked at the account after the order was opened at the CA"
