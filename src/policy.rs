@@ -5,8 +5,10 @@
 
 pub mod limits;
 pub mod names;
+pub mod routes;
 
 pub use crate::acme::external_account::{KeyId, MacKey};
+pub use crate::acme::upstream::UpstreamName;
 
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
 use crate::policy::limits::Limits;
 use crate::policy::names::NameRules;
+use crate::policy::routes::Routes;
 
 /// The challenges of a provisioner whose configuration names none.
 pub const ENABLED_BY_DEFAULT: [ChallengeType; 3] = ChallengeType::ALL;
@@ -34,6 +37,8 @@ pub struct Settings {
     pub provisioners: Vec<Provisioner>,
     /// The rules that hold for every provisioner.
     pub names: NameRules,
+    /// Which upstream an order is placed at.
+    pub routes: Routes,
     /// How long an order may stay `processing` before it fails.
     pub issuance_deadline: Duration,
     /// How long an order may take from its creation to its finalization.
@@ -57,6 +62,8 @@ pub struct Provisioner {
     pub caa_identities: Vec<String>,
     /// The provisioner's own rules; the general ones hold as well.
     pub names: NameRules,
+    /// The upstream of its orders, whatever their names.
+    pub upstream: Option<UpstreamName>,
     /// Whether accounts need an external account key, and which keys there are besides those in the store.
     pub external_accounts: ExternalAccounts,
 }
@@ -81,6 +88,8 @@ pub struct ConfiguredKey {
     pub one_time: bool,
     /// Which names its accounts may order; the provisioner's and the general rules hold as well.
     pub names: NameRules,
+    /// The upstream of its accounts' orders, whatever their names.
+    pub upstream: Option<UpstreamName>,
 }
 
 impl Provisioner {
@@ -132,6 +141,11 @@ impl Policy {
     /// How long an order may take from its creation to its finalization.
     pub fn order_lifetime(&self) -> Duration {
         self.settings.order_lifetime
+    }
+
+    /// Which upstream an order is placed at.
+    pub fn routes(&self) -> &Routes {
+        &self.settings.routes
     }
 
     /// How much may be asked for.

@@ -13,3 +13,4 @@ pub mod order;
 pub mod problem;
 pub(crate) mod random;
 pub mod revocation;
+pub mod upstream;

@@ -105,6 +105,7 @@ mod tests {
         let policy = Policy::new(Settings {
             provisioners: Vec::new(),
             names: NameRules::default(),
+            routes: crate::policy::routes::Routes::default(),
             issuance_deadline: Duration::ZERO,
             order_lifetime: Duration::ZERO,
             limits: crate::policy::limits::Limits::default(),

@@ -7,6 +7,7 @@ use crate::acme::job::Job;
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
 use crate::jose::jwk::Jwk;
+use crate::policy::routes::not_configured;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
 
@@ -57,9 +58,11 @@ impl RegistrationAuthority {
         }
         let provisioner = self.provisioner_of(account)?;
         let own = self.rules_of_key(account).await?;
-        let admitted = self
-            .policy
-            .admit(provisioner, own.as_ref(), &request.identifiers)?;
+        let names = own.as_ref().map(|own| &own.names);
+        let admitted = self.policy.admit(provisioner, names, &request.identifiers)?;
+        let chosen = own.as_ref().and_then(|own| own.upstream).or(provisioner.upstream);
+        let identifiers = admitted.iter().map(|(identifier, _)| identifier);
+        let upstream = self.policy.routes().for_order(chosen, identifiers)?;
         let now = self.clock.now();
         let order = Order::new(
             account.id(),
@@ -67,7 +70,8 @@ impl RegistrationAuthority {
             admitted,
             now,
             self.policy.order_lifetime(),
-        );
+        )
+        .placed_at(upstream);
         self.limits.new_order(&*self.store, &order, now).await?;
         self.store.create_order(&order, None).await?;
         self.limits.opened(&order);
@@ -130,14 +134,19 @@ impl RegistrationAuthority {
             let matched = csr.matching(&order, holder)?;
             let own = self.rules_of_key(account).await?;
             let provisioner = self.provisioner_of(account)?;
+            let names = own.as_ref().map(|own| &own.names);
             self.policy
-                .still_admits(provisioner, own.as_ref(), order.identifiers())?;
+                .still_admits(provisioner, names, order.identifiers())?;
+            let upstream = order.upstream_name();
+            if !self.policy.routes().has(upstream) {
+                return Err(not_configured(upstream).into());
+            }
             let now = self.clock.now();
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());
             match self
                 .store
-                .commit(written, Some(Job::now(work, account.id(), now)))
+                .commit(written, Some(Job::now(work, account.id(), upstream, now)))
                 .await
             {
                 Ok(()) => {

@@ -7,7 +7,7 @@ use acme_proxy::acme::account::Account;
 use acme_proxy::acme::certificate::{Der, Fingerprint};
 use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
 use acme_proxy::acme::id::{AccountId, OrderId};
-use acme_proxy::acme::job::{Job, WorkKind};
+use acme_proxy::acme::job::{Job, Lane};
 use acme_proxy::acme::order::Order;
 use acme_proxy::clock::Clock;
 use acme_proxy::store::sled::SledStore;
@@ -172,13 +172,13 @@ impl Store for Shaken {
 
     async fn lease(
         &self,
-        kind: WorkKind,
+        lane: Lane,
         now: Timestamp,
         until: Timestamp,
         limit: usize,
         share: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.call(self.store.lease(kind, now, until, limit, share)).await
+        self.call(self.store.lease(lane, now, until, limit, share)).await
     }
 
     async fn checkpoint(
