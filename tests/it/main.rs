@@ -21,3 +21,4 @@ mod rfc8737;
 mod rfc8738;
 mod start;
 mod upstream;
+mod upstreams;
