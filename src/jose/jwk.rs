@@ -15,7 +15,7 @@ use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::jose::rsa;
+use crate::jose::rsa::{self, WeakRsaKey};
 
 /// A public key, with nothing but its required members.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +212,7 @@ impl Jwk {
     }
 
     fn rsa_from_numbers(n: &[u8], e: &[u8]) -> Result<Self, BadKey> {
-        rsa::check(n, e).map_err(|weak| bad(&weak.to_string()))?;
+        rsa::check_size(n, e).map_err(|weak| weak_key(&weak))?;
         let minimal = |number: &[u8]| {
             let zeros = number.iter().take_while(|byte| **byte == 0).count();
             URL_SAFE_NO_PAD.encode(number.get(zeros..).unwrap_or_default())
@@ -244,7 +244,10 @@ impl Jwk {
     /// [`BadKey`] if it is of another kind, or weak.
     pub fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, BadKey> {
         match spki.parsed() {
-            Ok(PublicKey::RSA(rsa)) => Self::rsa_from_numbers(rsa.modulus, rsa.exponent),
+            Ok(PublicKey::RSA(rsa)) => {
+                rsa::check(rsa.modulus, rsa.exponent).map_err(|weak| weak_key(&weak))?;
+                Self::rsa_from_numbers(rsa.modulus, rsa.exponent)
+            }
             Ok(PublicKey::EC(point)) => {
                 let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
                 match named {
@@ -303,8 +306,12 @@ impl Jwk {
     ///
     /// # Errors
     ///
-    /// [`BadKey`] if the key is none, e.g. a point that is not on its curve.
+    /// [`BadKey`] if the key is none, e.g. a point that is not on its curve, or its factors can be found. Parsing leaves
+    /// both open: whoever sends a key must have earned what it costs to look at it.
     pub fn verifier(&self) -> Result<Verifier, BadKey> {
+        if let Self::Rsa { n, .. } = self {
+            rsa::check_factors(&decode("n", Some(n))?).map_err(|weak| weak_key(&weak))?;
+        }
         let no_key = |_| bad("the jwk is no valid public key");
         let Ok(serde_json::Value::Object(map)) = serde_json::to_value(self) else {
             return Err(bad("the jwk is no valid public key"));
@@ -354,6 +361,10 @@ fn decode(name: &str, text: Option<&str>) -> Result<Vec<u8>, BadKey> {
     URL_SAFE_NO_PAD
         .decode(text)
         .map_err(|_| bad(&format!("the jwk's {name} is not base64url without padding")))
+}
+
+fn weak_key(weak: &WeakRsaKey) -> BadKey {
+    bad(&weak.to_string())
 }
 
 fn bad(reason: &str) -> BadKey {
