@@ -85,7 +85,7 @@ pub struct ConfiguredKey {
 
 impl Provisioner {
     /// The challenges that can prove control of the identifier, of those that are enabled.
-    fn challenges_for(&self, identifier: &Identifier) -> Vec<ChallengeType> {
+    pub(crate) fn challenges_for(&self, identifier: &Identifier) -> Vec<ChallengeType> {
         let fits = |kind: &ChallengeType| match identifier {
             Identifier::Dns(_) => true,
             // RFC 8555 §8.3, RFC 8737 §3: http-01 and tls-alpn-01 prove control of one host, so neither can answer for

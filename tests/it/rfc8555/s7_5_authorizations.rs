@@ -177,6 +177,28 @@ async fn c505_i3_a_wildcard_is_refused_where_dns_01_is_not_enabled_and_no_other_
 }
 
 #[tokio::test]
+async fn i3_a_challenge_that_the_operator_does_not_offer_any_more_can_not_be_posted() {
+    let daemon = Daemon::start().await;
+    let client = daemon.account().await;
+    let order = client.order(&["www.example.com"]).await;
+    let (url, token) = client.challenge(&order.authorizations[0]).await;
+    daemon.web.publish(&token, &client.key_authorization(&token));
+    let daemon = daemon
+        .restart_with(|file| file["authority"]["provisioners"][0]["challenges"] = json!(["dns-01"]))
+        .await;
+    let client = client.clone();
+    client.post(&url, json!({})).await.problem(400, "malformed");
+    assert_eq!(client.look(&url).await["status"], "pending");
+    let daemon = daemon
+        .restart_with(|file| file["authority"]["provisioners"][0]["challenges"] = json!(["http-01"]))
+        .await;
+    assert_eq!(daemon.web.looks(), 0);
+    let client = client.clone();
+    client.post(&url, json!({})).await.expect(200);
+    client.until(&order.url, "ready").await;
+}
+
+#[tokio::test]
 async fn c501_h12_j4_k11_the_five_kinds_of_objects_answer_others_as_if_they_were_not_there() {
     let daemon = Daemon::start().await;
     let (owner, other) = tokio::join!(daemon.account(), daemon.account());
