@@ -12,13 +12,13 @@ use crate::acme::problem::Problem;
 /// An authorization's stored facts. It lives and expires with its order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authorization {
-    pub(crate) identifier: Identifier,
+    pub(in crate::acme) identifier: Identifier,
     /// One token for all challenges of the authorization, never used for another authorization.
-    pub(crate) token: Token,
-    pub(crate) challenges: Vec<Challenge>,
+    pub(in crate::acme) token: Token,
+    pub(in crate::acme) challenges: Vec<Challenge>,
     /// When its owner gave it up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) deactivated: Option<Timestamp>,
+    pub(in crate::acme) deactivated: Option<Timestamp>,
 }
 
 /// RFC 8555 §7.1.6.
