@@ -302,16 +302,25 @@ impl Jwk {
         }
     }
 
+    /// The verifier of a key that comes with a request. Parsing leaves open whether its factors can be found: whoever
+    /// sends a key must have earned what it costs to try.
+    ///
+    /// # Errors
+    ///
+    /// [`BadKey`] if the key is none, or weak.
+    pub fn examined(&self) -> Result<Verifier, BadKey> {
+        if let Self::Rsa { n, .. } = self {
+            rsa::check_factors(&decode("n", Some(n))?).map_err(|weak| weak_key(&weak))?;
+        }
+        self.verifier()
+    }
+
     /// Prepares the verification of signatures by this key. Costs more than a verification: keep it.
     ///
     /// # Errors
     ///
-    /// [`BadKey`] if the key is none, e.g. a point that is not on its curve, or its factors can be found. Parsing leaves
-    /// both open: whoever sends a key must have earned what it costs to look at it.
+    /// [`BadKey`] if the key is none, e.g. a point that is not on its curve.
     pub fn verifier(&self) -> Result<Verifier, BadKey> {
-        if let Self::Rsa { n, .. } = self {
-            rsa::check_factors(&decode("n", Some(n))?).map_err(|weak| weak_key(&weak))?;
-        }
         let no_key = |_| bad("the jwk is no valid public key");
         let Ok(serde_json::Value::Object(map)) = serde_json::to_value(self) else {
             return Err(bad("the jwk is no valid public key"));
