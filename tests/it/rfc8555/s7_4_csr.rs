@@ -4,6 +4,7 @@ mod strict;
 
 use serde_json::json;
 
+use crate::harness::answer::Answer;
 use crate::harness::client::{Client, Order};
 use crate::harness::csr::{
     BMP, COMMON_NAME, DNS_NAME, Draft, EXTENSION_REQUEST, IA5, MICROSOFT_EXTENSIONS, OCTETS, PRINTABLE,
@@ -34,7 +35,7 @@ impl Desk {
     }
 
     /// Hands in a request that must be refused for the reason that these words tell, and must leave no trace.
-    pub(crate) async fn refuses(&self, case: &str, csr: &[u8], words: &str) {
+    pub(crate) async fn refuses(&self, case: &str, csr: &[u8], words: &str) -> Answer {
         let answer = self.client.finalize(&self.order, csr).await;
         assert_eq!(answer.status, 400, "{case}: {}", answer.shown());
         let problem = answer.problem(400, "badCSR");
@@ -45,6 +46,7 @@ impl Desk {
             "ready",
             "{case}"
         );
+        answer
     }
 
     /// In the end the CA has heard nothing, and the good request is taken.
