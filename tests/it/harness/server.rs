@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use acme_proxy::app::App;
 use acme_proxy::app::control::{self, Request};
@@ -60,6 +61,19 @@ struct Running {
 impl Daemon {
     pub(crate) async fn start() -> Self {
         Self::start_with(Plan::default()).await
+    }
+
+    /// A daemon whose CA takes so long to issue.
+    pub(crate) async fn start_with_slow_ca(processing: Duration) -> Self {
+        let ca = ca::Options {
+            processing,
+            ..ca::Options::default()
+        };
+        Self::start_with(Plan {
+            ca,
+            ..Plan::default()
+        })
+        .await
     }
 
     pub(crate) async fn start_with(plan: Plan) -> Self {
