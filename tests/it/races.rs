@@ -59,6 +59,7 @@ races! {
     orders::finalize_against_the_authorizations_deactivation
     orders::challenge_against_challenge
     orders::revocation_against_revocation
+    orders::issuance_against_issuance
     accounts::registration_against_registration
     accounts::update_against_deactivation
     keys::key_change_against_key_change_to_one_key
@@ -110,6 +111,13 @@ async fn c503_a_hundred_names_at_once_are_each_looked_at_once_and_no_conflict_is
     let arena = Arena::new(dns.address).await;
     orders::verdict_against_verdicts(&arena, 100).await;
     println!("a hundred names: {} conflicts", arena.settle().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn f30_a_step_of_the_clock_opens_no_second_order_at_the_ca() {
+    let dns = dns::start((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let arena = Arena::new(dns.address).await;
+    orders::issuance_against_a_step_of_the_clock(&arena).await;
 }
 
 /// One schedule: the seed chooses the race.
