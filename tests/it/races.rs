@@ -1,6 +1,6 @@
 //! Races between clients, the worker and the clock, over many random schedules: one winner each, and the invariants of
-//! SECURITY section 2 afterwards (E4, E11, E12, G4, J8, K3, C305, C309, C313, C503, C506, C910; I1, I2, I4, I5,
-//! I7).
+//! SECURITY section 2 afterwards (E4, E11, E12, G4, J8, K3, C305, C309, C313, C503, C506, C910; F30; I1, I2, I4, I5,
+//! I7; UPSTREAM rule 4).
 //!
 //! The registration authority, the workers, the store and the validation are the real ones; the store is shaken, so that
 //! everybody meets everybody everywhere. `RACE_SCHEDULES` says how many schedules are run, `RACE_SEED` which ones; `make
