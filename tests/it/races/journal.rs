@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use acme_proxy::acme::certificate::{Der, key_of};
+use acme_proxy::acme::challenge::ChallengeState;
 use acme_proxy::acme::csr::Csr;
 use acme_proxy::acme::id::{AccountId, OrderId};
 use acme_proxy::acme::order::{Order, OrderStatus};
@@ -246,7 +247,10 @@ fn check_life(entries: &[Entry], life: &Life<'_>, sent: bool) {
             for challenge in old.challenges() {
                 let later = new.challenge(challenge.kind()).expect("H13");
                 edge(CHALLENGE, challenge.status(), later.status());
-                if challenge.status() != "valid" && later.status() == "valid" {
+                if challenge.status() != "valid"
+                    && let ChallengeState::Valid(proved) = later.state()
+                {
+                    assert!(*proved < before.expires(), "J8: a verdict after the order's end");
                     check_verdict(&entries[..*begun], after.account());
                 }
             }
