@@ -230,9 +230,9 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
 
-    /// Takes up to `limit` due jobs of a kind, for the time `span`: each time of the owner who holds the fewest leases of the
-    /// kind, and of those the job that has been due longest. An owner who holds `share` leases or more gets none.
-    /// However many jobs wait, this stays cheap.
+    /// Takes up to `limit` due jobs of a kind, for as long as `span`: each time of the owner who holds the fewest leases
+    /// of the kind, and of those the job that has been due longest. An owner who holds `share` leases or more gets
+    /// none. However many jobs wait, this stays cheap.
     async fn lease(
         &self,
         kind: WorkKind,
