@@ -99,6 +99,7 @@ async fn c909_k5_d12_a_key_of_the_operators_list_is_in_no_certificate_and_no_new
         refused.problem(400, "badPublicKey");
     }
     // It can still get away from the key.
+    let early = Client::new(&desk.daemon.site, early.key.clone(), early.kid.clone());
     change(&early, &Key::new()).await.expect(200);
     desk.closes(&good.sign(&Key::new())).await;
 }
@@ -109,6 +110,8 @@ async fn c909_k9_the_key_of_our_account_at_the_ca_is_in_no_certificate() {
     let client = daemon.account().await;
     client.issue(&daemon, &["first.example.com"]).await;
     let (daemon, upstream) = daemon.upstream_key().await;
+    // Its nonces are of the daemon's earlier life.
+    let client = Client::new(&daemon.site, client.key.clone(), client.kid.clone());
     let order = client.ready(&daemon, &[HOST]).await;
     let opened = daemon.ca.stats().orders_opened;
     let answer = client.finalize(&order, &Draft::of(&[HOST]).sign(&upstream)).await;
