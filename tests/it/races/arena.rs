@@ -16,6 +16,7 @@ use acme_proxy::acme::problem::{NamedIdentifier, Problem};
 use acme_proxy::clock::Clock;
 use acme_proxy::jose::jwk::{Curve, Jwk};
 use acme_proxy::metrics::Metrics;
+use acme_proxy::policy::blocked_keys::BlockedKeys;
 use acme_proxy::policy::limits::Limits;
 use acme_proxy::policy::names::NameRules;
 use acme_proxy::policy::{self, ExternalAccounts, Policy, Provisioner};
@@ -330,5 +331,6 @@ fn policy() -> Policy {
         issuance_deadline: DEADLINE,
         order_lifetime: ORDER_LIFETIME,
         limits: Limits::default(),
+        blocked_keys: BlockedKeys::default(),
     })
 }

@@ -50,7 +50,7 @@ impl Inner {
 }
 
 /// Asks for the new key.
-async fn change(client: &Client, new: &Key) -> Answer {
+pub(crate) async fn change(client: &Client, new: &Key) -> Answer {
     let inner = Inner::new(client, new).signed(new);
     client.post(&client.site.url("key-change"), inner).await
 }

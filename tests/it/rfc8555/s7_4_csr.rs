@@ -1,5 +1,6 @@
 //! RFC 8555 §7.4: certificate requests that must not reach the CA (CONFORMANCE K4 to K10, SECURITY C901 to C909).
 
+mod compromised;
 mod strict;
 
 use serde_json::json;
