@@ -136,7 +136,7 @@ impl RegistrationAuthority {
 
     /// The account's order, or the one answer for orders that do not exist and orders of others.
     async fn own_order(&self, account: &Account, id: OrderId) -> Result<Versioned<Order>, Refusal> {
-        match self.store.order(id).await? {
+        match self.store.own_order(account.id(), id).await? {
             Some(order) if order.value.account() == account.id() => Ok(order),
             Some(_) | None => Err(Problem::not_found().into()),
         }

@@ -50,6 +50,7 @@ macro_rules! contract {
             records::an_acknowledged_write_is_visible_to_every_reader
             records::the_line_is_ordered_by_finalization
             records::orders_are_listed_by_account
+            records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole
             records::issued_names_are_known_to_their_account
             records::issuers_are_stored_once

@@ -213,6 +213,14 @@ pub trait Store: Send + Sync + 'static {
     /// The order with this id.
     async fn order(&self, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError>;
 
+    /// The same if it is the account's. What belongs to another account is looked for exactly like what does not exist:
+    /// no record is read that would take its time (SECURITY C501).
+    async fn own_order(
+        &self,
+        account: AccountId,
+        id: OrderId,
+    ) -> Result<Option<Versioned<Order>>, StoreError>;
+
     /// The account's orders with ids greater than `after`, ascending, at most `limit`.
     async fn orders_of(
         &self,

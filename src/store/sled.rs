@@ -319,6 +319,22 @@ impl Store for SledStore {
         self.read(&keys::order(id))
     }
 
+    async fn own_order(
+        &self,
+        account: AccountId,
+        id: OrderId,
+    ) -> Result<Option<Versioned<Order>>, StoreError> {
+        let indexed = self
+            .shared
+            .durable
+            .now()
+            .get(&keys::order_of_account(account, id))?;
+        match indexed {
+            Some(_) => self.read(&keys::order(id)),
+            None => Ok(None),
+        }
+    }
+
     async fn orders_of(
         &self,
         account: AccountId,

@@ -148,6 +148,14 @@ impl Store for Shaken {
         self.call(self.store.order(id)).await
     }
 
+    async fn own_order(
+        &self,
+        account: AccountId,
+        id: OrderId,
+    ) -> Result<Option<Versioned<Order>>, StoreError> {
+        self.call(self.store.own_order(account, id)).await
+    }
+
     async fn orders_of(
         &self,
         account: AccountId,
