@@ -45,9 +45,8 @@ fn is_due(context: &Context, first: &Watched, second: &Watched, failover: Failov
 
 async fn divert(context: &Context, first: &Watched, second: &Watched) {
     let now = context.clock.now();
-    let until = crate::acme::order::after(now, LEASE);
     let lane = Lane::Issue(first.name());
-    let leased = context.store.lease(lane, now, until, BATCH, usize::MAX).await;
+    let leased = context.store.lease(lane, now, LEASE, BATCH, usize::MAX).await;
     let leases = leased.unwrap_or_else(|error| {
         tracing::error!(upstream = %first.name(), %error, "no job can be leased");
         Vec::new()

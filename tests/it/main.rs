@@ -20,5 +20,6 @@ mod rfc8555;
 mod rfc8737;
 mod rfc8738;
 mod start;
+mod tampered_store;
 mod upstream;
 mod upstreams;
