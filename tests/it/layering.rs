@@ -28,14 +28,12 @@ const LAYERS: [(&str, &str); 15] = [
 
 /// What decides nothing but by its arguments (HABITS 3), and what it therefore never says.
 const PURE: [&str; 3] = ["jose", "acme", "policy"];
-const IMPURE: [&str; 13] = [
+const IMPURE: [&str; 11] = [
     "async ",
     ".await",
-    "tokio::",
-    "tokio_",
+    "tokio",
     "axum",
-    "hyper::",
-    "hyper_",
+    "hyper",
     "std::fs",
     "TcpStream",
     "UdpSocket",
