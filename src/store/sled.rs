@@ -351,9 +351,13 @@ impl Store for SledStore {
     }
 
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {
-        let key = keys::certificate(leaf);
-        let found = self.shared.durable.now().get(&key)?;
-        found.map(|id| named_by(&id, &key)).transpose()
+        let view = self.shared.durable.now();
+        for key in [keys::certificate(leaf), keys::late_certificate(leaf)] {
+            if let Some(id) = view.get(&key)? {
+                return named_by(&id, &key).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError> {
@@ -434,6 +438,16 @@ impl Store for SledStore {
         let issued = keys::all_issued_for(order.account(), names_of(order));
         let mut found = self.shared.durable.now().keys(beginning_with(&issued), 1)?;
         Ok(found.next().is_some())
+    }
+
+    async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError> {
+        let late = keys::all_late(order.account(), line_of(order));
+        let found = self
+            .shared
+            .durable
+            .now()
+            .keys(beginning_with(&late), limit)?;
+        found.map(|key| named_by(&key, &key)).collect()
     }
 
     async fn job_added(&self) {

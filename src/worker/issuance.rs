@@ -8,14 +8,17 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::acme::account::AccountStatus;
-use crate::acme::certificate::IssuedChain;
+use crate::acme::certificate::{IssuedChain, Mismatch};
 use crate::acme::id::AccountId;
 use crate::acme::job::Work;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Error, Progress};
+use crate::worker::late::{self, Elsewhere};
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere};
 
@@ -35,15 +38,20 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let now = context.clock.now();
     match order.value.status(now) {
         OrderStatus::Processing => {}
-        OrderStatus::Invalid => {
-            let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
-            return Ok(failed(context, order, problem));
+        OrderStatus::Invalid if order.value.awaited().is_some() => {
+            return Ok(late::look(context, lease, order).await);
         }
+        // It has ended in the meantime, by its time or because its owner has given up an authorization.
+        OrderStatus::Invalid if order.value.in_line_since().is_some() => {
+            let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
+            return Ok(ended(context, order, problem));
+        }
+        OrderStatus::Invalid => return Ok(done()),
         OrderStatus::Valid | OrderStatus::Pending | OrderStatus::Ready => return Ok(done()),
     }
     if !may_issue(context, order.value.account()).await? {
         let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
-        return Ok(failed(context, order, problem));
+        return Ok(ended(context, order, problem));
     }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
     // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
@@ -60,7 +68,15 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     };
     match validated.upstream() {
         Some(_) => advance(context, upstream, lease, order, validated).await,
-        None => open(context, upstream, lease, order, validated).await,
+        None => match late::elsewhere(context, &order.value, &validated, now).await? {
+            Elsewhere::Nothing => open(context, upstream, lease, order, validated).await,
+            Elsewhere::Awaited => Ok(again(context, IN_LINE, 0)),
+            Elsewhere::Here { chain, ca_order } => {
+                let Versioned { value, version } = order;
+                let order = Versioned::with(version, value.opened_upstream(ca_order));
+                Ok(issued(context, order, chain, now))
+            }
+        },
     }
 }
 
@@ -136,13 +152,7 @@ fn collected(
     let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
         Ok(chain) => chain,
         Err(mismatch) => {
-            let upstream = order.value.upstream_name();
-            let metrics = &context.metrics;
-            metrics.certificate_mismatch.inc();
-            let of_upstream = &metrics.upstream.certificate_mismatch;
-            of_upstream.with_label_values(&[upstream.as_str()]).inc();
-            let evidence = cleaned(&pem.replace('\n', " "), 16_384);
-            tracing::error!(audit = true, order.id = %order.value.id(), %upstream, %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
+            withheld(context, &order.value, &mismatch, pem);
             let problem = Problem::new(
                 ProblemType::ServerInternal,
                 "the CA sent a certificate that does not match the order; it is withheld",
@@ -151,14 +161,14 @@ fn collected(
         }
     };
     if order.value.status(now) != OrderStatus::Processing {
-        tracing::warn!(
-            audit = true, order.id = %order.value.id(), upstream = %order.value.upstream_name(),
-            certificate.sha256 = %chain.certificate.leaf().fingerprint(),
-            "the certificate came after the order's end; it is withheld"
-        );
         let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
-        return failed(context, order, problem);
+        return late::came(end(context, order, problem), chain);
     }
+    issued(context, order, chain, now)
+}
+
+/// The order gets its certificate.
+fn issued(context: &Context, order: Versioned<Order>, chain: IssuedChain, now: Timestamp) -> Settlement {
     let certificate = &chain.certificate;
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
     let waited = order
@@ -228,16 +238,52 @@ fn refused(
     }
 }
 
-fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
+/// The evidence is kept, and somebody is to look at it.
+pub(crate) fn withheld(context: &Context, order: &Order, mismatch: &Mismatch, pem: &str) {
+    let upstream = order.upstream_name();
+    let metrics = &context.metrics;
+    metrics.certificate_mismatch.inc();
+    let of_upstream = &metrics.upstream.certificate_mismatch;
+    of_upstream.with_label_values(&[upstream.as_str()]).inc();
+    let evidence = cleaned(&pem.replace('\n', " "), 16_384);
+    tracing::error!(audit = true, order.id = %order.id(), %upstream, %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
+}
+
+/// The order has ended for its client. The job goes on if the CA may have its CSR.
+fn ended(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
+    let order = end(context, order, problem);
+    let next = match order.value.awaited() {
+        Some(_) => again(context, Duration::ZERO, 0).next,
+        None => Next::Done,
+    };
+    Settlement {
+        next,
+        order: Some(order),
+        issuers: Vec::new(),
+    }
+}
+
+fn end(context: &Context, order: Versioned<Order>, problem: Problem) -> Versioned<Order> {
+    report_failure(context, &order.value, &problem);
+    let Versioned { value, version } = order;
+    let patience = context.settings.issuance_deadline;
+    Versioned::with(version, value.ended(problem, context.clock.now(), patience))
+}
+
+fn report_failure(context: &Context, order: &Order, problem: &Problem) {
     context
         .metrics
         .certificates_issued
         .with_label_values(&["failure"])
         .inc();
     tracing::warn!(
-        audit = true, account.id = %order.value.account(), order.id = %order.value.id(),
-        upstream = %order.value.upstream_name(), problem = problem.kind.name(), detail = problem.detail, identifiers = names(&order.value), "issuance failed"
+        audit = true, account.id = %order.account(), order.id = %order.id(),
+        upstream = %order.upstream_name(), problem = problem.kind.name(), detail = problem.detail, identifiers = names(order), "issuance failed"
     );
+}
+
+fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
+    report_failure(context, &order.value, &problem);
     let Versioned { value, version } = order;
     Settlement {
         next: Next::Done,
@@ -249,7 +295,7 @@ fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settl
     }
 }
 
-fn names(order: &Order) -> String {
+pub(crate) fn names(order: &Order) -> String {
     let names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
     names.join(" ")
 }

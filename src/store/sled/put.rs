@@ -63,6 +63,15 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
             value: id.as_bytes().to_vec(),
         });
     }
+    if order.may_hand_over() {
+        indexes.push(entry(keys::late(order.account(), line_of(order), id)));
+    }
+    if let (Some(late), None) = (order.bought(), order.certificate()) {
+        indexes.push(Index {
+            key: keys::late_certificate(late.leaf().fingerprint()),
+            value: id.as_bytes().to_vec(),
+        });
+    }
     Ok(Put {
         key: keys::order(id),
         version,
