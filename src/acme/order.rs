@@ -378,9 +378,8 @@ impl Order {
         if self.status(now) != OrderStatus::Invalid {
             return None;
         }
-        if let Stage::Failed { problem, .. }
-        | Stage::Awaited { problem, .. }
-        | Stage::Late { problem, .. } = &self.stage
+        if let Stage::Failed { problem, .. } | Stage::Awaited { problem, .. } | Stage::Late { problem, .. } =
+            &self.stage
         {
             return Some(problem.clone());
         }

@@ -55,6 +55,7 @@ macro_rules! contract {
             records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole
             records::issued_names_are_known_to_their_account
+            records::f48_late_orders_are_found_by_account_names_and_upstream
             records::issuers_are_stored_once
             records::small_values_are_replaced_by_compare_and_swap
             records::the_sweep_leaves_nothing_behind
@@ -153,6 +154,12 @@ pub(crate) fn answered(order: Order) -> (Order, Work) {
 
 /// An order whose certificate is here, with the issuers' certificates.
 pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
+    let (order, chain) = ordered(host);
+    (order.issued(chain.certificate, at(1)), chain.issuers)
+}
+
+/// A finalized order, and the chain that the CA has made for it.
+pub(crate) fn ordered(host: &str) -> (Order, IssuedChain) {
     let authority = |name: &str, size: usize| {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -185,7 +192,7 @@ pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
     let order = Order::for_daemon(OrderId::random(), names(&[host]), csr, at(0), LIFETIME);
     let chain =
         IssuedChain::verify(&to_pem(&chain), order.validated(at(1)).unwrap().ordered(), at(1)).unwrap();
-    (order.issued(chain.certificate, at(1)), chain.issuers)
+    (order, chain)
 }
 
 pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<Work>) {

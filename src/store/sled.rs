@@ -442,11 +442,7 @@ impl Store for SledStore {
 
     async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError> {
         let late = keys::all_late(order.account(), line_of(order));
-        let found = self
-            .shared
-            .durable
-            .now()
-            .keys(beginning_with(&late), limit)?;
+        let found = self.shared.durable.now().keys(beginning_with(&late), limit)?;
         found.map(|key| named_by(&key, &key)).collect()
     }
 

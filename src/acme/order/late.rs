@@ -199,7 +199,10 @@ impl Order {
         else {
             return None;
         };
-        let (start, end) = (certificate.not_before().as_second(), certificate.not_after().as_second());
+        let (start, end) = (
+            certificate.not_before().as_second(),
+            certificate.not_after().as_second(),
+        );
         let left = end - now.as_second();
         (left >= (end - start) / 3).then_some((certificate, upstream.as_str()))
     }
