@@ -18,7 +18,7 @@ use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Error, Progress};
-use crate::worker::late::{self, Elsewhere};
+use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere};
 
@@ -38,7 +38,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let now = context.clock.now();
     match order.value.status(now) {
         OrderStatus::Processing => {}
-        OrderStatus::Invalid if order.value.awaited().is_some() => {
+        OrderStatus::Invalid if order.value.outstanding().is_some() => {
             return Ok(late::look(context, lease, order).await);
         }
         // It has ended in the meantime, by its time or because its owner has given up an authorization.
@@ -68,10 +68,10 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     };
     match validated.upstream() {
         Some(_) => advance(context, upstream, lease, order, validated).await,
-        None => match late::elsewhere(context, &order.value, &validated, now).await? {
-            Elsewhere::Nothing => open(context, upstream, lease, order, validated).await,
-            Elsewhere::Awaited => Ok(again(context, IN_LINE, 0)),
-            Elsewhere::Here { chain, ca_order } => {
+        None => match late::earlier(context, &order.value, &validated, now).await? {
+            Earlier::Nothing => open(context, upstream, lease, order, validated).await,
+            Earlier::Awaited => Ok(again(context, IN_LINE, 0)),
+            Earlier::Here { chain, ca_order } => {
                 let Versioned { value, version } = order;
                 let order = Versioned::with(version, value.opened_upstream(ca_order));
                 Ok(issued(context, order, chain, now))
@@ -252,7 +252,7 @@ pub(crate) fn withheld(context: &Context, order: &Order, mismatch: &Mismatch, pe
 /// The order has ended for its client. The job goes on if the CA may have its CSR.
 fn ended(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
     let order = end(context, order, problem);
-    let next = match order.value.awaited() {
+    let next = match order.value.outstanding() {
         Some(_) => again(context, Duration::ZERO, 0).next,
         None => Next::Done,
     };

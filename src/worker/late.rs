@@ -28,7 +28,7 @@ const MAX_LATE: usize = 64;
 
 /// Looks for the certificate of an order that has ended.
 pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Order>) -> Settlement {
-    let found = order.value.awaited();
+    let found = order.value.outstanding();
     let found = found.and_then(|awaited| Some((context.upstream(awaited.upstream_name())?, awaited)));
     let Some((upstream, awaited)) = found else {
         // Only lanes of configured upstreams are worked on.
@@ -127,7 +127,7 @@ fn abandoned(order: Versioned<Order>, why: &str) -> Settlement {
 }
 
 /// What an earlier order, which has ended, means for one that is about to be opened at the CA.
-pub(crate) enum Elsewhere {
+pub(crate) enum Earlier {
     /// Nothing: the certificate has to be bought.
     Nothing,
     /// A certificate for the same key may still come.
@@ -143,22 +143,22 @@ pub(crate) enum Elsewhere {
 
 /// Whether the account has, or may yet get, what this order is to buy. Each late certificate serves one order: from then
 /// on the store names that one for it.
-pub(crate) async fn elsewhere(
+pub(crate) async fn earlier(
     context: &Context,
     order: &Order,
     validated: &ValidatedOrder,
     now: Timestamp,
-) -> Result<Elsewhere, StoreError> {
-    let mut found = Elsewhere::Nothing;
+) -> Result<Earlier, StoreError> {
+    let mut found = Earlier::Nothing;
     for id in context.store.late_orders(order, MAX_LATE).await? {
         let Some(late) = context.store.order(id).await? else {
             continue;
         };
-        if let Some(awaited) = late.value.awaited()
+        if let Some(awaited) = late.value.outstanding()
             && awaited.is_for_the_key_of(validated)
             && now < awaited.until()
         {
-            found = Elsewhere::Awaited;
+            found = Earlier::Awaited;
         }
         let Some((certificate, ca_order)) = late.value.to_hand_over(now) else {
             continue;
@@ -176,7 +176,7 @@ pub(crate) async fn elsewhere(
                 certificate.sha256 = %leaf.fingerprint(), "late certificate handed over"
             );
             let ca_order = ca_order.to_owned();
-            return Ok(Elsewhere::Here { chain, ca_order });
+            return Ok(Earlier::Here { chain, ca_order });
         }
     }
     Ok(found)

@@ -92,6 +92,20 @@ impl Scene {
         assert_eq!(kind, "urn:ietf:params:acme:error:serverInternal");
     }
 
+    /// The request that is stopped gets no answer, and the daemon knows that it gets none.
+    async fn lose_what_is_stopped(&self) {
+        let before = self.storm.connections();
+        self.storm.goes_down();
+        let waited = timeout(PATIENCE, async {
+            while self.storm.connections() == before {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "the daemon does not try again");
+        self.storm.let_go();
+        self.storm.comes_up();
+    }
+
     /// Waits until the order's certificate has come, and gives its leaf. The daemon has been started again then.
     async fn late(self, order: &Order) -> (Self, Vec<u8>) {
         let Self {
@@ -128,11 +142,6 @@ impl Scene {
     }
 }
 
-/// The client, without what it knows of the daemon before its restart.
-fn again(client: &Client) -> Client {
-    client.clone()
-}
-
 async fn leaf_of(client: &Client, order: &Value) -> Vec<u8> {
     let url = order["certificate"].as_str().unwrap();
     csr::first_of_pem(&client.post(url, GET).await.expect(200).text())
@@ -151,7 +160,7 @@ async fn f48_what_comes_after_the_deadline_serves_the_next_order_for_the_same_na
     scene.outlive(&client, &first).await;
     scene.storm.let_go();
     let (scene, leaf) = scene.late(&first).await;
-    let client = again(&client);
+    let client = client.clone();
     let second = scene.finalized(&client, &key).await;
     let issued = client.until(&second.url, "valid").await;
     assert_eq!(leaf_of(&client, &issued).await, leaf);
@@ -179,7 +188,7 @@ async fn f48_a_late_certificate_serves_no_other_key_and_no_other_account() {
     scene.outlive(&client, &first).await;
     scene.storm.let_go();
     let (scene, leaf) = scene.late(&first).await;
-    let (client, stranger) = (again(&client), scene.daemon.account().await);
+    let (client, stranger) = (client.clone(), scene.daemon.account().await);
     for (asker, key, spent) in [(&stranger, &key, (2, 2)), (&client, &Key::new(), (3, 3))] {
         let order = scene.finalized(asker, key).await;
         let issued = asker.until(&order.url, "valid").await;
@@ -207,9 +216,9 @@ async fn f48_while_the_ca_is_at_it_the_same_key_waits_and_another_one_does_not()
     client.until(&other.url, "valid").await;
     assert_eq!(scene.spent(), (2, 2));
     assert_eq!(client.look(&first.url).await["status"], "invalid");
-    let (_, stored) = scene.daemon.stored(&first.url).await;
+    let (_daemon, stored) = scene.daemon.stored(&first.url).await;
     let leaf = stored.bought().unwrap().leaf().as_bytes().to_vec();
-    assert_eq!(leaf_of(&again(&client), &served).await, leaf);
+    assert_eq!(leaf_of(&client.clone(), &served).await, leaf);
 }
 
 #[tokio::test]
@@ -223,7 +232,7 @@ async fn f48_i5_an_authorization_given_up_after_the_csr_has_left_ends_the_order_
     assert_eq!(client.look(&order.url).await["status"], "invalid");
     scene.storm.let_go();
     let (scene, leaf) = scene.late(&order).await;
-    let client = again(&client);
+    let client = client.clone();
     // M2: its key may revoke it, and then it serves nobody.
     let holder = Client::new(&client.site, Arc::new(key), None);
     let revoke = client.site.url("revoke-cert");
@@ -251,9 +260,7 @@ async fn f48_a_deactivated_accounts_late_certificate_is_recorded_and_its_key_can
     let deactivated = json!({ "status": "deactivated" });
     client.post(client.kid(), deactivated).await.expect(200);
     // The answer to the finalize is lost, so that the daemon comes back when the account is gone.
-    scene.storm.goes_down();
-    scene.storm.let_go();
-    scene.storm.comes_up();
+    scene.lose_what_is_stopped().await;
     let (scene, leaf) = scene.late(&order).await;
     let stranger = scene.daemon.account().await;
     let next = scene.finalized(&stranger, &key).await;
@@ -279,12 +286,10 @@ async fn f48_an_order_whose_csr_never_reached_the_ca_holds_up_nobody_for_long() 
     scene.storm.has_caught_one().await;
     let given_up = json!({ "status": "deactivated" });
     client.post(&order.authorizations[0], given_up).await.expect(200);
-    scene.storm.goes_down();
-    scene.storm.let_go();
-    scene.storm.comes_up();
+    scene.lose_what_is_stopped().await;
     let next = scene.finalized(&client, &key).await;
     client.until(&next.url, "valid").await;
     assert_eq!(scene.spent().1, 1, "the given up order has bought nothing");
     let (_, stored) = scene.daemon.stored(&order.url).await;
-    assert!(stored.bought().is_none() && stored.awaited().is_none());
+    assert!(stored.bought().is_none() && stored.outstanding().is_none());
 }

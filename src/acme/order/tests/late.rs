@@ -12,7 +12,7 @@ fn opened() -> Order {
 fn f48_only_an_order_that_was_opened_at_the_ca_is_waited_for_after_its_end() {
     for unopened in [order(&NAMES), ready(&NAMES), finalized(ready(&NAMES), &NAMES)] {
         let ended = unopened.ended(dns_problem(), at(5), LIFETIME);
-        assert!(ended.awaited().is_none() && !ended.may_hand_over());
+        assert!(ended.outstanding().is_none() && !ended.may_hand_over());
         assert_eq!(ended.in_line_since(), None);
     }
     let ended = opened().ended(dns_problem(), at(5), LIFETIME);
@@ -22,7 +22,7 @@ fn f48_only_an_order_that_was_opened_at_the_ca_is_waited_for_after_its_end() {
         ended.validated(at(6)).is_none(),
         "it is looked for, and nothing is signed any more"
     );
-    let awaited = ended.awaited().unwrap();
+    let awaited = ended.outstanding().unwrap();
     assert_eq!((awaited.upstream(), awaited.ended()), ("one", at(5)));
     assert_eq!(awaited.until(), after(at(5), LIFETIME));
     assert!(ended.delete_after() > awaited.until());
@@ -36,10 +36,10 @@ fn f48_it_stands_in_line_until_the_ca_has_its_csr_or_nothing_comes() {
     assert_eq!(ended.in_line_since(), Some(at(3)));
     let taken = ended.clone().taken_by_ca();
     assert_eq!(taken.in_line_since(), None);
-    assert!(taken.awaited().unwrap().is_taken());
+    assert!(taken.outstanding().unwrap().is_taken());
     for order in [ended, taken] {
         let abandoned = order.abandoned();
-        assert!(abandoned.awaited().is_none() && abandoned.in_line_since().is_none());
+        assert!(abandoned.outstanding().is_none() && abandoned.in_line_since().is_none());
         assert_eq!(abandoned.problem(at(9)), Some(dns_problem()));
     }
     let processing = opened();
@@ -68,7 +68,7 @@ fn f48_an_awaited_certificate_is_for_one_key() {
     let matched = csr_of(&key, &order);
     let (order, _) = order.finalize(matched, at(3), LIFETIME).unwrap();
     let order = order.opened_upstream("one".to_owned());
-    let awaited = order.ended(dns_problem(), at(5), LIFETIME).awaited().unwrap();
+    let awaited = order.ended(dns_problem(), at(5), LIFETIME).outstanding().unwrap();
     for (key, same) in [(&key, true), (&rcgen::KeyPair::generate().unwrap(), false)] {
         let next = ready(&NAMES);
         let matched = csr_of(key, &next);
