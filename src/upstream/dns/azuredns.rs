@@ -285,3 +285,116 @@ impl AzureDns {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::dns::scripted::Api;
+    use crate::upstream::dns::scripted::Asked;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::withdraw;
+
+    const ZONE: &str =
+        "/subscriptions/s-1/resourceGroups/dns/providers/Microsoft.Network/dnszones/example.com";
+
+    async fn api(values: &'static [&'static str], change: u16) -> (Api, AzureDns) {
+        let answer = move |asked: &Asked| match asked.line.as_str() {
+            "POST /tenant/oauth2/v2.0/token" => (200, json!({ "access_token": "fresh" }).to_string()),
+            line if line.contains("/Microsoft.ResourceGraph/") => (
+                200,
+                json!({ "totalRecords": 1, "data": [{ "id": ZONE, "name": "example.com" }] }).to_string(),
+            ),
+            line if line.starts_with("GET") && values.is_empty() => (404, "{}".to_owned()),
+            line if line.starts_with("GET") => {
+                let records: Vec<_> = values.iter().map(|value| json!({ "value": [value] })).collect();
+                let properties = json!({ "TTL": 77, "TXTRecords": records });
+                (
+                    200,
+                    json!({ "etag": "tag-1", "properties": properties }).to_string(),
+                )
+            }
+            _ => (change, json!({ "code": "PreconditionFailed" }).to_string()),
+        };
+        let api = Api::start(answer).await;
+        let provider = AzureDns {
+            login: api.url.clone(),
+            management: api.url.clone(),
+            tenant: "tenant".to_owned(),
+            client: "client".to_owned(),
+            secret: Secret::new("hunter22".to_owned()),
+            subscription: None,
+            group: Some("dns".to_owned()),
+            zone: None,
+            private: false,
+            ttl: 60,
+        };
+        (api, provider)
+    }
+
+    #[tokio::test]
+    async fn a_set_is_made_only_if_there_is_none() {
+        let (api, provider) = api(&[], 201).await;
+        present(&provider).await.unwrap();
+        let asked = api.asked();
+        assert!(asked[0].body.contains("client_secret=hunter22&scope=http"));
+        let query = asked[1].json()["query"].as_str().unwrap().to_owned();
+        assert!(query.contains(
+            "name in~ (\"_acme-challenge.www.example.com\", \"www.example.com\", \"example.com\")"
+        ));
+        assert!(query.contains("resourceGroup =~ \"dns\""), "{query}");
+        let made = asked.last().unwrap();
+        assert_eq!(
+            made.line,
+            format!("PUT {ZONE}/TXT/_acme-challenge.www?api-version=2018-05-01")
+        );
+        assert_eq!(
+            (made.header("if-none-match"), made.header("authorization")),
+            ("*", "Bearer fresh")
+        );
+        assert_eq!(
+            made.json(),
+            json!({ "properties": { "TTL": 60, "TXTRecords": [{ "value": ["ours"] }] } })
+        );
+    }
+
+    #[tokio::test]
+    async fn the_values_of_others_stay_and_the_last_takes_the_set_with_it() {
+        let (api, provider) = self::api(&["theirs", "ours"], 200).await;
+        withdraw(&provider).await.unwrap();
+        let changed = api.asked().pop().unwrap();
+        assert_eq!(changed.header("if-match"), "tag-1");
+        assert_eq!(
+            changed.json(),
+            json!({ "properties": { "TTL": 77, "TXTRecords": [{ "value": ["theirs"] }] } })
+        );
+        let (api, provider) = self::api(&["ours"], 200).await;
+        withdraw(&provider).await.unwrap();
+        let deleted = api.asked().pop().unwrap();
+        assert!(deleted.line.starts_with("DELETE ") && deleted.body.is_empty());
+        assert_eq!(deleted.header("if-match"), "tag-1");
+    }
+
+    #[tokio::test]
+    async fn a_set_that_changes_in_between_is_read_again() {
+        let (api, provider) = api(&["theirs"], 412).await;
+        assert!(
+            present(&provider)
+                .await
+                .unwrap_err()
+                .contains("PreconditionFailed")
+        );
+        assert_eq!(
+            api.lines()
+                .into_iter()
+                .filter(|line| line.starts_with("PUT"))
+                .count(),
+            ATTEMPTS
+        );
+    }
+
+    #[test]
+    fn a_long_value_of_somebody_elses_keeps_its_strings_short() {
+        let lengths: Vec<_> = chunks(&"x".repeat(600)).iter().map(String::len).collect();
+        assert_eq!(lengths, [255, 255, 90]);
+    }
+}

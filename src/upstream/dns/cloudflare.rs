@@ -150,3 +150,82 @@ impl Cloudflare {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::dns::scripted::Api;
+    use crate::upstream::dns::scripted::Asked;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::withdraw;
+
+    fn answer(asked: &Asked) -> (u16, String) {
+        let result = match asked.line.as_str() {
+            "GET /zones?name=example.com" => json!([{ "id": "zone-1", "name": "example.com" }]),
+            line if line.starts_with(
+                "GET /zones/zone-1/dns_records?type=TXT&name=_acme-challenge.www.example.com&",
+            ) =>
+            {
+                json!([{ "id": "a", "content": "\"theirs\"" }, { "id": "b", "content": "\"ours\"" }])
+            }
+            line if line.starts_with("GET /zones?name=") => json!([]),
+            _ => json!({ "id": "b" }),
+        };
+        (
+            200,
+            json!({ "success": true, "errors": [], "result": result }).to_string(),
+        )
+    }
+
+    async fn api(credentials: Credentials) -> (Api, Cloudflare) {
+        let api = Api::start(answer).await;
+        let base = api.url.clone();
+        let provider = Cloudflare {
+            base,
+            credentials,
+            ttl: 120,
+        };
+        (api, provider)
+    }
+
+    #[tokio::test]
+    async fn our_own_record_alone_is_deleted_and_one_that_is_there_is_not_made_again() {
+        let records = Secret::new("edits".to_owned());
+        let zones = Secret::new("reads".to_owned());
+        let (api, provider) = api(Credentials::Tokens { records, zones }).await;
+        withdraw(&provider).await.unwrap();
+        let asked = api.asked();
+        let lines: Vec<_> = asked.iter().map(|asked| asked.line.as_str()).collect();
+        assert_eq!(lines[0], "GET /zones?name=_acme-challenge.www.example.com");
+        assert_eq!(lines[2], "GET /zones?name=example.com");
+        assert_eq!(lines[4..], ["DELETE /zones/zone-1/dns_records/b"]);
+        assert_eq!(asked[2].header("authorization"), "Bearer reads");
+        assert_eq!(asked[4].header("authorization"), "Bearer edits");
+        present(&provider).await.unwrap();
+        assert!(api.lines().iter().all(|line| line.starts_with("GET ")));
+    }
+
+    #[tokio::test]
+    async fn a_record_is_made_with_the_global_key() {
+        let credentials = Credentials::GlobalKey {
+            email: "admin@example.com".to_owned(),
+            key: Secret::new("key".to_owned()),
+        };
+        let (api, provider) = api(credentials).await;
+        let mut record = crate::upstream::dns::scripted::record();
+        record.value = "new".to_owned();
+        let web = Web::new(None).unwrap();
+        provider.apply(Action::Present, &record, &web).await.unwrap();
+        let asked = api.asked().pop().unwrap();
+        assert_eq!(asked.line, "POST /zones/zone-1/dns_records");
+        assert_eq!(
+            (asked.header("x-auth-email"), asked.header("x-auth-key")),
+            ("admin@example.com", "key")
+        );
+        let name = "_acme-challenge.www.example.com";
+        assert_eq!(
+            asked.json(),
+            json!({ "type": "TXT", "name": name, "content": "\"new\"", "ttl": 120 })
+        );
+    }
+}

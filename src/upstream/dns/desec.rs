@@ -92,3 +92,74 @@ impl Desec {
         request.header(AUTHORIZATION, format!("Token {}", self.token.reveal()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::dns::scripted::Api;
+    use crate::upstream::dns::scripted::Asked;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::withdraw;
+
+    const SET: &str = "/domains/example.com/rrsets/_acme-challenge.www/TXT/";
+
+    async fn api(records: Option<&'static [&'static str]>) -> (Api, Desec) {
+        let answer = move |asked: &Asked| match (asked.line.as_str(), records) {
+            ("GET /domains/?owns_qname=_acme-challenge.www.example.com", _) => (
+                200,
+                json!([{ "name": "example.com", "minimum_ttl": 3600 }]).to_string(),
+            ),
+            (line, Some(records)) if line == format!("GET {SET}") => {
+                (200, json!({ "records": records, "ttl": 3600 }).to_string())
+            }
+            (line, None) if line.starts_with("GET") => (404, json!({ "detail": "Not found." }).to_string()),
+            _ => (200, String::new()),
+        };
+        let api = Api::start(answer).await;
+        let provider = Desec {
+            base: api.url.clone(),
+            token: Secret::new("token".to_owned()),
+            ttl: 3600,
+        };
+        (api, provider)
+    }
+
+    #[tokio::test]
+    async fn a_set_is_made_where_there_is_none() {
+        let (api, provider) = api(None).await;
+        present(&provider).await.unwrap();
+        let asked = api.asked().pop().unwrap();
+        assert_eq!(asked.line, "POST /domains/example.com/rrsets/");
+        assert_eq!(asked.header("authorization"), "Token token");
+        let set =
+            json!({ "subname": "_acme-challenge.www", "type": "TXT", "ttl": 3600, "records": ["\"ours\""] });
+        assert_eq!(asked.json(), set);
+        withdraw(&provider).await.unwrap();
+        assert!(
+            api.lines().pop().unwrap().starts_with("GET"),
+            "there is nothing to take back"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_values_of_others_stay_in_the_set() {
+        let (api, provider) = api(Some(&["\"theirs\"", "\"ours\""])).await;
+        withdraw(&provider).await.unwrap();
+        let asked = api.asked().pop().unwrap();
+        assert_eq!(
+            (asked.line.as_str(), asked.json()),
+            (&*format!("PATCH {SET}"), json!({ "records": ["\"theirs\""] }))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told() {
+        let (_api, provider) = api(Some(&[])).await;
+        let other = Desec {
+            base: format!("{}/nothing", provider.base),
+            ..provider
+        };
+        let error = present(&other).await.unwrap_err();
+        assert!(error.starts_with("127.0.0.1 answers "), "{error}");
+    }
+}

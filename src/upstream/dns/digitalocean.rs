@@ -82,3 +82,72 @@ impl Provider for DigitalOcean {
         Err("the token knows no domain of this name".to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::dns::scripted::Api;
+    use crate::upstream::dns::scripted::Asked;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::withdraw;
+
+    async fn api(values: &'static [&'static str]) -> (Api, DigitalOcean) {
+        let answer = move |asked: &Asked| match asked.line.as_str() {
+            line if line.starts_with("GET /v2/domains/example.com/records?") => {
+                let records = values
+                    .iter()
+                    .zip(7..)
+                    .map(|(value, id)| json!({ "id": id, "data": value }));
+                (
+                    200,
+                    json!({ "domain_records": records.collect::<Vec<_>>() }).to_string(),
+                )
+            }
+            line if line.starts_with("GET") => (404, json!({ "id": "not_found" }).to_string()),
+            line if line.starts_with("POST") => (201, String::new()),
+            _ => (204, String::new()),
+        };
+        let api = Api::start(answer).await;
+        let provider = DigitalOcean {
+            base: api.url.clone(),
+            token: Secret::new("token".to_owned()),
+            ttl: 30,
+        };
+        (api, provider)
+    }
+
+    #[tokio::test]
+    async fn a_record_is_made_in_the_domain_that_there_is() {
+        let (api, provider) = api(&["theirs"]).await;
+        present(&provider).await.unwrap();
+        let asked = api.asked();
+        assert!(
+            asked[0]
+                .line
+                .starts_with("GET /v2/domains/_acme-challenge.www.example.com/records?")
+        );
+        let made = asked.last().unwrap();
+        assert_eq!(made.line, "POST /v2/domains/example.com/records");
+        assert_eq!(made.header("authorization"), "Bearer token");
+        let name = "_acme-challenge.www.example.com.";
+        assert_eq!(
+            made.json(),
+            json!({ "type": "TXT", "name": name, "data": "ours", "ttl": 30 })
+        );
+    }
+
+    #[tokio::test]
+    async fn our_own_record_alone_is_deleted() {
+        let (api, provider) = api(&["theirs", "ours"]).await;
+        withdraw(&provider).await.unwrap();
+        assert_eq!(
+            api.lines().pop().unwrap(),
+            "DELETE /v2/domains/example.com/records/8"
+        );
+        present(&provider).await.unwrap();
+        assert!(
+            api.lines().pop().unwrap().starts_with("GET"),
+            "it is there already"
+        );
+    }
+}

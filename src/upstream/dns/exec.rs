@@ -139,3 +139,73 @@ fn kill_group(leader: Option<u32>) {
         let _ = rustix::process::kill_process_group(leader, Signal::KILL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::record;
+    use crate::upstream::dns::scripted::withdraw;
+
+    fn exec(script: &str, raw: bool) -> (tempfile::TempDir, Exec) {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("dns.sh");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let environment = BTreeMap::from([("DNS_TOKEN".to_owned(), Secret::new("hunter22".to_owned()))]);
+        let exec = Exec {
+            program,
+            raw,
+            environment,
+        };
+        (directory, exec)
+    }
+
+    #[tokio::test]
+    async fn the_program_gets_its_own_environment_and_legos_arguments() {
+        let (directory, exec) = exec(r#"echo "$@" >> "${0%/*}/args"; env > "${0%/*}/env""#, false);
+        present(&exec).await.unwrap();
+        withdraw(&exec).await.unwrap();
+        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        let name = "_acme-challenge.www.example.com.";
+        assert_eq!(
+            read("args"),
+            format!("present {name} ours\ncleanup {name} ours\n")
+        );
+        let environment = read("env");
+        assert!(environment.contains("DNS_TOKEN=hunter22\n") && environment.contains("PATH="));
+        assert!(!environment.contains("CARGO"), "{environment}");
+    }
+
+    #[tokio::test]
+    async fn in_raw_mode_the_program_gets_domain_token_and_key_authorization() {
+        let (directory, exec) = exec(r#"echo "$@" > "${0%/*}/args""#, true);
+        present(&exec).await.unwrap();
+        let arguments = std::fs::read_to_string(directory.path().join("args")).unwrap();
+        assert_eq!(arguments, "present -- www.example.com token token.thumbprint\n");
+    }
+
+    #[tokio::test]
+    async fn i9_a_failing_programs_output_is_told_without_its_secrets() {
+        let (_directory, exec) = exec("echo \"token $DNS_TOKEN\" >&2; exit 3", false);
+        let path = exec.program.display().to_string();
+        let variables = [("EXEC_PATH", path.as_str()), ("DNS_TOKEN", "hunter22")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned())));
+        let reading = crate::upstream::dns::provider::read("exec", variables.into()).unwrap();
+        let solver = crate::upstream::dns::Solver::new(reading.settings.unwrap()).unwrap();
+        let error = solver.apply(Action::Present, &record()).await.unwrap_err();
+        assert!(
+            error.contains("token [redacted]") && error.contains("3"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_talks_without_end_neither_blocks_nor_fills_memory() {
+        let (_directory, exec) = exec("head -c 1000000 /dev/zero | tr '\\0' x; exit 1", false);
+        let error = present(&exec).await.unwrap_err();
+        assert!(error.len() < MAX_OUTPUT_BYTES + 500);
+    }
+}

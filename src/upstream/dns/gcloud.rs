@@ -223,3 +223,106 @@ impl GCloud {
         Ok(token.access_token)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::AsDer as _;
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::KeyPair as _;
+    use aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA256;
+    use aws_lc_rs::signature::UnparsedPublicKey;
+
+    use super::*;
+    use crate::upstream::dns::scripted::Api;
+    use crate::upstream::dns::scripted::Asked;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::withdraw;
+
+    async fn api(values: &'static [&'static str], change: u16) -> (Api, GCloud, RsaKeyPair) {
+        let answer = move |asked: &Asked| match asked.line.as_str() {
+            "POST /token" => (200, json!({ "access_token": "fresh" }).to_string()),
+            line if line.ends_with("/managedZones?dnsName=example.com.") => {
+                let zones = json!([
+                    { "name": "inside", "visibility": "private" }, { "name": "outside", "visibility": "public" },
+                ]);
+                (200, json!({ "managedZones": zones }).to_string())
+            }
+            line if line.contains("/rrsets?") && !values.is_empty() => {
+                let name = "_acme-challenge.www.example.com.";
+                let values: Vec<_> = values.iter().map(|value| quoted(value)).collect();
+                let set = json!({ "name": name, "type": "TXT", "ttl": 77, "rrdatas": values, "kind": "x" });
+                (200, json!({ "rrsets": [set] }).to_string())
+            }
+            line if line.starts_with("GET") => (200, "{}".to_owned()),
+            _ => (change, json!({ "error": "precondition" }).to_string()),
+        };
+        let api = Api::start(answer).await;
+        let key = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'_> = key.as_der().unwrap();
+        let provider = GCloud {
+            base: api.url.clone(),
+            project: "project".to_owned(),
+            email: "proxy@project.iam".to_owned(),
+            token_url: format!("{}/token", api.url),
+            key: Secret::new(pkcs8.as_ref().to_vec()),
+            zone: None,
+            private: false,
+            ttl: 120,
+        };
+        (api, provider, key)
+    }
+
+    #[tokio::test]
+    async fn the_token_is_asked_for_with_a_statement_that_the_key_has_signed() {
+        let (api, provider, key) = api(&[], 200).await;
+        present(&provider).await.unwrap();
+        let asked = api.asked();
+        let (_, assertion) = asked[0].body.split_once("assertion=").unwrap();
+        let (signed, signature) = assertion.rsplit_once('.').unwrap();
+        let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public_key().as_ref());
+        public
+            .verify(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).unwrap())
+            .unwrap();
+        let claims = URL_SAFE_NO_PAD.decode(signed.split_once('.').unwrap().1).unwrap();
+        let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+        assert_eq!(
+            (&claims["iss"], &claims["scope"]),
+            (&json!("proxy@project.iam"), &json!(SCOPE))
+        );
+        assert_eq!(
+            claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
+            600
+        );
+        let made = asked.last().unwrap();
+        assert_eq!(made.line, "POST /projects/project/managedZones/outside/changes");
+        assert_eq!(made.header("authorization"), "Bearer fresh");
+        let name = "_acme-challenge.www.example.com.";
+        let set = json!({ "name": name, "type": "TXT", "ttl": 120, "rrdatas": ["\"ours\""] });
+        assert_eq!(made.json(), json!({ "deletions": [], "additions": [set] }));
+    }
+
+    #[tokio::test]
+    async fn the_values_of_others_stay_in_the_set_and_its_time_to_live() {
+        let (api, provider, _) = api(&["theirs", "ours"], 200).await;
+        withdraw(&provider).await.unwrap();
+        let change = api.asked().pop().unwrap().json();
+        assert_eq!(
+            change["deletions"][0]["rrdatas"],
+            json!(["\"theirs\"", "\"ours\""])
+        );
+        assert_eq!(change["additions"][0]["rrdatas"], json!(["\"theirs\""]));
+        assert_eq!(change["additions"][0]["ttl"], 77);
+    }
+
+    #[tokio::test]
+    async fn a_set_that_changes_in_between_is_read_again() {
+        let (api, provider, _) = api(&["theirs"], 412).await;
+        assert!(present(&provider).await.unwrap_err().contains("precondition"));
+        let changes = api
+            .lines()
+            .into_iter()
+            .filter(|line| line.ends_with("/changes"))
+            .count();
+        assert_eq!(changes, ATTEMPTS);
+    }
+}

@@ -99,3 +99,57 @@ impl Infoblox {
         request.basic_auth(&self.username, Some(self.password.reveal()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::dns::scripted::Api;
+    use crate::upstream::dns::scripted::Asked;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::withdraw;
+
+    const REFERENCE: &str = "record:txt/ZG5zLmJpbmRfdHh0:_acme-challenge.www.example.com/External";
+
+    async fn api(is_there: bool) -> (Api, Infoblox) {
+        let answer = move |asked: &Asked| match asked.line.split(' ').next().unwrap() {
+            "GET" if is_there => (200, json!([{ "_ref": REFERENCE }]).to_string()),
+            "GET" => (200, "[]".to_owned()),
+            "POST" => (201, json!(REFERENCE).to_string()),
+            _ => (200, json!(REFERENCE).to_string()),
+        };
+        let api = Api::start(answer).await;
+        let provider = Infoblox {
+            base: format!("{}/wapi/v2.11", api.url),
+            username: "user".to_owned(),
+            password: Secret::new("hunter22".to_owned()),
+            view: "External".to_owned(),
+            ttl: 120,
+        };
+        (api, provider)
+    }
+
+    #[tokio::test]
+    async fn a_record_is_looked_for_by_its_value_then_made() {
+        let (api, provider) = api(false).await;
+        present(&provider).await.unwrap();
+        let asked = api.asked();
+        let query = "name=_acme-challenge.www.example.com&text=ours&view=External";
+        assert_eq!(asked[0].line, format!("GET /wapi/v2.11/record:txt?{query}"));
+        assert_eq!(asked[1].line, "POST /wapi/v2.11/record:txt");
+        assert_eq!(asked[1].header("authorization"), "Basic dXNlcjpodW50ZXIyMg==");
+        let made = asked[1].json();
+        assert_eq!(
+            (&made["text"], &made["view"], &made["ttl"]),
+            (&json!("ours"), &json!("External"), &json!(120))
+        );
+        withdraw(&provider).await.unwrap();
+        assert_eq!(api.lines().len(), 1, "there is nothing to take back");
+    }
+
+    #[tokio::test]
+    async fn our_own_record_alone_is_deleted() {
+        let (api, provider) = api(true).await;
+        withdraw(&provider).await.unwrap();
+        assert_eq!(api.lines()[1], format!("DELETE /wapi/v2.11/{REFERENCE}"));
+    }
+}

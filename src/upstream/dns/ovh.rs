@@ -255,3 +255,112 @@ impl Ovh {
         web.send(request).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::dns::scripted::Api;
+    use crate::upstream::dns::scripted::Asked;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::withdraw;
+
+    async fn api(credentials: impl FnOnce(&str) -> Credentials) -> (Api, Ovh) {
+        let answer = |asked: &Asked| match asked.line.as_str() {
+            "GET /1.0/auth/time" => (200, "1457018875".to_owned()),
+            "POST /auth/oauth2/token" => (
+                200,
+                json!({ "access_token": "fresh", "expires_in": 3600 }).to_string(),
+            ),
+            "POST /1.0/domain/zone/example.com/record" => {
+                (200, json!({ "id": 4711, "fieldType": "TXT" }).to_string())
+            }
+            line if line.ends_with("/record") => (403, json!({ "message": "not granted" }).to_string()),
+            _ => (200, "null".to_owned()),
+        };
+        let api = Api::start(answer).await;
+        let provider = Ovh {
+            base: format!("{}/1.0", api.url),
+            credentials: credentials(&api.url),
+            ttl: 120,
+            made: Mutex::default(),
+        };
+        (api, provider)
+    }
+
+    #[tokio::test]
+    async fn a_record_is_made_by_a_key_that_may_do_no_more_than_post_and_delete() {
+        let secret = |text: &str| Secret::new(text.to_owned());
+        let (api, provider) = api(|_| Credentials::Application {
+            key: secret("AK"),
+            secret: secret("EXEgWIz07P0HYwtQDs7cNIqCiQaWSuHF"),
+            consumer: secret("MtSwSrPpNjqfVSmJhLbPyr2i45lSwPU1"),
+        })
+        .await;
+        present(&provider).await.unwrap();
+        let asked = api.asked();
+        let calls: Vec<_> = asked
+            .iter()
+            .filter(|asked| !asked.line.ends_with("/auth/time"))
+            .collect();
+        let lines: Vec<_> = calls.iter().map(|asked| asked.line.as_str()).collect();
+        assert_eq!(
+            lines,
+            [
+                "POST /1.0/domain/zone/_acme-challenge.www.example.com/record",
+                "POST /1.0/domain/zone/www.example.com/record",
+                "POST /1.0/domain/zone/example.com/record",
+                "POST /1.0/domain/zone/example.com/refresh",
+            ]
+        );
+        let txt =
+            json!({ "fieldType": "TXT", "subDomain": "_acme-challenge.www", "target": "ours", "ttl": 120 });
+        assert_eq!(calls[2].json(), txt);
+        assert_eq!(calls[2].header("x-ovh-timestamp"), "1457018875");
+        // Computed here by another implementation of SHA-1.
+        let signed = format!(
+            "EXEgWIz07P0HYwtQDs7cNIqCiQaWSuHF+MtSwSrPpNjqfVSmJhLbPyr2i45lSwPU1+POST+{}/1.0/domain/zone/example.com/record+{}+1457018875",
+            api.url, calls[2].body
+        );
+        let digest = sha1sum(&signed);
+        assert_eq!(calls[2].header("x-ovh-signature"), format!("$1${digest}"));
+        withdraw(&provider).await.unwrap();
+        let lines = api.lines();
+        assert_eq!(lines[1], "DELETE /1.0/domain/zone/example.com/record/4711");
+        withdraw(&provider).await.unwrap();
+        assert!(api.lines().is_empty(), "it is gone");
+    }
+
+    fn sha1sum(text: &str) -> String {
+        use std::io::Write as _;
+        let mut child = std::process::Command::new("sha1sum")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let said = child.wait_with_output().unwrap().stdout;
+        String::from_utf8(said)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned()
+    }
+
+    #[tokio::test]
+    async fn an_oauth2_client_fetches_a_token() {
+        let (api, provider) = api(|url| Credentials::Client {
+            id: "id".to_owned(),
+            secret: Secret::new("hunter22".to_owned()),
+            token_url: format!("{url}/auth/oauth2/token"),
+        })
+        .await;
+        present(&provider).await.unwrap();
+        let asked = api.asked();
+        assert_eq!(
+            asked[0].body,
+            "grant_type=client_credentials&client_id=id&client_secret=hunter22&scope=all"
+        );
+        assert_eq!(asked[1].header("authorization"), "Bearer fresh");
+    }
+}

@@ -286,3 +286,121 @@ fn escaped(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::dns::scripted::Api;
+    use crate::upstream::dns::scripted::Asked;
+    use crate::upstream::dns::scripted::present;
+    use crate::upstream::dns::scripted::withdraw;
+
+    const ZONES: &str = r#"<?xml version="1.0"?>
+        <ListHostedZonesByNameResponse xmlns="https://route53.amazonaws.com/doc/2013-04-01/"><HostedZones>
+        <HostedZone><Id>/hostedzone/Z0PRIVATE</Id><Name>example.com.</Name><Config><PrivateZone>true</PrivateZone></Config></HostedZone>
+        <HostedZone><Id>/hostedzone/Z1PUBLIC</Id><Name>example.com.</Name><Config><PrivateZone>false</PrivateZone></Config></HostedZone>
+        </HostedZones><IsTruncated>false</IsTruncated></ListHostedZonesByNameResponse>"#;
+
+    fn sets(values: &[&str]) -> String {
+        let values = values
+            .iter()
+            .map(|v| format!("<ResourceRecord><Value>&quot;{v}&quot;</Value></ResourceRecord>"));
+        format!(
+            "<ListResourceRecordSetsResponse><ResourceRecordSets><ResourceRecordSet>\
+             <Name>_acme-challenge.www.example.com.</Name><Type>TXT</Type><TTL>77</TTL><ResourceRecords>{}\
+             </ResourceRecords></ResourceRecordSet></ResourceRecordSets></ListResourceRecordSetsResponse>",
+            values.collect::<String>()
+        )
+    }
+
+    async fn api(values: &'static [&'static str], change: u16) -> (Api, Route53) {
+        let answer = move |asked: &Asked| match asked.line.as_str() {
+            line if line.contains("/hostedzonesbyname?dnsname=example.com&") => (200, ZONES.to_owned()),
+            line if line.contains("/hostedzonesbyname?") => (200, "<HostedZones></HostedZones>".to_owned()),
+            line if line.starts_with("GET") && values.is_empty() => {
+                (200, "<ResourceRecordSets></ResourceRecordSets>".to_owned())
+            }
+            line if line.starts_with("GET") => (200, sets(values)),
+            _ => (change, "<Message>it was not found</Message>".to_owned()),
+        };
+        let api = Api::start(answer).await;
+        let provider = Route53 {
+            base: api.url.clone(),
+            region: "us-east-1",
+            identity: Identity {
+                access_key: "AKID".to_owned(),
+                secret_key: Secret::new("secret".to_owned()),
+                session_token: Some(Secret::new("session".to_owned())),
+            },
+            zone: None,
+            private: false,
+            ttl: 10,
+        };
+        (api, provider)
+    }
+
+    #[tokio::test]
+    async fn a_value_joins_those_of_others_in_one_change_that_names_what_it_replaces() {
+        let (api, provider) = api(&["theirs"], 200).await;
+        present(&provider).await.unwrap();
+        let asked = api.asked();
+        assert!(
+            asked[3]
+                .line
+                .starts_with("GET /2013-04-01/hostedzone/Z1PUBLIC/rrset?maxitems=1&name=_acme-challenge.")
+        );
+        let changed = asked.last().unwrap();
+        assert_eq!(changed.line, "POST /2013-04-01/hostedzone/Z1PUBLIC/rrset/");
+        let (deleted, created) = changed.body.split_once("<Action>CREATE</Action>").unwrap();
+        assert!(
+            deleted.contains("<Action>DELETE</Action>") && !deleted.contains("ours"),
+            "{deleted}"
+        );
+        assert!(
+            created.contains("\"theirs\"") && created.contains("\"ours\""),
+            "{created}"
+        );
+        assert!(created.contains("<TTL>77</TTL>"));
+        let authorization = changed.header("authorization");
+        assert!(
+            authorization.starts_with("AWS4-HMAC-SHA256 Credential=AKID/"),
+            "{authorization}"
+        );
+        assert!(
+            authorization.contains(
+                "/us-east-1/route53/aws4_request, SignedHeaders=host;x-amz-date;x-amz-security-token"
+            )
+        );
+        assert_eq!(changed.header("x-amz-security-token"), "session");
+    }
+
+    #[tokio::test]
+    async fn the_last_value_takes_the_set_with_it() {
+        let (api, provider) = api(&["ours"], 200).await;
+        withdraw(&provider).await.unwrap();
+        let changed = api.asked().pop().unwrap();
+        assert!(changed.body.contains("<Action>DELETE</Action>") && !changed.body.contains("CREATE"));
+    }
+
+    #[tokio::test]
+    async fn a_set_that_changes_in_between_is_read_again() {
+        let (api, provider) = api(&[], 400).await;
+        let error = present(&provider).await.unwrap_err();
+        assert!(error.contains("it was not found"), "{error}");
+        let changes = api
+            .lines()
+            .into_iter()
+            .filter(|line| line.starts_with("POST"))
+            .count();
+        assert_eq!(changes, ATTEMPTS);
+    }
+
+    #[test]
+    fn a_profile_of_a_credentials_file_is_found() {
+        let file = "[default]\naws_access_key_id=A\n\n[ proxy ]\naws_access_key_id = B\naws_secret_access_key = C=\n[x]\n";
+        assert_eq!(in_profile(file, "default", "aws_access_key_id"), Some("A"));
+        assert_eq!(in_profile(file, "proxy", "aws_secret_access_key"), Some("C="));
+        assert_eq!(in_profile(file, "default", "aws_secret_access_key"), None);
+        assert_eq!(in_profile(file, "nobody", "aws_access_key_id"), None);
+    }
+}

@@ -4,6 +4,7 @@
 use aws_lc_rs::hmac;
 use hickory_proto::op::Message;
 use hickory_proto::rr::Name;
+use hickory_proto::rr::RData;
 use hickory_proto::rr::rdata::tsig::TSIG;
 use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
 use hickory_proto::rr::rdata::tsig::make_tsig_record;
@@ -84,10 +85,9 @@ impl Key {
     /// Checks the answer to a message that was signed (RFC 8945 §5.3).
     pub(crate) fn verify(&self, answer: &[u8], question: &Signature, now: u64) -> Result<(), String> {
         let message = Message::from_vec(answer).map_err(|error| error.to_string())?;
-        let Some(record) = message.signature() else {
+        let Some((name, tsig)) = signature_of(&message) else {
             return Err("the answer is not signed".to_owned());
         };
-        let tsig = &record.data;
         if let Some(error) = &tsig.error {
             return Err(format!(
                 "the server refuses the signature: {error:?} (key {}, {})",
@@ -95,7 +95,7 @@ impl Key {
                 self.algorithm.to_name()
             ));
         }
-        if record.name != self.name || tsig.algorithm != self.algorithm {
+        if *name != self.name || tsig.algorithm != self.algorithm {
             return Err("the answer is signed by another key".to_owned());
         }
         let garbled = || "the answer is garbled".to_owned();
@@ -129,6 +129,18 @@ impl Key {
             .ok()?;
         signed.extend(variables);
         Some(signed)
+    }
+}
+
+/// The last record, if it is a signature. hickory tells it from the others only if it is built with DNSSEC.
+fn signature_of(message: &Message) -> Option<(&Name, &TSIG)> {
+    match (&message.signature, message.additionals.last()) {
+        (Some(record), _) => Some((&record.name, &record.data)),
+        (None, Some(record)) => match &record.data {
+            RData::TSIG(tsig) => Some((&record.name, tsig)),
+            _ => None,
+        },
+        (None, None) => None,
     }
 }
 

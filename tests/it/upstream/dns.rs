@@ -470,10 +470,8 @@ async fn acme_dns_registers_once_says_which_cname_is_wanted_and_then_updates() {
         (sent[0].0.as_str(), &sent[0].2),
         ("/update", &json!({ "subdomain": "sub-1", "txt": wanted.value }))
     );
-    assert_eq!(
-        (&sent[0].1["x-api-user"], &sent[0].1["x-api-key"]),
-        (&"user-1", &"password-1")
-    );
+    assert_eq!(sent[0].1["x-api-user"], "user-1");
+    assert_eq!(sent[0].1["x-api-key"], "password-1");
 }
 
 #[tokio::test]
