@@ -44,6 +44,8 @@ impl Knot {
         zones: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
         let place = directory.display();
+        // It takes no updates without its journal.
+        std::fs::create_dir_all(directory.join("db"))?;
         let mut settings = format!(
             "server:\n    listen: {}@{}\n    rundir: {place}\n\
              control:\n    listen: {place}/knot.sock\n\

@@ -42,14 +42,16 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
         .unwrap_or_else(|| "External".to_owned());
     let ttl = variables.ttl(120, 1);
     variables.roots = variables.text("CA_CERTIFICATE").map(Into::into);
-    if let Ok(false) = variables.flag("SSL_VERIFY", true) {
-        variables.wrong(
+    let verified = match variables.flag("SSL_VERIFY", true) {
+        Ok(false) => Err(variables.wrong(
             "SSL_VERIFY",
             "can not be \"false\": the password would go to anybody; write INFOBLOX_CA_CERTIFICATE, the full path of a \
              PEM file with the appliance's certificate",
-        );
-    }
+        )),
+        outcome => outcome,
+    };
     let base = format!("https://{}:{}/wapi/v{version}", host?, port?);
+    verified?;
     Ok(Arc::new(Infoblox {
         base: variables.url("HOST", &base, &["https"])?,
         username: username?,

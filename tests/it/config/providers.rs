@@ -119,12 +119,12 @@ fn what_can_not_be_honoured_is_an_error_and_what_is_unknown_a_warning() {
         (
             "infoblox",
             json!({"INFOBLOX_HOST": "h", "INFOBLOX_USERNAME": "u", "INFOBLOX_PASSWORD": "p", "INFOBLOX_SSL_VERIFY": "false"}),
-            "INFOBLOX_SSL_VERIFY can not be \"false\"",
+            "INFOBLOX_SSL_VERIFY: can not be \"false\"",
         ),
         (
             "route53",
             json!({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ASSUME_ROLE_ARN": "arn"}),
-            "AWS_ASSUME_ROLE_ARN is not available in this version",
+            "AWS_ASSUME_ROLE_ARN: is not available in this version",
         ),
         (
             "httpreq",
