@@ -184,7 +184,6 @@ fn f13_a_wildcard_and_its_base_name_are_proved_to_the_ca_by_signed_updates_of_a_
     );
     let own = knot.texts(&format!("_acme-challenge.{NAME}")).unwrap();
     assert!(own.is_empty(), "{own:?}");
-    assert!(environment.dns01_calls("wild.example.com").is_empty());
 }
 
 #[test]

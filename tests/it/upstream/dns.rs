@@ -25,6 +25,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::harness::process::free_address;
+use crate::harness::zone::Zone;
 use crate::upstream::knot::ALGORITHMS;
 use crate::upstream::knot::Knot;
 use crate::upstream::knot::SECRET;
@@ -272,9 +273,9 @@ async fn a_record_counts_once_every_authoritative_server_that_answers_has_it() {
 #[tokio::test]
 async fn records_that_stay_invisible_are_taken_back() {
     let organisation = Organisation::start();
+    let elsewhere = Zone::start().await;
     let solver = Solver::new(Dns01 {
-        // Nobody answers there.
-        servers: vec!["127.0.0.1:9".parse().unwrap()],
+        servers: vec![elsewhere.address],
         propagation_timeout: Duration::ZERO,
         ..organisation.settings("hmac-sha256", "hmac-sha256", SECRET)
     });
@@ -295,6 +296,8 @@ type Sent = Vec<(String, HeaderMap, Value)>;
 struct Web {
     url: String,
     sent: Arc<Mutex<Sent>>,
+    /// What is asked whether the records have arrived.
+    zone: Zone,
 }
 
 type Answers = BTreeMap<&'static str, (u16, Value)>;
@@ -308,7 +311,11 @@ impl Web {
             .fallback(any(answer))
             .with_state((Arc::new(answers), sent.clone()));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, sent }
+        Self {
+            url,
+            sent,
+            zone: Zone::start().await,
+        }
     }
 
     fn sent(&self) -> Sent {
@@ -317,7 +324,7 @@ impl Web {
 
     fn solver(&self, provider: &str, variables: &[(&str, &str)]) -> Solver {
         Solver::new(Dns01 {
-            servers: vec!["127.0.0.1:9".parse().unwrap()],
+            servers: vec![self.zone.address],
             ..settings(provider, variables)
         })
         .unwrap()
@@ -472,6 +479,18 @@ async fn acme_dns_registers_once_says_which_cname_is_wanted_and_then_updates() {
     );
     assert_eq!(sent[0].1["x-api-user"], "user-1");
     assert_eq!(sent[0].1["x-api-key"], "password-1");
+
+    // Another name's CNAME leads to an account that is there: it is no new one.
+    web.zone
+        .set_alias("_acme-challenge.alias.example.com", "sub-2.acme-dns.example");
+    let alias = record("alias.example.com", "token");
+    web.zone.set_txt("sub-2.acme-dns.example", &[&alias.value]);
+    visible(&after_a_restart, "order", std::slice::from_ref(&alias)).await;
+    let sent = web.sent();
+    assert_eq!(
+        (sent.len(), &sent[0].2),
+        (1, &json!({ "subdomain": "sub-2", "txt": alias.value }))
+    );
 }
 
 #[tokio::test]
