@@ -95,7 +95,8 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
     let zone = plain(variables, "ZONE_NAME");
     let private = variables.flag("PRIVATE_ZONE", false);
     let ttl = variables.ttl(60, 1);
-    (filter?, method?);
+    filter?;
+    method?;
     let (_, login, management) = place?;
     Ok(Arc::new(AzureDns {
         login: (*login).to_owned(),
@@ -359,17 +360,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_values_of_others_stay_and_the_last_takes_the_set_with_it() {
-        let (api, provider) = self::api(&["theirs", "ours"], 200).await;
+        let (both, provider) = api(&["theirs", "ours"], 200).await;
         withdraw(&provider).await.unwrap();
-        let changed = api.asked().pop().unwrap();
+        let changed = both.asked().pop().unwrap();
         assert_eq!(changed.header("if-match"), "tag-1");
         assert_eq!(
             changed.json(),
             json!({ "properties": { "TTL": 77, "TXTRecords": [{ "value": ["theirs"] }] } })
         );
-        let (api, provider) = self::api(&["ours"], 200).await;
+        let (alone, provider) = api(&["ours"], 200).await;
         withdraw(&provider).await.unwrap();
-        let deleted = api.asked().pop().unwrap();
+        let deleted = alone.asked().pop().unwrap();
         assert!(deleted.line.starts_with("DELETE ") && deleted.body.is_empty());
         assert_eq!(deleted.header("if-match"), "tag-1");
     }
