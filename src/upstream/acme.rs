@@ -10,9 +10,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use instant_acme::Account;
 use instant_acme::AuthorizationStatus;
 use instant_acme::ChallengeStatus;
@@ -286,7 +283,10 @@ impl Ca {
                     .map(|challenge| type_name(&challenge.r#type));
                 return Err(unsolvable(identifier, &offered.collect::<Vec<_>>().join(", ")));
             };
-            records.push(Record::new(dns_name, dns_value(&challenge.token, thumbprint)));
+            let Some(record) = Record::new(dns_name, &challenge.token, thumbprint) else {
+                return Err(Fault::Nonsense("a challenge whose token is no base64url".to_owned()).into());
+            };
+            records.push(record);
             if challenge.status == ChallengeStatus::Pending {
                 unanswered.push(index);
             }
@@ -408,12 +408,6 @@ async fn answer(order: &mut Order, index: usize) -> Result<(), AcmeError> {
         Some(mut challenge) => challenge.set_ready().await,
         None => Ok(()),
     }
-}
-
-/// RFC 8555 §8.4: the digest of the key authorization.
-fn dns_value(token: &str, thumbprint: &str) -> String {
-    let key_authorization = format!("{token}.{thumbprint}");
-    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, key_authorization.as_bytes()))
 }
 
 fn unsolvable(identifier: &Identifier, offered: &str) -> Error {

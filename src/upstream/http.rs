@@ -366,7 +366,7 @@ fn document(body: &[u8]) -> Option<instant_acme::Problem> {
 }
 
 /// Every certificate of a PEM file.
-fn roots_in(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
+pub(crate) fn roots_in(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
     let unusable = |why: String| SetupError::Roots {
         path: path.to_owned(),
         why,
@@ -380,7 +380,7 @@ fn roots_in(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
 }
 
 /// An error with its causes: reqwest's own words do not say that a certificate was refused, its cause does.
-fn chain(error: &dyn StdError) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -9,8 +9,6 @@ pub mod dns;
 pub mod fault;
 pub mod http;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +18,7 @@ use crate::acme::certificate::Der;
 use crate::acme::order::ValidatedOrder;
 use crate::acme::problem::Problem;
 use crate::acme::revocation::RevocationReason;
+use crate::upstream::dns::Dns01;
 
 /// How the CA is reached, and who we are there.
 #[derive(Debug, Clone)]
@@ -43,21 +42,6 @@ pub struct Eab {
     pub kid: Secret,
     /// The MAC key, decoded.
     pub hmac_key: Secret<Vec<u8>>,
-}
-
-/// How dns-01 challenges of the CA are solved: an external program by the contract of lego's `exec` provider.
-#[derive(Debug, Clone)]
-pub struct Dns01 {
-    /// The program (`EXEC_PATH`). Called as `PROGRAM present|cleanup FQDN VALUE`.
-    pub program: PathBuf,
-    /// Environment variables for the program.
-    pub environment: BTreeMap<String, Secret>,
-    /// DNS servers to ask whether the record is visible; empty: the system's.
-    pub servers: Vec<SocketAddr>,
-    /// How long a record may take to become visible (`EXEC_PROPAGATION_TIMEOUT`, seconds).
-    pub propagation_timeout: Duration,
-    /// How often to look (`EXEC_POLLING_INTERVAL`, seconds).
-    pub polling_interval: Duration,
 }
 
 /// A value that never prints.

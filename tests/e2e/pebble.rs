@@ -1,5 +1,6 @@
 //! Pebble, the CA: it wants EAB, is strict, refuses one good nonce in twenty, and looks for its challenges in the DNS.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -49,9 +50,9 @@ pub(crate) enum CertificateStatus {
 }
 
 impl Pebble {
-    /// Starts it with its DNS, and waits until it answers. A new order gets an authorization that is valid already, if
+    /// Starts it with its DNS, which it asks unless there is another, and waits until it answers. A new order gets an authorization that is valid already, if
     /// there is one, with a likelihood of `reuse` percent.
-    pub(crate) fn start(directory: &Path, runtime: &Runtime, reuse: u8) -> Self {
+    pub(crate) fn start(directory: &Path, runtime: &Runtime, reuse: u8, zone: Option<SocketAddr>) -> Self {
         let tls_root = directory.join("pebble-tls-root.pem");
         make_certificate(directory, &tls_root);
         let dns = Dns::start(runtime);
@@ -69,7 +70,7 @@ impl Pebble {
         std::fs::write(&config, settings.to_string()).unwrap();
         let mut command = program("pebble");
         command.arg("-strict").arg("-config").arg(&config);
-        command.args(["-dnsserver", &dns.address().to_string()]);
+        command.args(["-dnsserver", &zone.unwrap_or(dns.address()).to_string()]);
         command
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_AUTHZREUSE", reuse.to_string());

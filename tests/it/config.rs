@@ -1,6 +1,7 @@
 //! `ca.json` from the outside: the Go program's files start, and every fault is named with its key, value and fix.
 
 mod faults;
+mod providers;
 mod secrets;
 
 use std::fs;

@@ -1,7 +1,10 @@
-//! The CA's side: real Pebble, and a double that lies. Needs Debian's packages `pebble` and `curl`.
+//! The CA's side: real Pebble, and a double that lies. Needs Debian's packages `pebble`, `knot` and `curl`.
 
+mod dns;
 mod double;
 mod hostile;
+#[path = "../../examples/loopback/knot.rs"]
+mod knot;
 mod pebble;
 
 use std::path::PathBuf;
