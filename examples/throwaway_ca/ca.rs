@@ -89,6 +89,10 @@ pub(crate) struct Options {
     pub(crate) alternates: usize,
     /// What stands behind the directory's path, `?` included; as at DigiCert.
     pub(crate) directory_query: &'static str,
+    /// Whether its own TLS certificate has expired.
+    pub(crate) tls_expired: bool,
+    /// What goes wrong from the start; [`Running::will`] adds to it.
+    pub(crate) script: Vec<(Step, Times, Twist)>,
     /// What goes wrong below the protocol, and when.
     pub(crate) trouble: Arc<dyn Trouble>,
 }
@@ -114,6 +118,8 @@ impl Default for Options {
             intermediates: 1,
             alternates: 0,
             directory_query: "",
+            tls_expired: false,
+            script: Vec::new(),
             trouble: Arc::new(NoTrouble),
         }
     }
@@ -197,14 +203,9 @@ impl Running {
         self.ca.memory.take_accounts_as(AccountStatus::Deactivated);
     }
 
-    /// Takes all accounts as valid that there are and have not been forgotten.
+    /// Takes all accounts as valid again.
     pub(crate) fn reactivates_accounts(&self) {
         self.ca.memory.take_accounts_as(AccountStatus::Valid);
-    }
-
-    /// Knows none of the accounts any more that there are.
-    pub(crate) fn forgets_accounts(&self) {
-        self.ca.memory.take_accounts_as(AccountStatus::Forgotten);
     }
 
     /// Moves the directory's resources to other URLs; nothing is left at the old ones.
@@ -231,19 +232,23 @@ pub(crate) async fn start(options: Options) -> anyhow::Result<Running> {
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("the CA cannot listen on {}", options.listen))?;
-    let acceptor = TlsAcceptor::from(Arc::new(pki.server_config()?));
+    let acceptor = TlsAcceptor::from(Arc::new(pki.server_config(options.tls_expired)?));
     let base = format!("https://{}", listener.local_addr()?);
     let mac_key = jws::decode(options.eab.hmac_key.trim_end_matches('='))
         .ok()
         .context("the EAB key is not base64url")?;
     let eab = options.eab.clone();
+    let script = Script::default();
+    for (at, times, what) in &options.script {
+        script.add(*at, *times, what.clone());
+    }
     let ca = Arc::new(Ca {
         base,
         mac_key,
         options,
         pki,
         memory: Memory::default(),
-        script: Script::default(),
+        script,
         window: Mutex::default(),
         moves: AtomicUsize::default(),
     });

@@ -114,11 +114,14 @@ impl Pki {
     }
 
     /// TLS for the CA's own listener: a certificate for the loopback names, under its own root.
-    pub(crate) fn server_config(&self) -> anyhow::Result<rustls::ServerConfig> {
+    pub(crate) fn server_config(&self, expired: bool) -> anyhow::Result<rustls::ServerConfig> {
         let key = KeyPair::generate()?;
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let mut params = CertificateParams::new(names)?;
         dated(&mut params, 90);
+        if expired {
+            params.not_after = params.not_before + Duration::from_secs(60);
+        }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(&key, &self.intermediate)?;

@@ -163,14 +163,18 @@ impl Ca {
         let account = id
             .and_then(|id| id.parse().ok())
             .and_then(|id| self.memory.account(id));
-        match account.map(|account| (self.memory.status(account.id), account)) {
-            Some((AccountStatus::Valid, account)) => Ok(account),
-            Some((AccountStatus::Deactivated, _)) => Err(deactivated()),
-            Some((AccountStatus::Forgotten, _)) | None => Err(Problem::new(
-                400,
-                "accountDoesNotExist",
-                "no account has this kid",
-            )),
+        let account =
+            account.ok_or_else(|| Problem::new(400, "accountDoesNotExist", "no account has this kid"))?;
+        self.stands(account.id)?;
+        Ok(account)
+    }
+
+    fn stands(&self, account: usize) -> Result<(), Problem> {
+        match self.memory.status(account) {
+            AccountStatus::Valid => Ok(()),
+            AccountStatus::Deactivated => {
+                Err(Problem::new(401, "unauthorized", "the account is deactivated"))
+            }
         }
     }
 
@@ -187,10 +191,8 @@ impl Ca {
             return Err(Problem::malformed("sign with the account's jwk"));
         };
         if let Some(id) = self.memory.account_of(&key) {
-            return match self.memory.status(id) {
-                AccountStatus::Deactivated => Err(deactivated()),
-                AccountStatus::Valid | AccountStatus::Forgotten => Ok(self.account_reply(StatusCode::OK, id)),
-            };
+            self.stands(id)?;
+            return Ok(self.account_reply(StatusCode::OK, id));
         }
         if wanted.only_return_existing {
             return Err(Problem::new(
@@ -228,10 +230,6 @@ impl Ca {
         add(response.headers_mut(), LOCATION, &location);
         response
     }
-}
-
-fn deactivated() -> Problem {
-    Problem::new(401, "unauthorized", "the account is deactivated")
 }
 
 pub(crate) fn add(headers: &mut HeaderMap, name: HeaderName, value: &str) {

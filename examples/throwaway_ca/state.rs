@@ -29,8 +29,6 @@ pub(crate) struct Account {
 pub(crate) enum AccountStatus {
     Valid,
     Deactivated,
-    /// As if it had never been.
-    Forgotten,
 }
 
 /// RFC 8555 §9.7.7 and RFC 8738.
@@ -192,20 +190,12 @@ impl Memory {
     /// How the account is taken.
     pub(crate) fn status(&self, id: usize) -> AccountStatus {
         let accounts = lock(&self.accounts);
-        accounts
-            .status
-            .get(id)
-            .copied()
-            .unwrap_or(AccountStatus::Forgotten)
+        accounts.status.get(id).copied().unwrap_or(AccountStatus::Valid)
     }
 
     /// Changes how all accounts are taken that there are.
     pub(crate) fn take_accounts_as(&self, status: AccountStatus) {
-        let mut accounts = lock(&self.accounts);
-        accounts.status.fill(status);
-        if status == AccountStatus::Forgotten {
-            accounts.by_thumbprint.clear();
-        }
+        lock(&self.accounts).status.fill(status);
     }
 
     /// Registers the key. A binding that works only once is refused if it has been used.

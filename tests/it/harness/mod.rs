@@ -4,6 +4,7 @@
 pub(crate) mod answer;
 pub(crate) mod client;
 pub(crate) mod csr;
+pub(crate) mod documented;
 pub(crate) mod key;
 pub(crate) mod process;
 pub(crate) mod server;
@@ -22,6 +23,8 @@ pub(crate) mod zone;
 pub(crate) mod ca;
 #[path = "../../../examples/demo/check.rs"]
 pub(crate) mod check;
+#[path = "../../../examples/loopback/connect.rs"]
+pub(crate) mod connect;
 #[path = "../../../examples/loopback/dns.rs"]
 pub(crate) mod dns;
 #[path = "../../../examples/loopback/http01.rs"]
