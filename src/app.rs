@@ -16,13 +16,14 @@ use tokio::task::JoinSet;
 use crate::acme::certificate::{self, Der};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::jose::jwk::Jwk;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
-use crate::ra::{OwnKey, RegistrationAuthority};
+use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, OwnCertificate, Server};
 use crate::store::sled::SledStore;
-use crate::store::{Store, Versioned};
+use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
 use crate::upstream::account::{self, Vault};
 use crate::upstream::acme::Ca;
@@ -87,14 +88,18 @@ impl App {
             };
             slot.install_pem(&read(certificate)?, &read(key)?)?;
         }
-        let vault = Arc::new(StoredAccount {
+        let vault: Arc<dyn Vault> = Arc::new(StoredAccount {
             name: account::vault_name(&config.upstream),
             store: Arc::clone(&store),
+        });
+        let own_keys = Box::new(KeysOfDaemon {
+            slot: Arc::clone(&slot),
+            vaults: vec![Arc::clone(&vault)],
         });
         let issuer = Arc::new(Ca::new(config.upstream, vault)?);
         let validator = Validator::new(config.validate)?;
         let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone())
-            .with_own_key(own_key(Arc::clone(&slot)));
+            .with_own_keys(own_keys);
         for provisioner in ra.provisioners_without_key().await? {
             tracing::warn!(
                 provisioner,
@@ -178,12 +183,27 @@ impl App {
     }
 }
 
-/// Knows the key of the certificate that is served at the moment.
-fn own_key(slot: Arc<CertificateSlot>) -> OwnKey {
-    Box::new(move |key| {
-        let served = slot.leaf().map(Der::new);
-        served.and_then(|leaf| certificate::key_of(&leaf)).as_ref() == Some(key)
-    })
+/// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs.
+struct KeysOfDaemon {
+    slot: Arc<CertificateSlot>,
+    vaults: Vec<Arc<dyn Vault>>,
+}
+
+#[async_trait]
+impl OwnKeys for KeysOfDaemon {
+    async fn contain(&self, key: &Jwk) -> Result<bool, StoreError> {
+        let served = self.slot.leaf().map(Der::new);
+        if served.and_then(|leaf| certificate::key_of(&leaf)).as_ref() == Some(key) {
+            return Ok(true);
+        }
+        for vault in &self.vaults {
+            let kept = account::public_key(&**vault).await.map_err(StoreError::Failed)?;
+            if kept.and_then(|jwk| serde_json::from_value(jwk).ok()).as_ref() == Some(key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<Listener> {

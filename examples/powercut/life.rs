@@ -247,8 +247,7 @@ impl Life {
 
 async fn worker(life: Arc<Life>, kind: WorkKind) -> Result<std::process::ExitCode> {
     loop {
-        let until = life.now + DAY;
-        let leases = life.store.lease(kind, life.now, until, 64, 64).await?;
+        let leases = life.store.lease(kind, life.now, DAY, 64, 64).await?;
         if leases.is_empty() {
             life.store.job_added().await;
         }

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::absolute;
 use crate::config::external_account;
 use crate::config::names::name_rules;
 use crate::config::reader::Reported;
@@ -15,6 +16,7 @@ use crate::config::value::GoDuration;
 use crate::policy::ENABLED_BY_DEFAULT;
 use crate::policy::Provisioner;
 use crate::policy::Settings;
+use crate::policy::blocked_keys::BlockedKeys;
 use crate::policy::limits::Limits;
 
 /// How long orders may stay `processing` unless the file says otherwise; also how long they live before.
@@ -22,7 +24,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 const RAW_CSR: &str = "the CA gets the client's CSR as it is";
 
-/// The settings, with the default deadline and limits; `mode` is that of the file that is read.
+/// The settings, with the default deadline, limits and blocked keys; `mode` is that of the file that is read.
 pub(crate) fn read(authority: &Section<'_>, mode: u32) -> Result<Settings, Reported> {
     let kind = kind(authority);
     let admin = authority.flag("enableAdmin").and_then(|enabled| match enabled {
@@ -52,6 +54,7 @@ pub(crate) fn read(authority: &Section<'_>, mode: u32) -> Result<Settings, Repor
         issuance_deadline: DAY,
         order_lifetime: DAY,
         limits: Limits::default(),
+        blocked_keys: BlockedKeys::default(),
     })
 }
 
@@ -188,6 +191,21 @@ fn options(options: &Section<'_>) -> Result<(), Reported> {
         }
         Ok(())
     })
+}
+
+/// `authority.config.blocked_keys`: the list of badkeys, read whole.
+pub(crate) fn blocked_keys(config: &Section<'_>) -> Result<BlockedKeys, Reported> {
+    const FIX: &str =
+        "write the full path of a blocklist.dat that this user may read (badkeys --update-bl fetches it)";
+    let Some(text) = config.text("blocked_keys")? else {
+        return Ok(BlockedKeys::default());
+    };
+    let bytes = match std::fs::read(absolute(&text)?) {
+        Ok(bytes) => bytes,
+        Err(error) => return Err(text.wrong(format_args!("can not be read: {error}; {FIX}"))),
+    };
+    BlockedKeys::with_blocklist(&bytes)
+        .map_err(|invalid| text.wrong(format_args!("is no list of badkeys: it {invalid}; {FIX}")))
 }
 
 /// `authority.config.issuance`: the deadline.

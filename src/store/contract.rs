@@ -50,6 +50,7 @@ macro_rules! contract {
             records::an_acknowledged_write_is_visible_to_every_reader
             records::the_line_is_ordered_by_finalization
             records::orders_are_listed_by_account
+            records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole
             records::issued_names_are_known_to_their_account
             records::issuers_are_stored_once
@@ -64,7 +65,8 @@ macro_rules! contract {
             jobs::a_job_is_leased_by_one_holder_the_longest_due_first
             jobs::f20_leases_are_shared_out_between_owners
             jobs::f20_a_late_owner_does_not_wait_for_an_early_ones_jobs
-            jobs::a_lease_runs_out_unless_it_is_renewed
+            jobs::f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it
+            jobs::a_checkpoint_keeps_the_lease
             jobs::a_lost_lease_settles_nothing
             jobs::a_refused_settlement_writes_nothing_and_keeps_the_lease
             jobs::a_job_goes_back_into_the_queue_with_its_faults
@@ -185,10 +187,7 @@ pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<W
 }
 
 pub(crate) async fn lease(store: &Arc<dyn Store>, kind: WorkKind, now: u64) -> Vec<Lease> {
-    store
-        .lease(kind, at(now), at(now + 100), 1000, 1000)
-        .await
-        .unwrap()
+    store.lease(kind, at(now), LIFETIME, 1000, 1000).await.unwrap()
 }
 
 pub(crate) fn done(order: Option<Versioned<Order>>) -> Settlement {
@@ -210,10 +209,16 @@ pub(crate) async fn all<T: Send + 'static>(
     tasks.into_iter().collect::<JoinSet<T>>().join_all().await
 }
 
-/// A stored order with a leased issue job: held until 101.
+/// A stored order with a leased issue job.
 pub(crate) async fn leased(store: &Arc<dyn Store>) -> (Versioned<Order>, Lease) {
+    leased_for(store, LIFETIME).await
+}
+
+/// The same with a lease that runs out.
+pub(crate) async fn leased_for(store: &Arc<dyn Store>, span: Duration) -> (Versioned<Order>, Lease) {
     let order = finalized(names(&["a.example.com"]), at(0));
     create(store, &order, Some(Work::Issue(order.id()))).await;
-    let lease = lease(store, WorkKind::Issue, 1).await.remove(0);
+    let leases = store.lease(WorkKind::Issue, at(1), span, 1000, 1000).await;
+    let lease = leases.unwrap().remove(0);
     (store.order(order.id()).await.unwrap().unwrap(), lease)
 }

@@ -2,6 +2,9 @@
 //!
 //! The CA's order is opened once, and its URL is stored before anything else is done with it. From then on every step
 //! starts from what the CA says about that order, so a step that was lost in a crash is repeated without harm.
+//!
+//! That nothing is bought twice does not rest on the lease, which a machine that was asleep may have lost unawares: of two
+//! steps on one order one stores its URL, and only a stored URL is ever sent the CSR.
 
 use std::time::Duration;
 

@@ -164,8 +164,7 @@ impl Worker {
             return Vec::new();
         }
         let now = self.context.clock.now();
-        let until = crate::acme::order::after(now, LEASE);
-        match self.context.store.lease(kind, now, until, limit, share).await {
+        match self.context.store.lease(kind, now, LEASE, limit, share).await {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::error!(job.kind = kind.name(), %error, "no job can be leased");

@@ -20,4 +20,5 @@ mod rfc8555;
 mod rfc8737;
 mod rfc8738;
 mod start;
+mod tampered_store;
 mod upstream;

@@ -93,6 +93,10 @@ const BAD_VALUES: &str = r#"
 /authority/config/limits/pending_orders_per_account | "300" | pending_orders_per_account: is a string; write a whole number
 /authority/config/limits/names_per_order | 101 | names_per_order: 101 is more than the public CAs take
 /authority/config/cors | "*" | cors: is a string; write true or false
+/authority/config/blocked_keys | true | blocked_keys: is true; write a string
+/authority/config/blocked_keys | "/nowhere.dat" | blocked_keys: "/nowhere.dat" can not be read: No such file or directory (os error 2); write the full path of a blocklist.dat
+/authority/config/blocked_keys | "/dev/null" | blocked_keys: "/dev/null" is no list of badkeys: it is empty; write
+/authority/config/blocked_keys | "/proc/version" | blocked_keys: "/proc/version" is no list of badkeys: it is not
 /authority/config/issuance/deadline | "-1h" | deadline: "-1h" is negative; write
 /authority/config/issuance/deadline | "99999999h" | deadline: "99999999h" is longer than 292 years
 /authority/config/issuance/deadline | "1d" | deadline: "1d" is no duration; write
