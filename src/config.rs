@@ -243,18 +243,20 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         let policy = policy::read(authority, mode);
         let of_config = authority.section("config", |config| {
             let upstream = upstream::read(config, mode);
+            let wishes = upstream::wishes(config);
             let validate = config.section("validation", |section| validate::read(section, overrides));
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
             let limits = config.section("limits", limits::read);
             let cors = config.flag("cors");
-            Ok((upstream?, validate?, deadline?, metrics?, limits?, cors?))
+            Ok((upstream?, validate?, deadline?, metrics?, limits?, cors?, wishes?))
         });
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstream, mut validate, deadline, metrics, limits, cors)) = authority?;
+    let (mut policy, (upstream, mut validate, deadline, metrics, limits, cors, wishes)) = authority?;
+    policy.wishes = wishes;
     policy.issuance_deadline = deadline;
     (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);

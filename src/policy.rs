@@ -5,6 +5,7 @@
 
 pub mod limits;
 pub mod names;
+pub mod wishes;
 
 pub use crate::acme::external_account::{KeyId, MacKey};
 
@@ -20,6 +21,7 @@ use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
 use crate::policy::limits::Limits;
 use crate::policy::names::NameRules;
+use crate::policy::wishes::WishRules;
 
 /// The challenges of a provisioner whose configuration names none.
 pub const ENABLED_BY_DEFAULT: [ChallengeType; 3] = ChallengeType::ALL;
@@ -40,6 +42,8 @@ pub struct Settings {
     pub order_lifetime: Duration,
     /// How much may be asked for.
     pub limits: Limits,
+    /// What may be asked for beyond names.
+    pub wishes: WishRules,
 }
 
 /// One ACME directory, with its own rules.
@@ -137,6 +141,11 @@ impl Policy {
     /// How much may be asked for.
     pub fn limits(&self) -> Limits {
         self.settings.limits
+    }
+
+    /// What may be asked for beyond names.
+    pub fn wishes(&self) -> &WishRules {
+        &self.settings.wishes
     }
 
     /// The identifiers of a new order, each once, with the challenges to offer (RFC 8555 §7.4). `own` are the rules of

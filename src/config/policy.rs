@@ -16,6 +16,7 @@ use crate::policy::ENABLED_BY_DEFAULT;
 use crate::policy::Provisioner;
 use crate::policy::Settings;
 use crate::policy::limits::Limits;
+use crate::policy::wishes::WishRules;
 
 /// How long orders may stay `processing` unless the file says otherwise; also how long they live before.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -52,6 +53,7 @@ pub(crate) fn read(authority: &Section<'_>, mode: u32) -> Result<Settings, Repor
         issuance_deadline: DAY,
         order_lifetime: DAY,
         limits: Limits::default(),
+        wishes: WishRules::default(),
     })
 }
 

@@ -107,6 +107,7 @@ mod tests {
             names: NameRules::default(),
             issuance_deadline: Duration::ZERO,
             order_lifetime: Duration::ZERO,
+            wishes: crate::policy::wishes::WishRules::default(),
             limits: crate::policy::limits::Limits::default(),
         });
         let store = Arc::new(store.unwrap());

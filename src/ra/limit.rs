@@ -176,7 +176,7 @@ impl RateLimits {
         })
     }
 
-    /// Decides on an order that is about to be stored, and counts it unless it renews a certificate.
+    /// Decides on an order that is about to be stored, and counts it unless it renews or replaces a certificate.
     pub(crate) async fn new_order(
         &self,
         store: &dyn Store,
@@ -187,7 +187,7 @@ impl RateLimits {
             self.check_failures(store, order.account(), name, now).await?;
         }
         self.check_pending(store, order.account(), now).await?;
-        if !store.has_issued(order).await? {
+        if order.wishes().replaces.is_none() && !store.has_issued(order).await? {
             self.orders.take(&order.account(), now).map_err(|wait| {
                 let limit = self.limits.orders_per_account_per_hour;
                 let what = format!("the account has opened {limit} orders for new names within an hour");

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::acme::account::AccountStatus;
 use crate::acme::certificate::IssuedChain;
 use crate::acme::id::AccountId;
@@ -12,7 +14,7 @@ use crate::acme::job::Work;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
 use crate::acme::problem::{Problem, ProblemType};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::upstream::{self, Progress};
+use crate::upstream::{self, Chains, Progress};
 use crate::worker::{Context, again, again_after_fault, ca_fault, done};
 
 /// How long an order waits before it looks again whether it is first in line for its names.
@@ -98,9 +100,9 @@ async fn advance(
             context.ca.worked();
             Ok(again(context, retry_after, 0))
         }
-        Ok(Progress::Issued(pem)) => {
+        Ok(Progress::Issued(chains)) => {
             context.ca.worked();
-            Ok(collected(context, order, &validated, &pem))
+            Ok(collected(context, order, &validated, &chains))
         }
         Err(error) => Ok(refused(context, lease, order, &error)),
     }
@@ -111,10 +113,11 @@ fn collected(
     context: &Context,
     order: Versioned<Order>,
     validated: &ValidatedOrder,
-    pem: &str,
+    chains: &Chains,
 ) -> Settlement {
     let now = context.clock.now();
-    let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
+    let pem = &chains.first;
+    let mut chain = match IssuedChain::verify(pem, validated.ordered(), now) {
         Ok(chain) => chain,
         Err(mismatch) => {
             context.metrics.certificate_mismatch.inc();
@@ -127,6 +130,11 @@ fn collected(
             return failed(context, order, problem);
         }
     };
+    for other in &chains.others {
+        if let Err(mismatch) = chain.add_alternate(other, validated.ordered(), now) {
+            tracing::warn!(order.id = %order.value.id(), %mismatch, "another chain of the CA's is done without");
+        }
+    }
     if order.value.status(now) != OrderStatus::Processing {
         tracing::warn!(
             audit = true, order.id = %order.value.id(), certificate.sha256 = %chain.certificate.leaf().fingerprint(),
@@ -136,6 +144,17 @@ fn collected(
         return failed(context, order, problem);
     }
     let certificate = &chain.certificate;
+    let asked = validated.wishes();
+    let differs = |asked: Option<Timestamp>, got: Timestamp| {
+        asked.is_some_and(|asked| asked.as_second() != got.as_second())
+    };
+    if differs(asked.not_before, certificate.not_before()) || differs(asked.not_after, certificate.not_after()) {
+        tracing::warn!(
+            order.id = %order.value.id(), certificate.not_before = %certificate.not_before(),
+            certificate.not_after = %certificate.not_after(),
+            "the CA has not taken the validity that the client asked for; the order says what it is"
+        );
+    }
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
     let waited = order
         .value

@@ -5,6 +5,7 @@
 
 mod issuance;
 mod own_certificate;
+mod renewal;
 mod revocation;
 mod target;
 mod upkeep;
@@ -295,6 +296,11 @@ impl CaHealth {
     /// There is an account at the CA: orders may be worked on.
     pub(crate) fn set_ready(&self) {
         self.ready.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether all is well: what can wait is asked only then.
+    pub(crate) fn is_well(&self, now: Timestamp) -> bool {
+        self.places(2, 2, now) == 2
     }
 
     fn places(&self, free: usize, all: usize, now: Timestamp) -> usize {

@@ -8,9 +8,10 @@ use tokio::sync::watch;
 
 use crate::acme::job::WorkKind;
 use crate::metrics::raise_to;
+use crate::store::offers;
 use crate::upstream;
 use crate::worker::issuance::timed;
-use crate::worker::{Context, backoff, own_certificate};
+use crate::worker::{Context, backoff, own_certificate, renewal};
 
 /// How often deletable orders are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -54,6 +55,7 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
         tokio::join!(
             prepare(&context),
             probe(&context),
+            renewal::run(&context),
             own(&context),
             sweep(&context),
             census(&context)
@@ -98,8 +100,13 @@ async fn prepare(context: &Context) {
 async fn probe(context: &Context) {
     loop {
         let up = context.issuer.probe().await;
-        if let Err(error) = &up {
-            tracing::warn!(%error, "the CA's directory does not answer");
+        match &up {
+            Ok(offered) => {
+                if let Err(error) = offers::save(&*context.store, offered).await {
+                    tracing::error!(%error, "what the CA offers can not be stored");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the CA's directory does not answer"),
         }
         let gauge = context
             .metrics

@@ -326,5 +326,6 @@ fn policy() -> Policy {
         issuance_deadline: DEADLINE,
         order_lifetime: ORDER_LIFETIME,
         limits: Limits::default(),
+        wishes: policy::wishes::WishRules::default(),
     })
 }

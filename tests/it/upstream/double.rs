@@ -92,6 +92,8 @@ impl Double {
             email: None,
             eab: None,
             dns01: None,
+            lifetime: None,
+            profile: None,
         }
     }
 

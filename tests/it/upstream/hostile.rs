@@ -36,7 +36,7 @@ async fn a_fast_ca_is_asked_four_times_for_a_certificate() {
     let before = double.requests().len();
     let order = opened(&ca, order(&["www.example.com"])).await;
     let progress = ca.advance(&validated(&order)).await.unwrap();
-    assert_eq!(progress, Progress::Issued("a chain\n".to_owned()));
+    assert_eq!(progress, Progress::Issued("a chain\n".to_owned().into()));
     assert_eq!(
         double.requests()[before..],
         ["/new-order", "/order", "/finalize", "/certificate"]
