@@ -2,6 +2,7 @@
 
 mod double;
 mod hostile;
+mod offers;
 mod pebble;
 
 use std::path::PathBuf;
