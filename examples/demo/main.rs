@@ -2,6 +2,7 @@
 //!
 //! `SERVE=1` keeps acme-proxy running afterwards, and prints the certbot command to try against it.
 
+#[expect(dead_code, reason = "what goes wrong at the CA is for tests")]
 #[path = "../throwaway_ca/ca.rs"]
 mod ca;
 mod check;
