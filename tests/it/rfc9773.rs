@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::harness::answer::Answer;
-use crate::harness::client::{Client, GET, Issued};
+use crate::harness::ca::problem::Problem;
+use crate::harness::ca::script::{Step, Times, Twist};
+use crate::harness::ca::{self, Window};
+use crate::harness::client::{Client, GET, Issued, Order, PATIENCE};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
 use crate::harness::server::{Daemon, Plan};
@@ -42,6 +45,16 @@ async fn ask_for(client: &Client, names: &[&str], replaces: &str) -> Answer {
         .collect();
     let payload = json!({ "identifiers": identifiers, "replaces": replaces });
     client.post(&client.site.url("new-order"), payload).await
+}
+
+fn order_in(answer: &Answer) -> Order {
+    let object = answer.json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    Order {
+        url: answer.location(),
+        finalize: text(&object["finalize"]),
+        authorizations: object["authorizations"].as_array().unwrap().iter().map(text).collect(),
+    }
 }
 
 async fn give_up(client: &Client, order: &Answer) {
@@ -130,11 +143,7 @@ async fn n4_c415_a_replacement_is_the_same_accounts_shares_a_name_and_says_what_
     // The whole way, after a restart, and the object says it to the end.
     give_up(&client, &answer).await;
     let answer = ask_for(&client, &www, &id).await.expect(201);
-    let order = crate::harness::client::Order {
-        url: answer.location(),
-        finalize: answer.json()["finalize"].as_str().unwrap().to_owned(),
-        authorizations: vec![answer.json()["authorizations"][0].as_str().unwrap().to_owned()],
-    };
+    let order = order_in(&answer);
     client.prove(&daemon, &order).await;
     let request = csr::plain(&Key::new(), &www);
     client.finalize(&order, &request).await.expect(200);
@@ -193,4 +202,131 @@ async fn n4_h17_a_replacement_with_a_name_more_is_a_renewal_for_the_limits() {
     let names = ["www.example.com", "more.example.com"];
     client.ask_order(&names).await.problem(429, "rateLimited");
     ask_for(&client, &names, &id).await.expect(201);
+}
+
+/// A daemon whose CA says when to renew.
+async fn advised() -> (Daemon, Clock) {
+    let clock = Clock::by_hand(now());
+    let plan = Plan {
+        clock: clock.clone(),
+        ca: ca::Options {
+            renewal_info: true,
+            ..ca::Options::default()
+        },
+        ..Plan::default()
+    };
+    (Daemon::start_with(plan).await, clock)
+}
+
+fn suggested(hours: u64) -> Window {
+    let start = Timestamp::from_second(now().as_second()).unwrap() + Duration::from_secs(hours * 3600);
+    Window {
+        start,
+        end: start + Duration::from_secs(3600),
+        explanation: Some(format!("https://ca.example/{hours}")),
+    }
+}
+
+/// Waits until the certificate has the CA's window.
+async fn has(daemon: &Daemon, id: &str, wanted: &Window) {
+    let waiting = async {
+        loop {
+            let answer = renewal_info(daemon, id).await.expect(200);
+            if window(&answer) == (wanted.start, wanted.end) {
+                assert_eq!(answer.json()["explanationURL"].as_str(), wanted.explanation.as_deref());
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.expect("the CA's window is not served");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n5_the_cas_window_is_served_and_however_many_ask_the_ca_is_asked_once_in_its_own_time() {
+    let (mut daemon, clock) = advised().await;
+    let (first, second) = (suggested(5), suggested(500));
+    daemon.ca.suggests(first.clone());
+    let client = daemon.account().await;
+    let id = id_of(&client.issue(&daemon, &["www.example.com"]).await);
+    has(&daemon, &id, &first).await;
+    daemon.ca.suggests(second.clone());
+    for _ in 0..200 {
+        renewal_info(&daemon, &id).await.expect(200);
+    }
+    daemon = daemon.restart().await;
+    has(&daemon, &id, &first).await;
+    assert_eq!(daemon.ca.asked(Step::RenewalInfo), 1);
+    clock.advance(Duration::from_secs(6 * 3600));
+    has(&daemon, &id, &second).await;
+    assert_eq!(daemon.ca.asked(Step::RenewalInfo), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n5_a_ca_that_gives_no_good_window_leaves_the_last_one_or_ours() {
+    let (daemon, clock) = advised().await;
+    let turned = Twist::json(|body| {
+        let window = body["suggestedWindow"].clone();
+        body["suggestedWindow"] = json!({ "start": window["end"], "end": window["start"] });
+    });
+    daemon.ca.suggests(suggested(5));
+    daemon.ca.will(Step::RenewalInfo, Times::Next(1), turned);
+    let client = daemon.account().await;
+    let id = id_of(&client.issue(&daemon, &["www.example.com"]).await);
+    let ours = window(&renewal_info(&daemon, &id).await.expect(200));
+    let asked = async |times| {
+        let waiting = async {
+            while daemon.ca.asked(Step::RenewalInfo) < times {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("the CA is not asked");
+    };
+    asked(1).await;
+    assert_eq!(window(&renewal_info(&daemon, &id).await), ours);
+    clock.advance(Duration::from_secs(3600));
+    has(&daemon, &id, &suggested(5)).await;
+    let gone = Problem::new(404, "malformed", "unknown");
+    daemon.ca.will(Step::RenewalInfo, Times::Always, Twist::Refuse(gone));
+    clock.advance(Duration::from_secs(6 * 3600));
+    asked(3).await;
+    has(&daemon, &id, &suggested(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n4_the_ca_hears_what_is_replaced_and_its_refusal_costs_no_certificate() {
+    let (daemon, _) = advised().await;
+    let client = daemon.account().await;
+    let www = ["www.example.com"];
+    let mut id = id_of(&client.issue(&daemon, &www).await);
+    has_offers(&daemon).await;
+    for refused in [false, true] {
+        if refused {
+            let taken = Problem::new(409, "alreadyReplaced", "by somebody");
+            daemon.ca.will(Step::NewOrder, Times::Next(1), Twist::Refuse(taken));
+        }
+        let answer = ask_for(&client, &www, &id).await.expect(201);
+        let order = order_in(&answer);
+        client.prove(&daemon, &order).await;
+        client.finalize(&order, &csr::plain(&Key::new(), &www)).await.expect(200);
+        let valid = client.until(&order.url, "valid").await;
+        assert_eq!(valid["replaces"], id);
+        let orders = daemon.ca.stats().orders;
+        let told = orders.last().unwrap().terms.replaces.clone();
+        assert_eq!(told, (!refused).then_some(id.clone()));
+        let pem = client.post(valid["certificate"].as_str().unwrap(), GET).await.text();
+        let leaf = Der::new(csr::first_of_pem(&pem));
+        id = CertificateId::of(&leaf).unwrap().to_string();
+    }
+}
+
+/// Waits until the daemon has read the CA's directory: it asks about certificates only then.
+async fn has_offers(daemon: &Daemon) {
+    let waiting = async {
+        while daemon.ca.asked(Step::RenewalInfo) == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the CA is not asked");
 }

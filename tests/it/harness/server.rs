@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) ca: ca::Options,
     /// `authority.policy`.
     pub(crate) policy: Option<Value>,
+    /// More members of `authority.config`.
+    pub(crate) config: Option<Value>,
     /// More members of the provisioner `acme`.
     pub(crate) provisioner: Option<Value>,
     /// Where http-01 is looked for, if not at the web server.
@@ -108,6 +110,9 @@ impl Daemon {
                 "key": directory.path().join("own.key"),
             },
         });
+        for (name, value) in plan.config.iter().flat_map(|more| more.as_object().unwrap()) {
+            file["authority"]["config"][name] = value.clone();
+        }
         let (address, running) = loop {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_address().port()));
             file["address"] = address.to_string().into();
