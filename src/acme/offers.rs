@@ -32,8 +32,7 @@ impl Offers {
             (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain)
         };
         let profiles = profiles.iter().filter(|(name, _)| usable(name));
-        let described =
-            |(name, text): (&String, &String)| (name.clone(), cleaned(text, MAX_DESCRIPTION));
+        let described = |(name, text): (&String, &String)| (name.clone(), cleaned(text, MAX_DESCRIPTION));
         Self {
             profiles: profiles.take(MAX_PROFILES).map(described).collect(),
             renewal_info,

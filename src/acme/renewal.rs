@@ -40,10 +40,12 @@ impl CertificateId {
     /// What names this certificate; `None` if it does not say whose key has signed it.
     pub fn of(certificate: &Der) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate.as_bytes()).ok()?;
-        let key_identifier = parsed.iter_extensions().find_map(|ext| match ext.parsed_extension() {
-            ParsedExtension::AuthorityKeyIdentifier(issuer) => issuer.key_identifier.as_ref(),
-            _ => None,
-        })?;
+        let key_identifier = parsed
+            .iter_extensions()
+            .find_map(|ext| match ext.parsed_extension() {
+                ParsedExtension::AuthorityKeyIdentifier(issuer) => issuer.key_identifier.as_ref(),
+                _ => None,
+            })?;
         Some(Self {
             key_identifier: key_identifier.0.to_vec(),
             serial: parsed.raw_serial().to_vec(),
@@ -224,7 +226,11 @@ mod tests {
             "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyF",
             "a+hba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE",
         ] {
-            assert_eq!(wrong.parse::<CertificateId>(), Err(InvalidCertificateId), "{wrong}");
+            assert_eq!(
+                wrong.parse::<CertificateId>(),
+                Err(InvalidCertificateId),
+                "{wrong}"
+            );
         }
     }
 

@@ -110,7 +110,11 @@ mod tests {
             assert_eq!(problem.kind, ProblemType::InvalidProfile, "{refused}");
             assert!(problem.detail.ends_with("choose one of: tlsserver"), "{problem}");
         }
-        assert_eq!(rules.profile(None, offers(&[])), Ok(None), "a CA without profiles");
+        assert_eq!(
+            rules.profile(None, offers(&[])),
+            Ok(None),
+            "a CA without profiles"
+        );
     }
 
     #[test]

@@ -47,9 +47,7 @@ impl RegistrationAuthority {
         let wishes = Wishes { profile, ..wishes };
         let provisioner = self.provisioner_of(account)?;
         let own = self.rules_of_key(account).await?;
-        let admitted = self
-            .policy
-            .admit(provisioner, own.as_ref(), &identifiers)?;
+        let admitted = self.policy.admit(provisioner, own.as_ref(), &identifiers)?;
         let now = self.clock.now();
         let order = Order::new(
             account.id(),

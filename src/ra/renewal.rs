@@ -70,7 +70,10 @@ impl RegistrationAuthority {
     /// `alreadyReplaced` if the certificate that it replaces has a replacement that is not invalid.
     pub(crate) async fn create(&self, order: &Order) -> Result<(), Refusal> {
         for _ in 0..MAX_CONFLICTS {
-            match (self.store.create_order(order, None).await, &order.wishes().replaces) {
+            match (
+                self.store.create_order(order, None).await,
+                &order.wishes().replaces,
+            ) {
                 (Err(StoreError::Conflict), Some(replaced)) => self.free(replaced).await?,
                 (created, _) => return Ok(created?),
             }

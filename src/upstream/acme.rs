@@ -258,12 +258,7 @@ impl Ca {
     }
 
     /// Posts a payload signed by our account.
-    pub(crate) async fn signed(
-        &self,
-        session: &Session,
-        url: &str,
-        payload: &str,
-    ) -> Result<Answer, Fault> {
+    pub(crate) async fn signed(&self, session: &Session, url: &str, payload: &str) -> Result<Answer, Fault> {
         let Registered { key, url: kid } = &session.registered;
         let new_nonce = &session.directory.new_nonce;
         account::signed(&self.client, new_nonce, key, Some(kid), url, payload).await

@@ -181,7 +181,10 @@ impl Client {
         self.permitted(&directory.new_nonce)?;
         self.permitted(&directory.new_account)?;
         self.permitted(&directory.new_order)?;
-        for url in [&directory.revoke_cert, &directory.renewal_info].into_iter().flatten() {
+        for url in [&directory.revoke_cert, &directory.renewal_info]
+            .into_iter()
+            .flatten()
+        {
             self.permitted(url)?;
         }
         Ok(directory)

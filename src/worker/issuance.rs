@@ -148,7 +148,9 @@ fn collected(
     let differs = |asked: Option<Timestamp>, got: Timestamp| {
         asked.is_some_and(|asked| asked.as_second() != got.as_second())
     };
-    if differs(asked.not_before, certificate.not_before()) || differs(asked.not_after, certificate.not_after()) {
+    if differs(asked.not_before, certificate.not_before())
+        || differs(asked.not_after, certificate.not_after())
+    {
         tracing::warn!(
             order.id = %order.value.id(), certificate.not_before = %certificate.not_before(),
             certificate.not_after = %certificate.not_after(),

@@ -34,7 +34,13 @@ async fn renewal_info(daemon: &Daemon, id: &str) -> Answer {
 /// Start and end of the suggested window.
 fn window(answer: &Answer) -> (Timestamp, Timestamp) {
     let object = answer.json();
-    let time = |member: &str| object["suggestedWindow"][member].as_str().unwrap().parse().unwrap();
+    let time = |member: &str| {
+        object["suggestedWindow"][member]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
     (time("start"), time("end"))
 }
 
@@ -53,7 +59,12 @@ fn order_in(answer: &Answer) -> Order {
     Order {
         url: answer.location(),
         finalize: text(&object["finalize"]),
-        authorizations: object["authorizations"].as_array().unwrap().iter().map(text).collect(),
+        authorizations: object["authorizations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(text)
+            .collect(),
     }
 }
 
@@ -91,7 +102,14 @@ async fn n1_n2_anybody_may_ask_when_to_renew_a_certificate_and_gets_a_window_in_
         (start, end),
         "each certificate has its own"
     );
-    for wrong in ["x", "a.b.c", &format!("{id}="), &format!("{id}.AA"), "%00.AA", &id.replace('.', "")] {
+    for wrong in [
+        "x",
+        "a.b.c",
+        &format!("{id}="),
+        &format!("{id}.AA"),
+        "%00.AA",
+        &id.replace('.', ""),
+    ] {
         renewal_info(&daemon, wrong).await.problem(400, "malformed");
     }
     let unknown = "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE";
@@ -125,7 +143,13 @@ async fn n4_c415_a_replacement_is_the_same_accounts_shares_a_name_and_says_what_
         .await;
     let id = id_of(&issued);
     let www = ["www.example.com"];
-    for wrong in ["", "x", "a.b.c", "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE", &format!("{id}=")] {
+    for wrong in [
+        "",
+        "x",
+        "a.b.c",
+        "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE",
+        &format!("{id}="),
+    ] {
         ask_for(&client, &www, wrong).await.problem(400, "malformed");
     }
     let wrong_type = json!({ "identifiers": [{ "type": "dns", "value": www[0] }], "replaces": 7 });
@@ -135,7 +159,9 @@ async fn n4_c415_a_replacement_is_the_same_accounts_shares_a_name_and_says_what_
     let strange = ask_for(&client, &["else.example.com"], &id).await;
     strange.problem(400, "malformed");
 
-    let answer = ask_for(&client, &["new.example.com", "www.example.com"], &id).await.expect(201);
+    let answer = ask_for(&client, &["new.example.com", "www.example.com"], &id)
+        .await
+        .expect(201);
     assert_eq!(answer.json()["replaces"], id);
     assert_eq!(client.look(&answer.location()).await["replaces"], id);
     ask_for(&client, &www, &id).await.problem(409, "alreadyReplaced");
@@ -233,7 +259,10 @@ async fn has(daemon: &Daemon, id: &str, wanted: &Window) {
         loop {
             let answer = renewal_info(daemon, id).await.expect(200);
             if window(&answer) == (wanted.start, wanted.end) {
-                assert_eq!(answer.json()["explanationURL"].as_str(), wanted.explanation.as_deref());
+                assert_eq!(
+                    answer.json()["explanationURL"].as_str(),
+                    wanted.explanation.as_deref()
+                );
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -281,14 +310,18 @@ async fn n5_a_ca_that_gives_no_good_window_leaves_the_last_one_or_ours() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, waiting).await.expect("the CA is not asked");
+        tokio::time::timeout(PATIENCE, waiting)
+            .await
+            .expect("the CA is not asked");
     };
     asked(1).await;
     assert_eq!(window(&renewal_info(&daemon, &id).await), ours);
     clock.advance(Duration::from_secs(3600));
     has(&daemon, &id, &suggested(5)).await;
     let gone = Problem::new(404, "malformed", "unknown");
-    daemon.ca.will(Step::RenewalInfo, Times::Always, Twist::Refuse(gone));
+    daemon
+        .ca
+        .will(Step::RenewalInfo, Times::Always, Twist::Refuse(gone));
     clock.advance(Duration::from_secs(6 * 3600));
     asked(3).await;
     has(&daemon, &id, &suggested(5)).await;
@@ -304,18 +337,26 @@ async fn n4_the_ca_hears_what_is_replaced_and_its_refusal_costs_no_certificate()
     for refused in [false, true] {
         if refused {
             let taken = Problem::new(409, "alreadyReplaced", "by somebody");
-            daemon.ca.will(Step::NewOrder, Times::Next(1), Twist::Refuse(taken));
+            daemon
+                .ca
+                .will(Step::NewOrder, Times::Next(1), Twist::Refuse(taken));
         }
         let answer = ask_for(&client, &www, &id).await.expect(201);
         let order = order_in(&answer);
         client.prove(&daemon, &order).await;
-        client.finalize(&order, &csr::plain(&Key::new(), &www)).await.expect(200);
+        client
+            .finalize(&order, &csr::plain(&Key::new(), &www))
+            .await
+            .expect(200);
         let valid = client.until(&order.url, "valid").await;
         assert_eq!(valid["replaces"], id);
         let orders = daemon.ca.stats().orders;
         let told = orders.last().unwrap().terms.replaces.clone();
         assert_eq!(told, (!refused).then_some(id.clone()));
-        let pem = client.post(valid["certificate"].as_str().unwrap(), GET).await.text();
+        let pem = client
+            .post(valid["certificate"].as_str().unwrap(), GET)
+            .await
+            .text();
         let leaf = Der::new(csr::first_of_pem(&pem));
         id = CertificateId::of(&leaf).unwrap().to_string();
     }
@@ -328,5 +369,7 @@ async fn has_offers(daemon: &Daemon) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("the CA is not asked");
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("the CA is not asked");
 }

@@ -314,7 +314,10 @@ async fn c414_c416_h10_h11_a_validity_or_a_profile_is_refused_and_never_dropped(
         .problem(400, "malformed");
     let unknown = json!({ "identifiers": www(), "status": "valid", "profile": null, "notAfter": null });
     let order = ask(&client, unknown).await.expect(201).json();
-    assert!(order.get("profile").is_none() && order["status"] == "pending", "{order}");
+    assert!(
+        order.get("profile").is_none() && order["status"] == "pending",
+        "{order}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,7 +34,10 @@ async fn obtain(daemon: &Daemon, client: &Client, wishes: Value) -> Value {
         authorizations: vec![object["authorizations"][0].as_str().unwrap().to_owned()],
     };
     client.prove(daemon, &order).await;
-    client.finalize(&order, &csr::plain(&Key::new(), &WWW)).await.expect(200);
+    client
+        .finalize(&order, &csr::plain(&Key::new(), &WWW))
+        .await
+        .expect(200);
     client.until(&order.url, "valid").await
 }
 
@@ -56,7 +59,9 @@ async fn with_profiles(config: Value) -> Daemon {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, listed).await.expect("no profiles are listed");
+    tokio::time::timeout(PATIENCE, listed)
+        .await
+        .expect("no profiles are listed");
     daemon
 }
 
@@ -82,10 +87,17 @@ async fn h11_b4_c416_the_cas_profiles_are_listed_checked_reflected_and_sent() {
     let plain = obtain(&daemon, &client, json!({})).await;
     assert_eq!(plain["profile"], Value::Null);
     let orders = daemon.ca.stats().orders;
-    let sent: Vec<_> = orders.iter().map(|order| order.terms.profile.as_deref()).collect();
+    let sent: Vec<_> = orders
+        .iter()
+        .map(|order| order.terms.profile.as_deref())
+        .collect();
     assert_eq!(sent, [Some("shortlived"), None]);
     let daemon = daemon.restart().await;
-    assert_eq!(listed(&daemon).await, all, "known before the CA has been asked again");
+    assert_eq!(
+        listed(&daemon).await,
+        all,
+        "known before the CA has been asked again"
+    );
 }
 
 #[tokio::test]
@@ -99,7 +111,10 @@ async fn h11_the_operator_chooses_among_the_profiles() {
         refused.problem(400, "invalidProfile");
     }
     let valid = obtain(&daemon, &client, json!({})).await;
-    assert_eq!(valid["profile"], "classic", "what the operator chose for those who do not");
+    assert_eq!(
+        valid["profile"], "classic",
+        "what the operator chose for those who do not"
+    );
     let orders = daemon.ca.stats().orders;
     assert_eq!(orders[0].terms.profile.as_deref(), Some("classic"));
 }
@@ -130,12 +145,20 @@ async fn h10_c414_a_validity_is_honoured_where_the_ca_takes_it() {
     let daemon = with_lifetimes(json!({ "client_validity": true })).await;
     let client = daemon.account().await;
     let (from, to) = (in_days(0), in_days(10));
-    let answer = ask(&client, json!({ "notBefore": from, "notAfter": to })).await.expect(201);
+    let answer = ask(&client, json!({ "notBefore": from, "notAfter": to }))
+        .await
+        .expect(201);
     let object = answer.json();
-    assert_eq!((&object["notBefore"], &object["notAfter"]), (&json!(from), &json!(to)));
+    assert_eq!(
+        (&object["notBefore"], &object["notAfter"]),
+        (&json!(from), &json!(to))
+    );
     let valid = obtain(&daemon, &client, json!({ "notAfter": to })).await;
     assert_eq!(valid["notAfter"], to);
-    let pem = client.post(valid["certificate"].as_str().unwrap(), GET).await.text();
+    let pem = client
+        .post(valid["certificate"].as_str().unwrap(), GET)
+        .await
+        .text();
     let leaf = csr::first_of_pem(&pem);
     let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
     let end: Timestamp = to.parse().unwrap();
@@ -185,9 +208,18 @@ async fn l2_the_cas_other_chains_are_linked_and_each_is_fetched_by_its_owner() {
     let mut chains = Vec::new();
     for shown in 0..3 {
         let answer = client.post(&url(shown), GET).await.expect(200);
-        assert_eq!(answer.header("content-type"), Some("application/pem-certificate-chain"));
-        let links = answer.headers.get_all("link").iter().map(|link| link.to_str().unwrap());
-        let links: Vec<&str> = links.filter(|link| link.ends_with(";rel=\"alternate\"")).collect();
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/pem-certificate-chain")
+        );
+        let links = answer
+            .headers
+            .get_all("link")
+            .iter()
+            .map(|link| link.to_str().unwrap());
+        let links: Vec<&str> = links
+            .filter(|link| link.ends_with(";rel=\"alternate\""))
+            .collect();
         let others = (0..3).filter(|other| *other != shown);
         let others: Vec<String> = others
             .map(|other| format!("<{}>;rel=\"alternate\"", url(other)))

@@ -72,7 +72,10 @@ impl Double {
                 async move {
                     let path = request.uri().path().to_owned();
                     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
-                    payloads.lock().unwrap().extend(payload(&body).map(|payload| (path, payload)));
+                    payloads
+                        .lock()
+                        .unwrap()
+                        .extend(payload(&body).map(|payload| (path, payload)));
                     answer
                 }
             }

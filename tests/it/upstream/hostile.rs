@@ -122,7 +122,7 @@ async fn c1101_urls_that_are_not_the_cas_own_are_not_used() {
             Box::new(move |path, _| (path == "/dir").then(|| json_answer(200, &directory(&base, foreign))))
         })
         .await;
-        for outcome in [double.ca().probe().await, double.ca().prepare().await] {
+        for outcome in [double.ca().probe().await.map(drop), double.ca().prepare().await] {
             let Err(Error::Transient { detail, .. }) = outcome else {
                 panic!("{outcome:?}");
             };

@@ -38,14 +38,13 @@ const REPLACED: &str = "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE";
 fn generous(base: &str) -> Value {
     let mut offers = directory(base, base);
     offers["renewalInfo"] = format!("{base}/renewal").into();
-    offers["meta"] = json!({ "profiles": { "shortlived": "six days", "classic": "https://ca.example/classic" } });
+    offers["meta"] =
+        json!({ "profiles": { "shortlived": "six days", "classic": "https://ca.example/classic" } });
     offers
 }
 
 /// A CA that offers everything, and says what the script says.
-async fn offering(
-    script: impl Fn(&str, &str, usize) -> Option<Response> + Send + Sync + 'static,
-) -> Double {
+async fn offering(script: impl Fn(&str, &str, usize) -> Option<Response> + Send + Sync + 'static) -> Double {
     Double::with_base(|base| {
         let base = base.to_owned();
         Box::new(move |path, nth| match path {
@@ -128,26 +127,37 @@ async fn certlifetime_and_profile_are_the_operators_wishes_and_a_client_has_the_
 
 #[tokio::test]
 async fn a_ca_that_takes_no_validity_issues_without_and_is_not_asked_again() {
-    let double = offering(|_, path, nth| (path == "/new-order" && nth == 1).then(|| problem(400, "malformed"))).await;
-    let ca = ca_with(&double, |settings| settings.lifetime = Some(Duration::from_secs(86_400)));
+    let double =
+        offering(|_, path, nth| (path == "/new-order" && nth == 1).then(|| problem(400, "malformed"))).await;
+    let ca = ca_with(&double, |settings| {
+        settings.lifetime = Some(Duration::from_secs(86_400))
+    });
     for _ in 0..2 {
         opened(&ca, order(&["www.example.com"])).await;
     }
     let asked = double.payloads("/new-order");
-    let with: Vec<bool> = asked.iter().map(|asked| asked.get("notAfter").is_some()).collect();
+    let with: Vec<bool> = asked
+        .iter()
+        .map(|asked| asked.get("notAfter").is_some())
+        .collect();
     assert_eq!(with, [true, false, false]);
 }
 
 #[tokio::test]
 async fn h10_a_client_whose_validity_the_ca_refuses_gets_no_certificate_with_another() {
     let double = offering(|_, path, _| (path == "/new-order").then(|| problem(400, "malformed"))).await;
-    let ca = ca_with(&double, |settings| settings.lifetime = Some(Duration::from_secs(86_400)));
+    let ca = ca_with(&double, |settings| {
+        settings.lifetime = Some(Duration::from_secs(86_400))
+    });
     let wishes = Wishes {
         not_after: wishes().not_after,
         ..Wishes::default()
     };
     let order = order(&["www.example.com"]).wishing(wishes);
-    assert!(matches!(ca.open(&validated(&order)).await, Err(Error::Permanent(_))));
+    assert!(matches!(
+        ca.open(&validated(&order)).await,
+        Err(Error::Permanent(_))
+    ));
     assert_eq!(double.count("/new-order"), 1);
 }
 
@@ -161,7 +171,8 @@ async fn n4_a_ca_that_takes_no_replacement_gets_a_new_order_instead() {
         (409, "malformed"),
     ] {
         let double =
-            offering(move |_, path, nth| (path == "/new-order" && nth == 1).then(|| problem(status, kind))).await;
+            offering(move |_, path, nth| (path == "/new-order" && nth == 1).then(|| problem(status, kind)))
+                .await;
         let ca = double.ca();
         opened(&ca, order(&["www.example.com"]).wishing(wishes())).await;
         let asked = double.payloads("/new-order");
@@ -197,9 +208,17 @@ fn told(start: &str, end: &str, retry_after: &str) -> Response {
 
 #[tokio::test]
 async fn n5_the_cas_window_is_taken_over_if_it_is_one() {
-    for (retry_after, seconds) in [("21600", 21_600), ("", 21_600), ("1", 60), ("99999999999", 86_400)] {
-        let double =
-            offering(move |_, path, _| path.starts_with("/renewal/").then(|| told(START, END, retry_after))).await;
+    for (retry_after, seconds) in [
+        ("21600", 21_600),
+        ("", 21_600),
+        ("1", 60),
+        ("99999999999", 86_400),
+    ] {
+        let double = offering(move |_, path, _| {
+            path.starts_with("/renewal/")
+                .then(|| told(START, END, retry_after))
+        })
+        .await;
         let suggestion = double.ca().renewal(&id()).await.unwrap();
         assert_eq!(suggestion.good_for, Duration::from_secs(seconds), "{retry_after}");
         assert_eq!(suggestion.info.start(), START.parse().unwrap());
