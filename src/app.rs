@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::acme::certificate::{self, Der};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::ra::{OwnKey, RegistrationAuthority};
@@ -28,6 +28,7 @@ use crate::upstream::account::{self, Vault};
 use crate::upstream::acme::Ca;
 use crate::validate::Validator;
 use crate::worker::Worker;
+use crate::worker::upstream::Upstream;
 
 /// How long requests and jobs that are under way may take to end after the signal to stop.
 const SHUTDOWN: Duration = Duration::from_secs(35);
@@ -87,11 +88,9 @@ impl App {
             };
             slot.install_pem(&read(certificate)?, &read(key)?)?;
         }
-        let vault = Arc::new(StoredAccount {
-            name: account::vault_name(&config.upstream),
-            store: Arc::clone(&store),
-        });
-        let issuer = Arc::new(Ca::new(config.upstream, vault)?);
+        let upstreams = config.upstreams.into_iter();
+        let upstreams = upstreams.map(|configured| upstream(configured, &store));
+        let upstreams = upstreams.collect::<anyhow::Result<_>>()?;
         let validator = Validator::new(config.validate)?;
         let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone())
             .with_own_key(own_key(Arc::clone(&slot)));
@@ -105,7 +104,7 @@ impl App {
         let server = Server::new(config.server, ra, Arc::clone(&metrics));
         let worker = Worker::new(
             Arc::clone(&store),
-            issuer,
+            upstreams,
             validator,
             clock,
             Arc::clone(&metrics),
@@ -176,6 +175,28 @@ impl App {
             Some(error) => Err(error.into()),
         }
     }
+}
+
+/// A CA, with the account that the store has for it.
+fn upstream(configured: config::Upstream, store: &Arc<dyn Store>) -> anyhow::Result<Upstream> {
+    let config::Upstream {
+        name,
+        settings,
+        failover,
+        wishes: _,
+    } = configured;
+    let ca_url = settings.directory.clone();
+    let vault = Arc::new(StoredAccount {
+        name: account::vault_name(name, &settings),
+        store: Arc::clone(store),
+    });
+    let ca = Ca::new(settings, vault).with_context(|| format!("the upstream {name}"))?;
+    Ok(Upstream {
+        name,
+        ca_url,
+        issuer: Arc::new(ca),
+        failover,
+    })
 }
 
 /// Knows the key of the certificate that is served at the moment.

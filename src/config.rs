@@ -13,9 +13,11 @@ mod report;
 mod server;
 mod tree;
 mod upstream;
+mod upstreams;
 mod validate;
 mod value;
 
+pub use upstreams::Upstream;
 pub(crate) use value::GoDuration;
 
 use std::fs::File;
@@ -49,8 +51,8 @@ pub struct Config {
     pub server: crate::server::Settings,
     /// Where records are kept.
     pub store: crate::store::Settings,
-    /// The CA.
-    pub upstream: crate::upstream::Settings,
+    /// The CAs, the default one first.
+    pub upstreams: Vec<Upstream>,
     /// How validation reaches the network.
     pub validate: crate::validate::Settings,
     /// How much is done at a time.
@@ -240,24 +242,30 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         refused
     });
     let authority = root.section("authority", |authority| {
-        let policy = policy::read(authority, mode);
+        let mut names: Option<Vec<_>> = None;
         let of_config = authority.section("config", |config| {
-            let upstream = upstream::read(config, mode);
-            let wishes = upstream::wishes(config);
+            let upstreams = upstreams::read(config, mode);
+            let all = upstreams.as_ref().ok().map(|upstreams| &upstreams.all);
+            names = all.map(|all| all.iter().map(|upstream| upstream.name).collect());
             let validate = config.section("validation", |section| validate::read(section, overrides));
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
             let limits = config.section("limits", limits::read);
             let cors = config.flag("cors");
-            Ok((upstream?, validate?, deadline?, metrics?, limits?, cors?, wishes?))
+            Ok((upstreams?, validate?, deadline?, metrics?, limits?, cors?))
         });
+        let policy = policy::read(authority, names.as_deref(), mode);
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstream, mut validate, deadline, metrics, limits, cors, wishes)) = authority?;
-    policy.wishes = wishes;
+    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, cors)) = authority?;
     policy.issuance_deadline = deadline;
+    policy.routes = upstreams.routes;
+    let wishes = upstreams.all.iter();
+    policy.wishes = wishes
+        .map(|upstream| (upstream.name, upstream.wishes.clone()))
+        .collect();
     (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {
@@ -273,26 +281,36 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         let place = root.place("address");
         return Err(place.error("has the port that metrics are served on; give metrics another one"));
     }
+    let own_certificate_names = match &server.own_certificate {
+        crate::server::OwnCertificate::FromUpstream { names, common_name } => {
+            let mut names = names.clone();
+            names.sort_by_key(|name| Some(name.as_str()) != common_name.as_deref());
+            Some(names)
+        }
+        crate::server::OwnCertificate::Files { .. } => None,
+    };
+    let own_certificate_upstream = policy
+        .routes
+        .of_hosts(own_certificate_names.as_deref().unwrap_or_default())
+        .map_err(|split| {
+            root.place("dnsNames").error(format_args!(
+                "{split} (authority.config.upstreams), and the daemon's own certificate comes from one; write \
+                 tls.certificate and tls.key, or names of one"
+            ))
+        })?;
     let worker = crate::worker::Settings {
-        own_certificate_names: match &server.own_certificate {
-            crate::server::OwnCertificate::FromUpstream { names, common_name } => {
-                let mut names = names.clone();
-                names.sort_by_key(|name| Some(name.as_str()) != common_name.as_deref());
-                Some(names)
-            }
-            crate::server::OwnCertificate::Files { .. } => None,
-        },
+        own_certificate_names,
+        own_certificate_upstream,
         validations: 256,
         issuances: 64,
         validation_attempts: 4,
         issuance_deadline: deadline,
-        ca_url: upstream.directory.clone(),
     };
     Ok(Config {
         policy,
         server,
         store,
-        upstream,
+        upstreams: upstreams.all,
         validate,
         worker,
         logger,

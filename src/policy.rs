@@ -5,10 +5,13 @@
 
 pub mod limits;
 pub mod names;
+pub mod routes;
 pub mod wishes;
 
 pub use crate::acme::external_account::{KeyId, MacKey};
+pub use crate::acme::upstream::UpstreamName;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::acme::challenge::ChallengeType;
@@ -21,6 +24,7 @@ use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
 use crate::policy::limits::Limits;
 use crate::policy::names::NameRules;
+use crate::policy::routes::Routes;
 use crate::policy::wishes::WishRules;
 
 /// The challenges of a provisioner whose configuration names none.
@@ -36,14 +40,16 @@ pub struct Settings {
     pub provisioners: Vec<Provisioner>,
     /// The rules that hold for every provisioner.
     pub names: NameRules,
+    /// Which upstream an order is placed at.
+    pub routes: Routes,
     /// How long an order may stay `processing` before it fails.
     pub issuance_deadline: Duration,
     /// How long an order may take from its creation to its finalization.
     pub order_lifetime: Duration,
     /// How much may be asked for.
     pub limits: Limits,
-    /// What may be asked for beyond names.
-    pub wishes: WishRules,
+    /// What may be asked for beyond names, by upstream.
+    pub wishes: BTreeMap<UpstreamName, WishRules>,
 }
 
 /// One ACME directory, with its own rules.
@@ -61,6 +67,8 @@ pub struct Provisioner {
     pub caa_identities: Vec<String>,
     /// The provisioner's own rules; the general ones hold as well.
     pub names: NameRules,
+    /// The upstream of its orders, whatever their names.
+    pub upstream: Option<UpstreamName>,
     /// Whether accounts need an external account key, and which keys there are besides those in the store.
     pub external_accounts: ExternalAccounts,
 }
@@ -85,6 +93,8 @@ pub struct ConfiguredKey {
     pub one_time: bool,
     /// Which names its accounts may order; the provisioner's and the general rules hold as well.
     pub names: NameRules,
+    /// The upstream of its accounts' orders, whatever their names.
+    pub upstream: Option<UpstreamName>,
 }
 
 impl Provisioner {
@@ -138,14 +148,20 @@ impl Policy {
         self.settings.order_lifetime
     }
 
+    /// Which upstream an order is placed at.
+    pub fn routes(&self) -> &Routes {
+        &self.settings.routes
+    }
+
     /// How much may be asked for.
     pub fn limits(&self) -> Limits {
         self.settings.limits
     }
 
-    /// What may be asked for beyond names.
-    pub fn wishes(&self) -> &WishRules {
-        &self.settings.wishes
+    /// What may be asked of an upstream beyond names.
+    pub fn wishes(&self, upstream: UpstreamName) -> WishRules {
+        let rules = self.settings.wishes.get(&upstream);
+        rules.cloned().unwrap_or_default()
     }
 
     /// The identifiers of a new order, each once, with the challenges to offer (RFC 8555 §7.4). `own` are the rules of

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use acme_proxy::acme::challenge::ChallengeState;
 use acme_proxy::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
-use acme_proxy::acme::job::{Job, Work, WorkKind};
+use acme_proxy::acme::job::{Job, Lane, Work, WorkKind};
 use acme_proxy::acme::order::Order;
 use acme_proxy::acme::revocation::Revocation;
+use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{Settings, Store, Versioned};
 use anyhow::{Context as _, Result, ensure};
@@ -50,7 +51,13 @@ async fn compare(store: &SledStore, records: &HashMap<String, Expected>) -> Resu
     for kind in WorkKind::ALL {
         let now = Timestamp::MAX - Duration::from_secs(9);
         for lease in store
-            .lease(kind, now, Timestamp::MAX, usize::MAX, usize::MAX)
+            .lease(
+                Lane::of(kind, UpstreamName::DEFAULT),
+                now,
+                Timestamp::MAX,
+                usize::MAX,
+                usize::MAX,
+            )
             .await?
         {
             jobs.insert(lease.job.work, lease.job);

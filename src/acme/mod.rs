@@ -15,3 +15,4 @@ pub mod problem;
 pub(crate) mod random;
 pub mod renewal;
 pub mod revocation;
+pub mod upstream;

@@ -22,6 +22,7 @@ use crate::acme::job::Work;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::{self, Advice, CertificateId, RenewalInfo};
 use crate::acme::revocation::Revocation;
+use crate::acme::upstream::UpstreamName;
 
 /// How long a swept order stays readable after it has ended without a certificate.
 const KEPT_AFTER_FAILURE: Duration = Duration::from_hours(24);
@@ -35,6 +36,9 @@ pub struct Order {
     id: OrderId,
     account: AccountId,
     provisioner: String,
+    /// Where it is placed. Its URL at the CA, once it has one, is one of this upstream's.
+    #[serde(default, skip_serializing_if = "UpstreamName::is_default")]
+    upstream: UpstreamName,
     created: Timestamp,
     expires: Timestamp,
     authorizations: Vec<Authorization>,
@@ -166,6 +170,7 @@ pub struct ValidatedOrder {
     id: OrderId,
     identifiers: Vec<Identifier>,
     csr: Der,
+    upstream_name: UpstreamName,
     upstream: Option<String>,
     expires: Timestamp,
     wishes: Wishes,
@@ -197,6 +202,11 @@ impl ValidatedOrder {
         }
     }
 
+    /// The upstream that the order is placed at.
+    pub fn upstream_name(&self) -> UpstreamName {
+        self.upstream_name
+    }
+
     /// The order's URL at the CA, if one has been opened there.
     pub fn upstream(&self) -> Option<&str> {
         self.upstream.as_deref()
@@ -219,7 +229,7 @@ impl ValidatedOrder {
 }
 
 impl Order {
-    /// A new order. Each identifier gets an authorization that offers the given challenges.
+    /// A new order, at the default upstream. Each identifier gets an authorization that offers the given challenges.
     pub fn new(
         account: AccountId,
         provisioner: String,
@@ -234,6 +244,7 @@ impl Order {
             id: OrderId::random(),
             account,
             provisioner,
+            upstream: UpstreamName::DEFAULT,
             created: now,
             expires: after(now, lifetime),
             authorizations: identifiers.into_iter().map(offering).collect(),
@@ -269,6 +280,7 @@ impl Order {
             id,
             account: AccountId::DAEMON,
             provisioner: String::new(),
+            upstream: UpstreamName::DEFAULT,
             created: now,
             expires: after(now, lifetime),
             authorizations: identifiers.into_iter().map(proved).collect(),
@@ -296,6 +308,19 @@ impl Order {
     /// The provisioner that it was made under.
     pub fn provisioner(&self) -> &str {
         &self.provisioner
+    }
+
+    /// The upstream that it is placed at.
+    pub fn upstream_name(&self) -> UpstreamName {
+        self.upstream
+    }
+
+    /// Whether an order has been opened for it at the upstream.
+    pub fn is_opened_upstream(&self) -> bool {
+        match &self.stage {
+            Stage::Processing { upstream, .. } | Stage::Issued { upstream, .. } => upstream.is_some(),
+            Stage::Open | Stage::Failed { .. } => false,
+        }
     }
 
     /// When it was made.

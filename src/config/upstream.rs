@@ -74,11 +74,10 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
 /// What clients may ask of this CA beyond names.
 pub(crate) fn wishes(config: &Section<'_>) -> Result<WishRules, Reported> {
     let profiles = config.texts("profiles");
-    let (default, validity) = (config.text("profile")?, config.flag("client_validity")?);
+    let validity = config.flag("client_validity")?;
     let profiles: Vec<String> = profiles?.into_iter().map(|text| text.value.to_owned()).collect();
     Ok(WishRules {
         profiles: config.has("profiles").then_some(profiles),
-        default_profile: default.map(|text| text.value.to_owned()),
         validity: validity.unwrap_or(false),
     })
 }

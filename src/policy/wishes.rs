@@ -14,8 +14,6 @@ use crate::acme::problem::cleaned;
 pub struct WishRules {
     /// The profiles that clients may ask for; all of the CA's if there is no such list.
     pub profiles: Option<Vec<String>>,
-    /// The profile of an order that asks for none.
-    pub default_profile: Option<String>,
     /// Whether the CA takes `notBefore` and `notAfter`.
     pub validity: bool,
 }
@@ -30,26 +28,22 @@ impl WishRules {
         profiles
     }
 
-    /// The profile of an order. One that asks for none gets the operator's, if the CA has it.
+    /// Whether the profile can be asked for.
     ///
     /// # Errors
     ///
-    /// `invalidProfile` if it is not offered.
-    pub fn profile(&self, asked: Option<String>, of_ca: Offers) -> Result<Option<String>, Problem> {
-        let Some(asked) = asked else {
-            let default = self.default_profile.clone();
-            return Ok(default.filter(|name| of_ca.profiles.contains_key(name)));
-        };
+    /// `invalidProfile`.
+    pub fn profile(&self, asked: Option<&str>, of_ca: Offers) -> Result<(), Problem> {
         let offered = self.profiles(of_ca);
-        if offered.contains_key(&asked) {
-            return Ok(Some(asked));
-        }
+        let Some(asked) = asked.filter(|asked| !offered.contains_key(*asked)) else {
+            return Ok(());
+        };
         let names: Vec<&str> = offered.keys().map(String::as_str).collect();
         let instead = match names.is_empty() {
             true => "leave the field out".to_owned(),
             false => format!("choose one of: {}", names.join(", ")),
         };
-        let detail = format!("there is no profile {:?} here; {instead}", cleaned(&asked, 64));
+        let detail = format!("there is no profile {:?} here; {instead}", cleaned(asked, 64));
         Err(Problem::new(ProblemType::InvalidProfile, detail))
     }
 
@@ -98,23 +92,18 @@ mod tests {
         );
         let rules = WishRules {
             profiles: Some(vec!["tlsserver".to_owned(), "unheard-of".to_owned()]),
-            default_profile: Some("classic".to_owned()),
             validity: false,
         };
         assert_eq!(names(&rules), ["tlsserver"]);
-        let asked = |name: Option<&str>| rules.profile(name.map(str::to_owned), ca());
-        assert_eq!(asked(Some("tlsserver")), Ok(Some("tlsserver".to_owned())));
-        assert_eq!(asked(None), Ok(Some("classic".to_owned())), "the operator's own");
+        let asked = |name: Option<&str>| rules.profile(name, ca());
+        assert_eq!((asked(Some("tlsserver")), asked(None)), (Ok(()), Ok(())));
         for refused in ["classic", "unheard-of", "", "\u{1b}[31m"] {
             let problem = asked(Some(refused)).unwrap_err();
             assert_eq!(problem.kind, ProblemType::InvalidProfile, "{refused}");
             assert!(problem.detail.ends_with("choose one of: tlsserver"), "{problem}");
         }
-        assert_eq!(
-            rules.profile(None, offers(&[])),
-            Ok(None),
-            "a CA without profiles"
-        );
+        let nowhere = WishRules::default().profile(Some("classic"), offers(&[]));
+        assert!(nowhere.unwrap_err().detail.ends_with("leave the field out"));
     }
 
     #[test]

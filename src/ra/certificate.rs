@@ -94,7 +94,7 @@ impl RegistrationAuthority {
                 return self.revocation_answer(id, false).await;
             }
             let (order, work) = order.request_revocation(reason, now)?;
-            let job = Job::now(work, order.account(), now);
+            let job = Job::now(work, order.account(), order.upstream_name(), now);
             match self
                 .store
                 .commit(Versioned::with(version, order), Some(job))

@@ -105,9 +105,10 @@ mod tests {
         let policy = Policy::new(Settings {
             provisioners: Vec::new(),
             names: NameRules::default(),
+            routes: crate::policy::routes::Routes::default(),
             issuance_deadline: Duration::ZERO,
             order_lifetime: Duration::ZERO,
-            wishes: crate::policy::wishes::WishRules::default(),
+            wishes: std::collections::BTreeMap::new(),
             limits: crate::policy::limits::Limits::default(),
         });
         let store = Arc::new(store.unwrap());

@@ -7,6 +7,7 @@ use crate::acme::job::Job;
 use crate::acme::order::{Order, OrderStatus, Wishes};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
 use crate::jose::jwk::Jwk;
+use crate::policy::routes::not_configured;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
 
@@ -38,25 +39,30 @@ impl RegistrationAuthority {
     ///
     /// Why the policy does not admit an identifier; `unauthorized` if the account's external account key has been
     /// revoked; `malformed` for a validity that can not be had, `invalidProfile` for a profile; `alreadyReplaced`,
-    /// `unauthorized` or `malformed` for a certificate that it can not replace; `rateLimited` if the account has opened too many orders, or its validations of a name keep failing.
+    /// `unauthorized` or `malformed` for a certificate that it can not replace; `rateLimited` if the account has opened
+    /// too many orders, or its validations of a name keep failing.
     pub async fn new_order(&self, account: &Account, request: NewOrder) -> Result<Order, Refusal> {
         let NewOrder { identifiers, wishes } = request;
-        let rules = self.policy.wishes();
-        rules.validity(wishes.not_before, wishes.not_after, self.clock.now())?;
-        let profile = rules.profile(wishes.profile, self.offers().await?)?;
-        let wishes = Wishes { profile, ..wishes };
         let provisioner = self.provisioner_of(account)?;
         let own = self.rules_of_key(account).await?;
-        let admitted = self.policy.admit(provisioner, own.as_ref(), &identifiers)?;
+        let names = own.as_ref().map(|own| &own.names);
+        let admitted = self.policy.admit(provisioner, names, &identifiers)?;
+        let chosen = own.as_ref().and_then(|own| own.upstream).or(provisioner.upstream);
+        let admitted_names = admitted.iter().map(|(identifier, _)| identifier);
+        let upstream = self.policy.routes().for_order(chosen, admitted_names)?;
         let now = self.clock.now();
+        let rules = self.policy.wishes(upstream);
+        rules.validity(wishes.not_before, wishes.not_after, now)?;
+        rules.profile(wishes.profile.as_deref(), self.offers(upstream).await?)?;
         let order = Order::new(
             account.id(),
             account.provisioner().to_owned(),
             admitted,
             now,
             self.policy.order_lifetime(),
-        );
-        let order = order.wishing(wishes);
+        )
+        .placed_at(upstream)
+        .wishing(wishes);
         if let Some(replaced) = &order.wishes().replaces {
             self.check_replaces(account, &order, replaced).await?;
         }
@@ -122,14 +128,19 @@ impl RegistrationAuthority {
             let matched = csr.matching(&order, holder)?;
             let own = self.rules_of_key(account).await?;
             let provisioner = self.provisioner_of(account)?;
+            let names = own.as_ref().map(|own| &own.names);
             self.policy
-                .still_admits(provisioner, own.as_ref(), order.identifiers())?;
+                .still_admits(provisioner, names, order.identifiers())?;
+            let upstream = order.upstream_name();
+            if !self.policy.routes().has(upstream) {
+                return Err(not_configured(upstream).into());
+            }
             let now = self.clock.now();
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());
             match self
                 .store
-                .commit(written, Some(Job::now(work, account.id(), now)))
+                .commit(written, Some(Job::now(work, account.id(), upstream, now)))
                 .await
             {
                 Ok(()) => {

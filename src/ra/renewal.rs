@@ -1,26 +1,43 @@
 //! When to renew, and what replaces what (RFC 9773).
 
+use std::collections::BTreeMap;
+
 use crate::acme::account::Account;
 use crate::acme::offers::Offers;
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::{CertificateId, RenewalInfo};
+use crate::acme::upstream::UpstreamName;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned, offers};
 
 impl RegistrationAuthority {
     /// What the CA offers.
-    pub(crate) async fn offers(&self) -> Result<Offers, Refusal> {
-        Ok(offers::load(&*self.store).await?)
+    pub(crate) async fn offers(&self, upstream: UpstreamName) -> Result<Offers, Refusal> {
+        Ok(offers::load(&*self.store, upstream).await?)
     }
 
-    /// The profiles that clients may ask for, with their descriptions.
+    /// The profiles that clients of the provisioner may ask for, with their descriptions: of its own upstream, or of all,
+    /// among which the names of the order choose.
     ///
     /// # Errors
     ///
     /// The store's.
-    pub async fn profiles(&self) -> Result<std::collections::BTreeMap<String, String>, Refusal> {
-        Ok(self.policy.wishes().profiles(self.offers().await?))
+    pub async fn profiles(&self, provisioner: &str) -> Result<BTreeMap<String, String>, Refusal> {
+        let provisioner = self.policy.provisioner(provisioner);
+        let upstreams = match provisioner.and_then(|provisioner| provisioner.upstream) {
+            Some(upstream) => vec![upstream],
+            None => {
+                let others = self.policy.routes().upstreams.iter().map(|(name, _)| *name);
+                std::iter::once(UpstreamName::DEFAULT).chain(others).collect()
+            }
+        };
+        let mut profiles = BTreeMap::new();
+        for upstream in upstreams.into_iter().rev() {
+            let rules = self.policy.wishes(upstream);
+            profiles.extend(rules.profiles(self.offers(upstream).await?));
+        }
+        Ok(profiles)
     }
 
     /// When to renew a certificate that was issued under the provisioner. Whoever can name it may know.

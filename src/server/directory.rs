@@ -60,7 +60,7 @@ pub(crate) async fn get(
         website: meta.website.as_deref(),
         caa_identities: &meta.caa_identities,
         external_account_required: meta.external_account_required,
-        profiles: shared.ra.profiles().await?,
+        profiles: shared.ra.profiles(&provisioner).await?,
     };
     let empty = DirectoryMeta {
         terms_of_service: None,

@@ -19,8 +19,9 @@ use crate::acme::challenge::ChallengeType;
 use crate::acme::csr::Csr;
 use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
-use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::job::{Job, Lane, Work, WorkKind};
 use crate::acme::order::{Accepted, Order, Settled, Verdict};
+use crate::acme::upstream::UpstreamName;
 use crate::jose::jwk::{Curve, Jwk};
 use crate::store::{Lease, Next, Settlement, Store, Versioned};
 
@@ -51,6 +52,7 @@ macro_rules! contract {
             records::an_order_and_its_job_are_one_write
             records::an_acknowledged_write_is_visible_to_every_reader
             records::the_line_is_ordered_by_finalization
+            records::each_upstream_has_lines_of_its_own
             records::orders_are_listed_by_account
             records::a_large_order_reads_back_whole
             records::issued_names_are_known_to_their_account
@@ -69,6 +71,8 @@ macro_rules! contract {
             renewals::n5_the_ca_is_to_be_asked_about_those_who_have_waited_longest
             renewals::what_the_ca_offers_is_there_after_reopening
             jobs::a_job_is_leased_by_one_holder_the_longest_due_first
+            jobs::a_lane_hands_out_its_own_jobs_only
+            jobs::a_job_moves_to_another_lane_with_its_order_or_not_at_all
             jobs::f20_leases_are_shared_out_between_owners
             jobs::f20_a_late_owner_does_not_wait_for_an_early_ones_jobs
             jobs::a_lease_runs_out_unless_it_is_renewed
@@ -92,6 +96,9 @@ macro_rules! contract {
     };
 }
 pub(crate) use contract;
+
+/// Where all is that a test does not place elsewhere.
+pub(crate) const HERE: UpstreamName = UpstreamName::DEFAULT;
 
 pub(crate) const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -214,13 +221,14 @@ pub(crate) fn issued_to(owner: AccountId, host: &str) -> (Order, Vec<Der>) {
 }
 
 pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<Work>) {
-    let job = work.map(|work| Job::now(work, order.account(), at(1)));
+    let job = work.map(|work| Job::now(work, order.account(), order.upstream_name(), at(1)));
     store.create_order(order, job).await.unwrap();
 }
 
+/// Leases from the default upstream's lane.
 pub(crate) async fn lease(store: &Arc<dyn Store>, kind: WorkKind, now: u64) -> Vec<Lease> {
     store
-        .lease(kind, at(now), at(now + 100), 1000, 1000)
+        .lease(Lane::of(kind, HERE), at(now), at(now + 100), 1000, 1000)
         .await
         .unwrap()
 }

@@ -14,7 +14,6 @@ mod room;
 mod tests;
 mod view;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -35,9 +34,10 @@ use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
-use crate::acme::job::{Job, WorkKind};
+use crate::acme::job::{Job, Lane};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
+use crate::acme::upstream::UpstreamName;
 use crate::store::sled::committer::{Change, Committer, Jobs, Outcome, Put, Request, Sync};
 use crate::store::sled::keys::Key;
 use crate::store::sled::open::Opened;
@@ -48,6 +48,7 @@ use crate::store::sled::room::Room;
 use crate::store::sled::view::{Durable, beginning_with, end_of, failure};
 use crate::store::{
     Census, Lease, Next, Registration, Settings, Settlement, Store, StoreError, Versioned, codec, line_of,
+    names_of,
 };
 
 /// How long [`Store::job_added`] waits at most.
@@ -353,8 +354,13 @@ impl Store for SledStore {
         self.order_at(&keys::replaced(id))
     }
 
-    async fn renewals_due(&self, now: Timestamp, limit: usize) -> Result<Vec<OrderId>, StoreError> {
-        let (from, to) = keys::renewals_until(now);
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        let (from, to) = keys::renewals_until(upstream, now);
         let range = (Bound::Included(from), Bound::Excluded(to));
         let found = self.shared.durable.now().keys(range, limit)?;
         found.map(|key| named_by(&key, &key)).collect()
@@ -379,7 +385,7 @@ impl Store for SledStore {
 
     async fn lease(
         &self,
-        kind: WorkKind,
+        lane: Lane,
         now: Timestamp,
         until: Timestamp,
         limit: usize,
@@ -387,7 +393,7 @@ impl Store for SledStore {
     ) -> Result<Vec<Lease>, StoreError> {
         match self.shared.failure.borrow().clone() {
             Some(cause) => Err(cause),
-            None => Ok(self.queue().lease(kind, now, until, limit, share)),
+            None => Ok(self.queue().lease(lane, now, until, limit, share)),
         }
     }
 
@@ -433,7 +439,7 @@ impl Store for SledStore {
     }
 
     async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
-        let issued = keys::all_issued_for(order.account(), line_of(order));
+        let issued = keys::all_issued_for(order.account(), names_of(order));
         let mut found = self.shared.durable.now().keys(beginning_with(&issued), 1)?;
         Ok(found.next().is_some())
     }
@@ -495,12 +501,10 @@ impl Store for SledStore {
     }
 
     async fn census(&self) -> Result<Census, StoreError> {
-        let queue = self.queue();
-        let jobs: BTreeMap<_, _> = WorkKind::ALL.map(|kind| (kind, queue.count(kind))).into();
-        drop(queue);
+        let lanes = self.queue().census();
         let bytes_on_disk = std::fs::metadata(self.path.join("db")).map_or(0, |metadata| metadata.len());
         Ok(Census {
-            jobs,
+            lanes,
             bytes_on_disk,
             syncs: self.shared.syncs.load(Ordering::Relaxed),
             commits: self.shared.commits.load(Ordering::Relaxed),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::acme::renewal::{Advice, CertificateId};
 use crate::store::{StoreError, Versioned, offers};
-use crate::upstream::{self, Suggestion};
+use crate::upstream::{Error, Suggestion};
 use crate::worker::Context;
-use crate::worker::issuance::timed;
+use crate::worker::upstream::{Operation, Watched};
 
 /// The CA's load balancers take one such request a second.
 const ONE_EVERY: Duration = Duration::from_secs(1);
@@ -16,21 +16,23 @@ const ONE_EVERY: Duration = Duration::from_secs(1);
 const UNANSWERED: Duration = Duration::from_secs(3600);
 
 /// Asks as long as the daemon runs.
-pub(crate) async fn run(context: &Context) {
+pub(crate) async fn run(context: &Context, upstream: &Watched) {
     loop {
-        if let Err(error) = ask_next(context).await {
-            tracing::error!(%error, "renewal information can not be kept");
+        if let Err(error) = ask_next(context, upstream).await {
+            tracing::error!(upstream = %upstream.name(), %error, "renewal information can not be kept");
         }
         tokio::time::sleep(ONE_EVERY).await;
     }
 }
 
-async fn ask_next(context: &Context) -> Result<(), StoreError> {
+async fn ask_next(context: &Context, upstream: &Watched) -> Result<(), StoreError> {
     let now = context.clock.now();
-    if !context.ca.is_well(now) || !offers::load(&*context.store).await?.renewal_info {
+    // Orders come first: this can wait until nothing speaks against the CA.
+    let is_well = upstream.health.places(2, 2, now) == 2;
+    if !is_well || !offers::load(&*context.store, upstream.name()).await?.renewal_info {
         return Ok(());
     }
-    let due = context.store.renewals_due(now, 1).await?;
+    let due = context.store.renewals_due(upstream.name(), now, 1).await?;
     let Some(id) = due.first() else {
         return Ok(());
     };
@@ -45,12 +47,15 @@ async fn ask_next(context: &Context) -> Result<(), StoreError> {
         .certificate()
         .and_then(|issued| CertificateId::of(issued.leaf()));
     let answer = match &certificate {
-        Some(certificate) => Some(timed(context, "renewal-info", context.issuer.renewal(certificate)).await),
+        Some(certificate) => {
+            let request = upstream.issuer().renewal(certificate);
+            Some(upstream.asked(context, Operation::RenewalInfo, request).await)
+        }
         None => None,
     };
     let (info, wait) = match answer {
         Some(Ok(Suggestion { info, good_for })) => (Some(info), good_for),
-        Some(Err(error)) => (None, after_fault(context, &error)),
+        Some(Err(error)) => (None, after_fault(context, upstream, &error)),
         None => (None, UNANSWERED),
     };
     let now = context.clock.now();
@@ -64,15 +69,15 @@ async fn ask_next(context: &Context) -> Result<(), StoreError> {
 }
 
 /// Logs what the CA has answered, and tells how long to leave the certificate alone.
-fn after_fault(context: &Context, error: &upstream::Error) -> Duration {
-    tracing::warn!(%error, "the CA does not say when to renew a certificate; the window is the last known, or our own");
-    if let upstream::Error::Transient {
+fn after_fault(context: &Context, upstream: &Watched, error: &Error) -> Duration {
+    tracing::warn!(upstream = %upstream.name(), %error, "the CA does not say when to renew a certificate; the window is the last known, or our own");
+    if let Error::Transient {
         retry_after,
         rate_limited: true,
         ..
     } = error
     {
-        context.ca.failed(context.clock.now(), *retry_after, true);
+        upstream.health.failed(context.clock.now(), *retry_after, true);
     }
     UNANSWERED
 }

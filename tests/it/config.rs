@@ -140,7 +140,7 @@ fn the_three_files_of_the_go_program_start() {
         assert_eq!(config.logger.format, format, "{name}");
         assert_eq!(config.server.address, "[::]:443".parse().unwrap());
         assert_eq!(config.server.trace_header, "X-Smallstep-Id");
-        assert!(config.upstream.eab.is_some() && config.upstream.dns01.is_none());
+        assert!(config.upstreams[0].settings.eab.is_some() && config.upstreams[0].settings.dns01.is_none());
         assert!(config.server.tls.tls12 && config.server.tls.tls13);
         assert_eq!(config.policy.provisioners[0].name, "acme");
     }
@@ -184,7 +184,10 @@ fn the_file_is_read_with_the_leniency_of_go() {
         .replace('\n', "\r\n");
     let config = load_text(format!("\u{feff}{altered}\r\n}} garbage")).unwrap();
     assert_eq!(config.server.address, "[::]:443".parse().unwrap());
-    assert_eq!(config.upstream.directory, "https://ca.example.com/dir");
+    assert_eq!(
+        config.upstreams[0].settings.directory,
+        "https://ca.example.com/dir"
+    );
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
     assert!(config.warnings[0].contains("everything from here on is ignored"));
 }

@@ -16,6 +16,7 @@ use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, Validated
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::Advice;
 use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
+use crate::acme::upstream::UpstreamName;
 
 impl Order {
     /// The client says that a challenge is met (RFC 8555 §7.5.1).
@@ -183,11 +184,25 @@ impl Order {
             id: self.id,
             identifiers,
             csr: csr.clone(),
+            upstream_name: self.upstream,
             upstream: upstream.clone(),
             expires: self.expires,
             wishes: self.wishes.clone(),
             validated: now,
         })
+    }
+
+    /// The order is placed at this upstream. One that has been opened at another stays there, for there it may be
+    /// paid for; so does one that has ended.
+    pub fn placed_at(self, upstream: UpstreamName) -> Self {
+        match self.stage {
+            Stage::Open | Stage::Processing { upstream: None, .. } => Self { upstream, ..self },
+            Stage::Processing {
+                upstream: Some(_), ..
+            }
+            | Stage::Issued { .. }
+            | Stage::Failed { .. } => self,
+        }
     }
 
     /// An order was opened at the CA under this URL. Only the first URL counts.

@@ -10,10 +10,13 @@ use crate::acme::order::{Order, Wishes};
 use crate::acme::problem::Problem;
 use crate::acme::renewal::{Advice, CertificateId, RenewalInfo};
 use crate::acme::revocation::RevocationReason;
+use crate::acme::upstream::UpstreamName;
 use crate::store::contract::{
     Backend, LIFETIME, account, all, at, create, far, finalized, issued_to, names, order,
 };
 use crate::store::{Registration, Store, StoreError, Versioned, offers};
+
+const HERE: UpstreamName = UpstreamName::DEFAULT;
 
 /// A client's order whose certificate is here, and the certificate's name.
 async fn stored(store: &Arc<dyn Store>, host: &str) -> (Order, CertificateId) {
@@ -120,18 +123,20 @@ pub(crate) async fn n5_the_ca_is_to_be_asked_about_those_who_have_waited_longest
     let (third, _) = stored(&store, "c.example.com").await;
     let mut waiting = vec![first.id(), second.id(), third.id()];
     waiting.sort();
-    assert_eq!(store.renewals_due(at(0), 10).await.unwrap(), []);
-    assert_eq!(store.renewals_due(at(1), 10).await.unwrap(), waiting);
-    assert_eq!(store.renewals_due(at(1), 2).await.unwrap(), waiting[..2]);
+    assert_eq!(store.renewals_due(HERE, at(0), 10).await.unwrap(), []);
+    let elsewhere: UpstreamName = "elsewhere".parse().unwrap();
+    assert_eq!(store.renewals_due(elsewhere, far(), 10).await.unwrap(), []);
+    assert_eq!(store.renewals_due(HERE, at(1), 10).await.unwrap(), waiting);
+    assert_eq!(store.renewals_due(HERE, at(1), 2).await.unwrap(), waiting[..2]);
     let window = RenewalInfo::new(at(50), at(60), None);
     let advice = |seconds| Advice::heard(window.clone(), None, at(1), Duration::from_secs(seconds));
     let advised = Versioned::with(1, first.clone().advised(advice(500)));
     store.commit(advised, None).await.unwrap();
     let advised = Versioned::with(1, second.clone().advised(advice(100)));
     store.commit(advised, None).await.unwrap();
-    assert_eq!(store.renewals_due(at(100), 10).await.unwrap(), [third.id()]);
+    assert_eq!(store.renewals_due(HERE, at(100), 10).await.unwrap(), [third.id()]);
     assert_eq!(
-        store.renewals_due(at(501), 10).await.unwrap(),
+        store.renewals_due(HERE, at(501), 10).await.unwrap(),
         [third.id(), second.id(), first.id()]
     );
     drop(store);
@@ -151,21 +156,21 @@ pub(crate) async fn n5_the_ca_is_to_be_asked_about_those_who_have_waited_longest
         .await
         .unwrap();
     store.commit(Versioned::with(2, over), None).await.unwrap();
-    assert_eq!(store.renewals_due(far(), 10).await.unwrap(), [third.id()]);
+    assert_eq!(store.renewals_due(HERE, far(), 10).await.unwrap(), [third.id()]);
 }
 
 pub(crate) async fn what_the_ca_offers_is_there_after_reopening(backend: &impl Backend) {
     let store = backend.open().await;
-    assert_eq!(offers::load(&*store).await, Ok(Offers::default()));
+    assert_eq!(offers::load(&*store, HERE).await, Ok(Offers::default()));
     let told = Offers {
         profiles: [("shortlived".to_owned(), "six days".to_owned())].into(),
         renewal_info: true,
     };
     for offers in [&Offers::default(), &told, &told] {
-        offers::save(&*store, offers).await.unwrap();
+        offers::save(&*store, HERE, offers).await.unwrap();
     }
     let before = store.census().await.unwrap().commits;
-    offers::save(&*store, &told).await.unwrap();
+    offers::save(&*store, HERE, &told).await.unwrap();
     assert_eq!(
         store.census().await.unwrap().commits,
         before,
@@ -173,5 +178,5 @@ pub(crate) async fn what_the_ca_offers_is_there_after_reopening(backend: &impl B
     );
     drop(store);
     let store = backend.open().await;
-    assert_eq!(offers::load(&*store).await, Ok(told));
+    assert_eq!(offers::load(&*store, HERE).await, Ok(told));
 }

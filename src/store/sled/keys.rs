@@ -10,6 +10,7 @@ use crate::acme::external_account::KeyId;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::Work;
 use crate::acme::renewal::CertificateId;
+use crate::acme::upstream::UpstreamName;
 use crate::store::key_of;
 
 /// A key.
@@ -106,14 +107,22 @@ fn hashed(id: &CertificateId) -> Fingerprint {
     Fingerprint::of(id.to_string().as_bytes())
 }
 
+/// What the keys of [`renewal`] begin with, for one upstream. Hashed, to be of one length.
+fn renewals_at(upstream: UpstreamName) -> Key {
+    key(
+        RENEWAL,
+        &[Fingerprint::of(upstream.as_str().as_bytes()).as_bytes()],
+    )
+}
+
 /// Index of orders by when the CA is to be asked about their renewal.
-pub(crate) fn renewal(due: Timestamp, id: OrderId) -> Key {
-    key(RENEWAL, &[&sortable(due), id.as_bytes()])
+pub(crate) fn renewal(upstream: UpstreamName, due: Timestamp, id: OrderId) -> Key {
+    [renewals_at(upstream).as_slice(), &sortable(due), id.as_bytes()].concat()
 }
 
 /// The renewals that are due: from the first key to before the second.
-pub(crate) fn renewals_until(now: Timestamp) -> (Key, Key) {
-    until(RENEWAL, now)
+pub(crate) fn renewals_until(upstream: UpstreamName, now: Timestamp) -> (Key, Key) {
+    until(renewals_at(upstream), now)
 }
 
 /// What the keys of [`in_line`] begin with, for one line.
@@ -144,12 +153,13 @@ pub(crate) fn deletion(after: Timestamp, id: OrderId) -> Key {
 
 /// The deletions that are due: from the first key to before the second.
 pub(crate) fn deletions_until(now: Timestamp) -> (Key, Key) {
-    until(DELETION, now)
+    until(key(DELETION, &[]), now)
 }
 
-fn until(kind: u8, now: Timestamp) -> (Key, Key) {
+fn until(prefix: Key, now: Timestamp) -> (Key, Key) {
     let first_not_due = sortable_number(now).saturating_add(1).to_be_bytes();
-    (key(kind, &[]), key(kind, &[&first_not_due]))
+    let end = [prefix.as_slice(), &first_not_due].concat();
+    (prefix, end)
 }
 
 /// A job's record. It begins with its order, so that an order's jobs stand together.

@@ -7,7 +7,7 @@ use crate::acme::renewal::CertificateId;
 use crate::store::sled::committer::Put;
 use crate::store::sled::keys;
 use crate::store::sled::record::Index;
-use crate::store::{StoreError, codec, line_of};
+use crate::store::{StoreError, codec, line_of, names_of};
 
 /// An account, which its key leads to, and so does its one-time external account key.
 pub(crate) fn account_put(account: &Account, version: u64) -> Result<Put, StoreError> {
@@ -62,14 +62,14 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
         indexes.push(entry(keys::in_line(line_of(order), since, id)));
     }
     if let Some(certificate) = order.certificate() {
-        indexes.push(entry(keys::issued_for(order.account(), line_of(order), id)));
+        indexes.push(entry(keys::issued_for(order.account(), names_of(order), id)));
         indexes.push(leading(keys::certificate(certificate.leaf().fingerprint())));
         if let Some(named) = CertificateId::of(certificate.leaf()) {
             indexes.push(leading(keys::certificate_id(&named)));
         }
     }
     if let Some(due) = order.renewal_due() {
-        indexes.push(entry(keys::renewal(due, id)));
+        indexes.push(entry(keys::renewal(order.upstream_name(), due, id)));
     }
     let replaced = order.holds_replaced().map(keys::replaced);
     Ok(Put {

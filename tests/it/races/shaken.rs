@@ -7,9 +7,10 @@ use acme_proxy::acme::account::Account;
 use acme_proxy::acme::certificate::{Der, Fingerprint};
 use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
 use acme_proxy::acme::id::{AccountId, OrderId};
-use acme_proxy::acme::job::{Job, WorkKind};
+use acme_proxy::acme::job::{Job, Lane};
 use acme_proxy::acme::order::Order;
 use acme_proxy::acme::renewal::CertificateId;
+use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{Census, Lease, Registration, Settlement, Store, StoreError, Versioned};
@@ -143,8 +144,13 @@ impl Store for Shaken {
         self.call(self.store.replacement_of(id)).await
     }
 
-    async fn renewals_due(&self, now: Timestamp, limit: usize) -> Result<Vec<OrderId>, StoreError> {
-        self.call(self.store.renewals_due(now, limit)).await
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        self.call(self.store.renewals_due(upstream, now, limit)).await
     }
 
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {
@@ -185,13 +191,13 @@ impl Store for Shaken {
 
     async fn lease(
         &self,
-        kind: WorkKind,
+        lane: Lane,
         now: Timestamp,
         until: Timestamp,
         limit: usize,
         share: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.call(self.store.lease(kind, now, until, limit, share)).await
+        self.call(self.store.lease(lane, now, until, limit, share)).await
     }
 
     async fn checkpoint(
