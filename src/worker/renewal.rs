@@ -58,7 +58,6 @@ async fn ask_next(context: &Context, upstream: &Watched) -> Result<(), StoreErro
         Some(Err(error)) => (None, after_fault(context, upstream, &error)),
         None => (None, UNANSWERED),
     };
-    let now = context.clock.now();
     let advice = Advice::heard(info, order.advice(), now, wait);
     let advised = Versioned::with(version, order.advised(advice));
     match context.store.commit(advised, None).await {

@@ -64,30 +64,27 @@ fn account_at(name: UpstreamName) -> String {
 
 /// Runs all of it until told to stop.
 pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
+    let mut upstreams = JoinSet::new();
+    for upstream in context.upstreams.values() {
+        let (context, upstream) = (Arc::clone(&context), Arc::clone(upstream));
+        upstreams.spawn(async move {
+            tokio::join!(
+                prepare(&context, &upstream),
+                probe(&context, &upstream),
+                renewal::run(&context, &upstream),
+                failover::watch(&context, &upstream)
+            )
+        });
+    }
     let work = async {
-        let mut upstreams = JoinSet::new();
-        for upstream in context.upstreams.values() {
-            let (context, upstream) = (Arc::clone(&context), Arc::clone(upstream));
-            upstreams.spawn(async move {
-                tokio::join!(
-                    prepare(&context, &upstream),
-                    probe(&context, &upstream),
-                    renewal::run(&context, &upstream),
-                    failover::watch(&context, &upstream)
-                )
-            });
-        }
-        tokio::join!(
-            async { while upstreams.join_next().await.is_some() {} },
-            own(&context),
-            sweep(&context),
-            census(&context)
-        );
+        tokio::join!(own(&context), sweep(&context), census(&context));
     };
     tokio::select! {
         () = work => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    // They hold the store, which may be opened again as soon as this has ended.
+    upstreams.shutdown().await;
 }
 
 /// Asks for the account at the CA until there is one. Only then are orders worked on.
