@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BATCH: usize = 64;
 
 /// How long a job that stays is left alone.
-const STAYS: Duration = Duration::from_secs(30);
+const STAYS: Duration = Duration::from_secs(10);
 
 /// Moves the CA's orders whenever that is due. Jobs that the CA's own queue has leased are left to it.
 pub(crate) async fn watch(context: &Context, first: &Watched) {

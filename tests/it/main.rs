@@ -22,3 +22,4 @@ mod rfc8738;
 mod rfc9773;
 mod start;
 mod upstream;
+mod upstreams;

@@ -8,7 +8,7 @@ mod s6_transport;
 mod s7_1_6_lives;
 mod s7_1_directory;
 mod s7_1_provisioners;
-mod s7_3_4_external_account;
+pub(crate) mod s7_3_4_external_account;
 mod s7_3_5_key_change;
 mod s7_3_accounts;
 mod s7_4_2_certificate;
