@@ -251,7 +251,9 @@ impl Ca {
                     Ok(chains) => Ok(Progress::Issued(chains)),
                     Err(fault) => Err(not_the_end(self.judged(&session, fault).await)),
                 },
-                None => Ok(waiting()),
+                None => Err(Error::transient(
+                    "the CA's order is valid, and has no certificate",
+                )),
             },
             OrderStatus::Invalid => Err(invalid(&mut order).await),
         }

@@ -299,7 +299,8 @@ async fn n5_a_ca_that_gives_no_good_window_leaves_the_last_one_or_ours() {
         let window = body["suggestedWindow"].clone();
         body["suggestedWindow"] = json!({ "start": window["end"], "end": window["start"] });
     });
-    daemon.ca.suggests(suggested(5));
+    let good = suggested(5);
+    daemon.ca.suggests(good.clone());
     daemon.ca.will(Step::RenewalInfo, Times::Next(1), turned);
     let client = daemon.account().await;
     let id = id_of(&client.issue(&daemon, &["www.example.com"]).await);
@@ -317,14 +318,14 @@ async fn n5_a_ca_that_gives_no_good_window_leaves_the_last_one_or_ours() {
     asked(1).await;
     assert_eq!(window(&renewal_info(&daemon, &id).await), ours);
     clock.advance(Duration::from_secs(3600));
-    has(&daemon, &id, &suggested(5)).await;
+    has(&daemon, &id, &good).await;
     let gone = Problem::new(404, "malformed", "unknown");
     daemon
         .ca
         .will(Step::RenewalInfo, Times::Always, Twist::Refuse(gone));
     clock.advance(Duration::from_secs(6 * 3600));
     asked(3).await;
-    has(&daemon, &id, &suggested(5)).await;
+    has(&daemon, &id, &good).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
