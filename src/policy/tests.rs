@@ -29,7 +29,7 @@ fn policy(general: NameRules, own: NameRules) -> Policy {
         issuance_deadline: Duration::from_secs(1),
         order_lifetime: Duration::from_secs(1),
         limits: Limits::default(),
-        wishes: std::collections::BTreeMap::new(),
+        wishes: BTreeMap::new(),
     })
 }
 

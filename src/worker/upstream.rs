@@ -64,7 +64,7 @@ impl Operation {
             Self::Open => "open",
             Self::Advance => "advance",
             Self::Revoke => "revoke",
-            Self::RenewalInfo => "renewal_info",
+            Self::RenewalInfo => "renewal",
             Self::Probe => "probe",
         }
     }
