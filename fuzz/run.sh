@@ -1,9 +1,11 @@
 #!/bin/sh
 # Builds the fuzz targets and runs each of them for a while: ./fuzz/run.sh SECONDS [TARGET...]
 #
-# The targets are laid out for cargo-fuzz, but any cargo and a C++ compiler (for libFuzzer) will do. There is no
-# sanitizer, which only a nightly compiler has: no unsafe code is ours, and the assertions and the checks for overflow
-# and bounds are on. When cargo says that the lock file needs to be updated: `cargo update -w` in this directory.
+# cargo-fuzz takes the same targets and corpus: `cargo +nightly fuzz run jws`, or `cargo fuzz run --sanitizer none jws`.
+# Here any cargo and a C++ compiler (for libFuzzer) will do, because cargo-fuzz costs a fresh machine a minute to install
+# and a build of every dependency once more, eight minutes of CPU. There is no sanitizer, which only a nightly compiler
+# has: no unsafe code is ours, and the assertions and the checks for overflow and bounds are on. When cargo says that the
+# lock file needs to be updated: `cargo update -w` in this directory.
 set -eu
 
 seconds=$1
@@ -23,9 +25,9 @@ for name in "$@"; do
   failures=$kept/artifacts/$name
   log=$kept/$name.log
   mkdir -p "$corpus" "$failures"
-  # New inputs go to the first directory; the seeds are only read.
+  # New inputs go to the first directory; the seeds are only read. (cargo-fuzz adds to the seeds, which git ignores.)
   if "$target" -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-    -artifact_prefix="$failures/" "$corpus" "$here/seeds/$name" >"$log" 2>&1; then
+    -artifact_prefix="$failures/" "$corpus" "$here/corpus/$name" >"$log" 2>&1; then
     echo "fuzz $name: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") runs in $seconds s, clean"
   else
     tail -n 30 "$log" >&2

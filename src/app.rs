@@ -16,13 +16,14 @@ use tokio::task::JoinSet;
 use crate::acme::certificate::{self, Der};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::jose::jwk::Jwk;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
-use crate::ra::{OwnKey, RegistrationAuthority};
+use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, OwnCertificate, Server};
 use crate::store::sled::SledStore;
-use crate::store::{Store, Versioned};
+use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
 use crate::upstream::account::{self, Vault};
 use crate::upstream::acme::Ca;
@@ -88,12 +89,23 @@ impl App {
             };
             slot.install_pem(&read(certificate)?, &read(key)?)?;
         }
-        let upstreams = config.upstreams.into_iter();
-        let upstreams = upstreams.map(|configured| upstream(configured, &store));
-        let upstreams = upstreams.collect::<anyhow::Result<_>>()?;
+        let mut vaults = Vec::new();
+        let mut upstreams = Vec::new();
+        for configured in config.upstreams {
+            let vault: Arc<dyn Vault> = Arc::new(StoredAccount {
+                name: account::vault_name(configured.name, &configured.settings),
+                store: Arc::clone(&store),
+            });
+            vaults.push(Arc::clone(&vault));
+            upstreams.push(upstream(configured, vault)?);
+        }
+        let own_keys = Box::new(KeysOfDaemon {
+            slot: Arc::clone(&slot),
+            vaults,
+        });
         let validator = Validator::new(config.validate)?;
         let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone())
-            .with_own_key(own_key(Arc::clone(&slot)));
+            .with_own_keys(own_keys);
         for provisioner in ra.provisioners_without_key().await? {
             tracing::warn!(
                 provisioner,
@@ -177,8 +189,8 @@ impl App {
     }
 }
 
-/// A CA, with the account that the store has for it.
-fn upstream(configured: config::Upstream, store: &Arc<dyn Store>) -> anyhow::Result<Upstream> {
+/// A CA, with our account there.
+fn upstream(configured: config::Upstream, vault: Arc<dyn Vault>) -> anyhow::Result<Upstream> {
     let config::Upstream {
         name,
         settings,
@@ -186,10 +198,6 @@ fn upstream(configured: config::Upstream, store: &Arc<dyn Store>) -> anyhow::Res
         wishes: _,
     } = configured;
     let ca_url = settings.directory.clone();
-    let vault = Arc::new(StoredAccount {
-        name: account::vault_name(name, &settings),
-        store: Arc::clone(store),
-    });
     let ca = Ca::new(settings, vault).with_context(|| format!("the upstream {name}"))?;
     Ok(Upstream {
         name,
@@ -199,12 +207,27 @@ fn upstream(configured: config::Upstream, store: &Arc<dyn Store>) -> anyhow::Res
     })
 }
 
-/// Knows the key of the certificate that is served at the moment.
-fn own_key(slot: Arc<CertificateSlot>) -> OwnKey {
-    Box::new(move |key| {
-        let served = slot.leaf().map(Der::new);
-        served.and_then(|leaf| certificate::key_of(&leaf)).as_ref() == Some(key)
-    })
+/// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs.
+struct KeysOfDaemon {
+    slot: Arc<CertificateSlot>,
+    vaults: Vec<Arc<dyn Vault>>,
+}
+
+#[async_trait]
+impl OwnKeys for KeysOfDaemon {
+    async fn contain(&self, key: &Jwk) -> Result<bool, StoreError> {
+        let served = self.slot.leaf().map(Der::new);
+        if served.and_then(|leaf| certificate::key_of(&leaf)).as_ref() == Some(key) {
+            return Ok(true);
+        }
+        for vault in &self.vaults {
+            let kept = account::public_key(&**vault).await.map_err(StoreError::Failed)?;
+            if kept.and_then(|jwk| serde_json::from_value(jwk).ok()).as_ref() == Some(key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<Listener> {

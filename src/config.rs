@@ -252,20 +252,30 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
             let limits = config.section("limits", limits::read);
             let cors = config.flag("cors");
-            Ok((upstreams?, validate?, deadline?, metrics?, limits?, cors?))
+            let blocked_keys = policy::blocked_keys(config);
+            Ok((
+                upstreams?,
+                validate?,
+                deadline?,
+                metrics?,
+                limits?,
+                cors?,
+                blocked_keys?,
+            ))
         });
         let policy = policy::read(authority, names.as_deref(), mode);
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, cors)) = authority?;
+    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, cors, blocked_keys)) = authority?;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
     let wishes = upstreams.all.iter();
     policy.wishes = wishes
         .map(|upstream| (upstream.name, upstream.wishes.clone()))
         .collect();
+    policy.blocked_keys = blocked_keys;
     (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {

@@ -3,6 +3,7 @@
 //! Pure: the answer depends on the settings and the request alone. The rules are those of step-ca's
 //! `authority.policy.x509`, and where they leave a choice, the stricter one.
 
+pub mod blocked_keys;
 pub mod limits;
 pub mod names;
 pub mod routes;
@@ -22,6 +23,7 @@ use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
+use crate::policy::blocked_keys::BlockedKeys;
 use crate::policy::limits::Limits;
 use crate::policy::names::NameRules;
 use crate::policy::routes::Routes;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What may be asked for beyond names, by upstream.
     pub wishes: BTreeMap<UpstreamName, WishRules>,
+    /// Keys that are in no certificate and no account.
+    pub blocked_keys: BlockedKeys,
 }
 
 /// One ACME directory, with its own rules.
@@ -99,7 +103,7 @@ pub struct ConfiguredKey {
 
 impl Provisioner {
     /// The challenges that can prove control of the identifier, of those that are enabled.
-    fn challenges_for(&self, identifier: &Identifier) -> Vec<ChallengeType> {
+    pub(crate) fn challenges_for(&self, identifier: &Identifier) -> Vec<ChallengeType> {
         let fits = |kind: &ChallengeType| match identifier {
             Identifier::Dns(_) => true,
             // RFC 8555 §8.3, RFC 8737 §3: http-01 and tls-alpn-01 prove control of one host, so neither can answer for
@@ -162,6 +166,11 @@ impl Policy {
     pub fn wishes(&self, upstream: UpstreamName) -> WishRules {
         let rules = self.settings.wishes.get(&upstream);
         rules.cloned().unwrap_or_default()
+    }
+
+    /// Where the key with this hash is known from, if others than its owner have it.
+    pub fn source_of_blocked(&self, number_hash: &[u8; 32]) -> Option<&'static str> {
+        self.settings.blocked_keys.source(number_hash)
     }
 
     /// The identifiers of a new order, each once, with the challenges to offer (RFC 8555 §7.4). `own` are the rules of

@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -47,6 +48,9 @@ struct Arguments {
     /// How many certificates the honest client gets beside attackers.
     #[arg(long, env = "BENCH_HONEST", default_value_t = 400)]
     honest: usize,
+    /// How often each of two answers is timed that are not to be told apart.
+    #[arg(long, env = "BENCH_TIMING", default_value_t = 5000)]
+    timing: usize,
 }
 
 /// What the load generator wrote.
@@ -101,7 +105,7 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     );
     println!("{} name(s) in each certificate; {connections}.", arguments.names);
     println!("\n{beside_others}");
-    Ok(())
+    timing(arguments.timing, &ports, &ca).await
 }
 
 fn headings() -> Vec<String> {
@@ -128,43 +132,20 @@ impl Run {
         ca: &ThrowawayCa,
     ) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
-        let proxy = AcmeProxy::start(&Settings {
-            directory: directory.path(),
-            ca_url: &ca.directory_url,
-            ca_root_pem: &ca.root_pem,
-            eab_kid: EAB_KID,
-            eab_hmac_key: EAB_HMAC_KEY,
-            resolver: (Ipv4Addr::LOCALHOST, ports.dns).into(),
-            http_port: ports.http,
-        })
-        .await?;
+        let proxy = started(directory.path(), json!({}), ports, ca).await?;
         let before = Usage::of(&proxy).await?;
-        let generator = |mut command: Command| -> anyhow::Result<Command> {
-            command
-                .args(["--directory", &proxy.directory_url(), "--resolve", "127.0.0.1"])
-                .arg("--ca-file")
-                .arg(&ca.root)
-                .kill_on_drop(true);
-            Ok(command)
-        };
         let attackers = match attack {
             Some((attack, count)) => {
                 // Their work would be done on other machines than ours.
                 let mut command = Command::new("nice");
                 command.args(["-n", "19"]).arg(beside("load")?);
-                Some(attackers(generator(command)?, attack, count).await?)
+                Some(attackers(aimed(command, &proxy, ca), attack, count).await?)
             }
             None => None,
         };
         let json = directory.path().join("load.json");
-        let mut command = generator(Command::new(beside("load")?))?;
-        command
-            .args(options)
-            .args(["--http-port", &ports.http.to_string()])
-            .args(["--dns-port", &ports.dns.to_string()])
-            .arg("--json")
-            .arg(&json)
-            .stdout(Stdio::inherit());
+        let mut command = answering(&proxy, ports, ca)?;
+        command.args(options).arg("--json").arg(&json);
         // It fails if a single issuance does; the figures tell more.
         command.status().await.context("cannot run the load generator")?;
         let after = Usage::of(&proxy).await?;
@@ -179,6 +160,60 @@ impl Run {
         ensure!(load.issued > 0, "not one certificate was issued{log}");
         Ok(Self { load, before, after })
     }
+}
+
+/// A fresh acme-proxy.
+async fn started(
+    directory: &Path,
+    limits: serde_json::Value,
+    ports: &Ports,
+    ca: &ThrowawayCa,
+) -> anyhow::Result<AcmeProxy> {
+    AcmeProxy::start(&Settings {
+        directory,
+        ca_url: &ca.directory_url,
+        ca_root_pem: &ca.root_pem,
+        eab_kid: EAB_KID,
+        eab_hmac_key: EAB_HMAC_KEY,
+        resolver: (Ipv4Addr::LOCALHOST, ports.dns).into(),
+        http_port: ports.http,
+        limits,
+    })
+    .await
+}
+
+/// The load generator, told where acme-proxy is.
+fn aimed(mut command: Command, proxy: &AcmeProxy, ca: &ThrowawayCa) -> Command {
+    command
+        .args(["--directory", &proxy.directory_url(), "--resolve", "127.0.0.1"])
+        .arg("--ca-file")
+        .arg(&ca.root)
+        .kill_on_drop(true);
+    command
+}
+
+/// The load generator where acme-proxy looks for challenges.
+fn answering(proxy: &AcmeProxy, ports: &Ports, ca: &ThrowawayCa) -> anyhow::Result<Command> {
+    let mut command = aimed(Command::new(beside("load")?), proxy, ca);
+    command
+        .args(["--http-port", &ports.http.to_string()])
+        .args(["--dns-port", &ports.dns.to_string()])
+        .stdout(Stdio::inherit());
+    Ok(command)
+}
+
+/// Has the load generator print what the times of answers tell.
+#[expect(clippy::print_stdout, reason = "this is a command")]
+async fn timing(rounds: usize, ports: &Ports, ca: &ThrowawayCa) -> anyhow::Result<()> {
+    println!("What the time of an answer tells ...");
+    let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
+    // All come from one address, and half of those with a foreign kid have a bad signature.
+    let limits = json!({ "bad_requests_per_address_per_minute": 0 });
+    let proxy = started(directory.path(), limits, ports, ca).await?;
+    let mut command = answering(&proxy, ports, ca)?;
+    let status = command.args(["--timing", &rounds.to_string()]).status().await?;
+    ensure!(status.success(), "no times came{}", proxy.log_tail());
+    proxy.stop().await
 }
 
 /// The load generator as an attacker, until it is dropped.

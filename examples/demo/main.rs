@@ -80,6 +80,7 @@ async fn run() -> anyhow::Result<()> {
         eab_hmac_key: &ca.eab.hmac_key,
         resolver: dns.address,
         http_port: web.address.port(),
+        limits: serde_json::json!({}),
     };
     let proxy = unless_interrupted(AcmeProxy::start(&settings)).await?;
     say("   It is ready: /health answers, under the certificate that the CA has issued to it.");

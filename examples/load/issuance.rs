@@ -104,7 +104,7 @@ impl Worker {
             Err(_) => Err(failure(Endpoint::Issuance, "not done in time")),
         };
         match outcome {
-            Ok(()) => self.samples.record(Endpoint::Issuance, start.elapsed()),
+            Ok(_) => self.samples.record(Endpoint::Issuance, start.elapsed()),
             Err(Failure(what)) => {
                 // The connection may hold half an answer.
                 self.connection = None;
@@ -115,6 +115,27 @@ impl Worker {
         if plan.connection_per_issuance {
             self.connection = None;
         }
+    }
+
+    /// What this client comes to have by getting a certificate and opening another order: URLs by name.
+    pub(crate) async fn objects(&mut self, request: &Request) -> Result<Vec<(&'static str, String)>, String> {
+        let plan = self.plan.clone();
+        let all_made = async {
+            let certificate = self.issue(&plan, request).await?;
+            let names = request.names.iter().map(|name| format!("pending.{name}"));
+            let (url, order) = self.order(&plan, &names.collect::<Vec<_>>()).await?;
+            let account = self.account.clone().unwrap_or_default();
+            let mut objects = vec![("account", account), ("order", url), ("certificate", certificate)];
+            for url in order.authorizations {
+                let reply = self.post(Endpoint::Authz, &url, "").await?;
+                let authz: Authorization = json_of(Endpoint::Authz, &reply)?;
+                objects.push(("authorization", url));
+                let challenge = authz.challenges.into_iter().next();
+                objects.extend(challenge.map(|challenge| ("challenge", challenge.url)));
+            }
+            Ok(objects)
+        };
+        all_made.await.map_err(|Failure(what)| what)
     }
 
     /// Has the server look for challenges at hosts that never answer, and does not wait for what comes of it.
@@ -162,7 +183,8 @@ impl Worker {
         Ok((order_url, json_of(Endpoint::NewOrder, &reply)?))
     }
 
-    async fn issue(&mut self, plan: &Plan, request: &Request) -> Outcome<()> {
+    /// The certificate's URL.
+    async fn issue(&mut self, plan: &Plan, request: &Request) -> Outcome<String> {
         if plan.account_per_issuance {
             self.account = None;
             self.key = AccountKey::generate().map_err(|error| failure(Endpoint::NewAccount, error))?;
@@ -192,7 +214,7 @@ impl Worker {
             .ok_or_else(|| failure(Endpoint::OrderPoll, "no certificate URL"))?;
         let chain = self.post(Endpoint::Certificate, &url, "").await?;
         match chain.body.starts_with(b"-----BEGIN CERTIFICATE-----") {
-            true => Ok(()),
+            true => Ok(url),
             false => Err(failure(Endpoint::Certificate, "not PEM")),
         }
     }

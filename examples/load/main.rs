@@ -14,6 +14,7 @@ mod keys;
 mod report;
 #[path = "../loopback/table.rs"]
 mod table;
+mod timing;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -87,6 +88,9 @@ struct Arguments {
     /// Attack instead, until killed, with `--workers` connections or addresses.
     #[arg(long)]
     attack: Option<Attack>,
+    /// Compare the times of answers that are not to be told apart, so many of each, instead.
+    #[arg(long)]
+    timing: Option<usize>,
     /// Write the figures to this file, too, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -120,7 +124,6 @@ async fn load(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(dns) = &dns {
         println!("Answering DNS on {}.", dns.address);
     }
-    println!("Making {} keys ...", arguments.orders);
     let plan = Arc::new(issuance::Plan {
         directory: arguments.directory.to_string(),
         target,
@@ -131,6 +134,11 @@ async fn load(arguments: Arguments) -> anyhow::Result<()> {
         poll_interval: Duration::from_millis(arguments.poll_interval.max(1)),
         patience: Duration::from_secs(arguments.patience),
     });
+    if let Some(rounds) = arguments.timing {
+        println!("{}", timing::table(plan, rounds, &arguments.domain).await?);
+        return Ok(());
+    }
+    println!("Making {} keys ...", arguments.orders);
     let requests = Arc::new(keys::requests(
         arguments.orders,
         arguments.names,

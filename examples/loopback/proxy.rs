@@ -30,6 +30,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) resolver: SocketAddr,
     /// The port on which clients answer http-01.
     pub(crate) http_port: u16,
+    /// `authority.config.limits`.
+    pub(crate) limits: serde_json::Value,
 }
 
 /// A running acme-proxy. It is killed if this is dropped; [`AcmeProxy::stop`] is the polite way.
@@ -194,6 +196,7 @@ fn ca_json(settings: &Settings<'_>, address: SocketAddr, metrics: u16, store: &P
                 "account_email": "demo@example.com",
                 "eab_kid": settings.eab_kid,
                 "eab_hmac_key": settings.eab_hmac_key,
+                "limits": settings.limits,
                 "metrics": { "enabled": true, "port": metrics },
                 "validation": {
                     "resolvers": [settings.resolver.to_string()],

@@ -19,6 +19,8 @@ use serde::Serialize;
 
 use crate::journal::{self, Expected};
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// Something that was acknowledged is not there.
 pub(crate) const LOST: u8 = 1;
 /// The store can not be opened or read.
@@ -49,17 +51,14 @@ async fn compare(store: &SledStore, records: &HashMap<String, Expected>) -> Resu
     let mut lost = Lost::new();
     let mut jobs = BTreeMap::new();
     for kind in WorkKind::ALL {
-        let now = Timestamp::MAX - Duration::from_secs(9);
-        for lease in store
-            .lease(
-                Lane::of(kind, UpstreamName::DEFAULT),
-                now,
-                Timestamp::MAX,
-                usize::MAX,
-                usize::MAX,
-            )
-            .await?
-        {
+        let leases = store.lease(
+            Lane::of(kind, UpstreamName::DEFAULT),
+            Timestamp::MAX,
+            HOUR,
+            usize::MAX,
+            usize::MAX,
+        );
+        for lease in leases.await? {
             jobs.insert(lease.job.work, lease.job);
         }
     }

@@ -256,10 +256,9 @@ impl Life {
 
 async fn worker(life: Arc<Life>, kind: WorkKind) -> Result<std::process::ExitCode> {
     loop {
-        let until = life.now + DAY;
         let leases = life
             .store
-            .lease(Lane::of(kind, UpstreamName::DEFAULT), life.now, until, 64, 64)
+            .lease(Lane::of(kind, UpstreamName::DEFAULT), life.now, DAY, 64, 64)
             .await?;
         if leases.is_empty() {
             life.store.job_added().await;

@@ -6,19 +6,23 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType, Token};
+use crate::acme::id::OrderId;
 use crate::acme::identifier::Identifier;
 use crate::acme::problem::Problem;
 
 /// An authorization's stored facts. It lives and expires with its order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authorization {
-    pub(crate) identifier: Identifier,
+    /// The order that it was made for, and with it the account. Older records do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::acme) order: Option<OrderId>,
+    pub(in crate::acme) identifier: Identifier,
     /// One token for all challenges of the authorization, never used for another authorization.
-    pub(crate) token: Token,
-    pub(crate) challenges: Vec<Challenge>,
+    pub(in crate::acme) token: Token,
+    pub(in crate::acme) challenges: Vec<Challenge>,
     /// When its owner gave it up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) deactivated: Option<Timestamp>,
+    pub(in crate::acme) deactivated: Option<Timestamp>,
 }
 
 /// RFC 8555 §7.1.6.
@@ -49,9 +53,10 @@ impl fmt::Display for AuthorizationStatus {
 }
 
 impl Authorization {
-    /// An authorization that offers challenges of these types.
-    pub(crate) fn offering(identifier: Identifier, kinds: &[ChallengeType]) -> Self {
+    /// An authorization within this order that offers challenges of these types.
+    pub(crate) fn offering(order: OrderId, identifier: Identifier, kinds: &[ChallengeType]) -> Self {
         Self {
+            order: Some(order),
             identifier,
             token: Token::random(),
             challenges: kinds.iter().copied().map(Challenge::offered).collect(),

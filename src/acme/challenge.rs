@@ -86,9 +86,9 @@ impl Token {
 pub struct Challenge {
     /// The validation method.
     #[serde(rename = "type")]
-    pub(crate) kind: ChallengeType,
+    pub(in crate::acme) kind: ChallengeType,
     /// How far it has come.
-    pub(crate) state: ChallengeState,
+    pub(in crate::acme) state: ChallengeState,
 }
 
 /// How far a challenge has come (RFC 8555 §7.1.6).

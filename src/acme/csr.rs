@@ -19,8 +19,11 @@ use crate::acme::certificate::Der;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::order::Order;
-use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::jose::jwk::Jwk;
+
+/// The longest detail of a refusal, in characters: a name of 253 fits in.
+const MAX_DETAIL: usize = 500;
 
 /// A CSR that is sound in itself: signed by its own good key, asking for host names only.
 #[derive(Debug)]
@@ -146,6 +149,7 @@ fn checked_key(csr: &X509CertificationRequest<'_>) -> Result<Jwk, Problem> {
     Ok(key)
 }
 
+/// An object identifier in the detail is the client's, and may be as long as its request.
 pub(crate) fn bad(detail: &str) -> Problem {
-    Problem::new(ProblemType::BadCsr, detail)
+    Problem::new(ProblemType::BadCsr, cleaned(detail, MAX_DETAIL))
 }

@@ -237,11 +237,12 @@ impl Order {
         now: Timestamp,
         lifetime: Duration,
     ) -> Self {
+        let id = OrderId::random();
         let offering = |(identifier, kinds): (Identifier, Vec<ChallengeType>)| {
-            Authorization::offering(identifier, &kinds)
+            Authorization::offering(id, identifier, &kinds)
         };
         Self {
-            id: OrderId::random(),
+            id,
             account,
             provisioner,
             upstream: UpstreamName::DEFAULT,
@@ -270,7 +271,7 @@ impl Order {
         lifetime: Duration,
     ) -> Self {
         let proved = |identifier| {
-            let mut authorization = Authorization::offering(identifier, &[ChallengeType::Http01]);
+            let mut authorization = Authorization::offering(id, identifier, &[ChallengeType::Http01]);
             for challenge in &mut authorization.challenges {
                 challenge.state = ChallengeState::Valid(now);
             }

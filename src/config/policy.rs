@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::absolute;
 use crate::config::external_account;
 use crate::config::names::name_rules;
 use crate::config::reader::Reported;
@@ -18,6 +19,7 @@ use crate::policy::ENABLED_BY_DEFAULT;
 use crate::policy::Provisioner;
 use crate::policy::Settings;
 use crate::policy::UpstreamName;
+use crate::policy::blocked_keys::BlockedKeys;
 use crate::policy::limits::Limits;
 use crate::policy::routes::Routes;
 
@@ -26,7 +28,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 const RAW_CSR: &str = "the CA gets the client's CSR as it is";
 
-/// The settings, with the default deadline and limits, and nobody sent anywhere; `upstreams` are the names of all
+/// The settings, with the default deadline, limits and blocked keys, and nobody sent anywhere; `upstreams` are the names of all
 /// upstreams, if they could be read, and `mode` is that of the file that is read.
 pub(crate) fn read(
     authority: &Section<'_>,
@@ -63,6 +65,7 @@ pub(crate) fn read(
         order_lifetime: DAY,
         limits: Limits::default(),
         wishes: BTreeMap::new(),
+        blocked_keys: BlockedKeys::default(),
     })
 }
 
@@ -220,6 +223,21 @@ fn options(options: &Section<'_>) -> Result<(), Reported> {
         }
         Ok(())
     })
+}
+
+/// `authority.config.blocked_keys`: the list of badkeys, read whole.
+pub(crate) fn blocked_keys(config: &Section<'_>) -> Result<BlockedKeys, Reported> {
+    const FIX: &str =
+        "write the full path of a blocklist.dat that this user may read (badkeys --update-bl fetches it)";
+    let Some(text) = config.text("blocked_keys")? else {
+        return Ok(BlockedKeys::default());
+    };
+    let bytes = match std::fs::read(absolute(&text)?) {
+        Ok(bytes) => bytes,
+        Err(error) => return Err(text.wrong(format_args!("can not be read: {error}; {FIX}"))),
+    };
+    BlockedKeys::with_blocklist(&bytes)
+        .map_err(|invalid| text.wrong(format_args!("is no list of badkeys: it {invalid}; {FIX}")))
 }
 
 /// `authority.config.issuance`: the deadline.

@@ -15,7 +15,7 @@ use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::jose::rsa;
+use crate::jose::rsa::{self, WeakRsaKey};
 
 /// A public key, with nothing but its required members.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +212,7 @@ impl Jwk {
     }
 
     fn rsa_from_numbers(n: &[u8], e: &[u8]) -> Result<Self, BadKey> {
-        rsa::check(n, e).map_err(|weak| bad(&weak.to_string()))?;
+        rsa::check_size(n, e).map_err(|weak| weak_key(&weak))?;
         let minimal = |number: &[u8]| {
             let zeros = number.iter().take_while(|byte| **byte == 0).count();
             URL_SAFE_NO_PAD.encode(number.get(zeros..).unwrap_or_default())
@@ -244,7 +244,10 @@ impl Jwk {
     /// [`BadKey`] if it is of another kind, or weak.
     pub fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, BadKey> {
         match spki.parsed() {
-            Ok(PublicKey::RSA(rsa)) => Self::rsa_from_numbers(rsa.modulus, rsa.exponent),
+            Ok(PublicKey::RSA(rsa)) => {
+                rsa::check(rsa.modulus, rsa.exponent).map_err(|weak| weak_key(&weak))?;
+                Self::rsa_from_numbers(rsa.modulus, rsa.exponent)
+            }
             Ok(PublicKey::EC(point)) => {
                 let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
                 match named {
@@ -288,6 +291,17 @@ impl Jwk {
         URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()))
     }
 
+    /// SHA-256 of the number that makes the key, without leading zeros: an RSA key's modulus, the x coordinate of a
+    /// point. Lists of compromised keys know a key by it, because it is the same in every encoding, and whoever has the
+    /// private key to a modulus has it for every exponent.
+    pub fn number_hash(&self) -> [u8; 32] {
+        let (Self::Ec { x: number, .. } | Self::Rsa { n: number, .. } | Self::Okp { x: number, .. }) = self;
+        let bytes = URL_SAFE_NO_PAD.decode(number).unwrap_or_default();
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let hash = digest::digest(&digest::SHA256, bytes.get(zeros..).unwrap_or_default());
+        hash.as_ref().try_into().unwrap_or_default()
+    }
+
     /// The one algorithm that this key signs with here.
     pub fn algorithm(&self) -> Algorithm {
         match self {
@@ -297,6 +311,19 @@ impl Jwk {
             Self::Rsa { .. } => Algorithm::Rs256,
             Self::Okp { .. } => Algorithm::EdDsa,
         }
+    }
+
+    /// The verifier of a key that comes with a request. Parsing leaves open whether its factors can be found: whoever
+    /// sends a key must have earned what it costs to try.
+    ///
+    /// # Errors
+    ///
+    /// [`BadKey`] if the key is none, or weak.
+    pub fn examined(&self) -> Result<Verifier, BadKey> {
+        if let Self::Rsa { n, .. } = self {
+            rsa::check_factors(&decode("n", Some(n))?).map_err(|weak| weak_key(&weak))?;
+        }
+        self.verifier()
     }
 
     /// Prepares the verification of signatures by this key. Costs more than a verification: keep it.
@@ -356,6 +383,10 @@ fn decode(name: &str, text: Option<&str>) -> Result<Vec<u8>, BadKey> {
         .map_err(|_| bad(&format!("the jwk's {name} is not base64url without padding")))
 }
 
+fn weak_key(weak: &WeakRsaKey) -> BadKey {
+    bad(&weak.to_string())
+}
+
 fn bad(reason: &str) -> BadKey {
     BadKey(reason.to_owned())
 }
@@ -375,6 +406,44 @@ mod tests {
         let expected = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
         assert_eq!(parse(plain).unwrap().thumbprint(), expected);
         assert_eq!(parse(decorated).unwrap().thumbprint(), expected);
+    }
+
+    #[test]
+    fn c909_a_key_is_listed_by_the_hash_of_its_number_without_leading_zeros() {
+        // A key that Debian's OpenSSL made (CVE-2008-0166): badkeys 0.0.21, tests/data/rsa-debianweak.key.
+        let debian = concat!(
+            "wJZTDExKND_DiP-LbhTIi2F0hZZt0PdX897LLwPf3-b1GOCUj1OHBZvVqhJPJtOPE53W68I0NgVhaJdY6bFOA_",
+            "cUUIFnN0y_ZOJOJsPNle1aXQTjxAS-FXu4CQ6a2pzcU-9-gGwed7XxAkIVCiTprfmRCI2vIKdb61S8kf5D3YdV",
+            "RH_Tq977nxyYeosEGYJFBOIT-N0mqca37S8hA9hCJyD3p0AM40dD5M5ARAxpAT7-oqOXkPzfzLtCTaHYJK3-WA",
+            "ce121Br4NuQJPqYPVxniUPohT4YxFTqB7vwX2C4_gZ2ldpHtlgJVAHT96nOsnlz-EPa5GtwxtALD43CwOlWQ",
+        );
+        let padded = URL_SAFE_NO_PAD.encode([&[0; 2][..], &[7; 30]].concat());
+        let keys = [
+            // The hashes are those that badkeys makes.
+            (
+                format!(r#"{{"kty":"RSA","e":"AQAB","n":"{debian}"}}"#),
+                "31c152529eb033a010f8c272fd8d42",
+            ),
+            // RFC 7517 Appendix A.2.
+            (
+                r#"{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}"#.to_owned(),
+                "fa0823c601e01670320f579ad4c5c4",
+            ),
+            // RFC 8037 Appendix A.1.
+            (
+                r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#.to_owned(),
+                "21fe31dfa154a261626bf854046fd2",
+            ),
+            (
+                format!(r#"{{"kty":"EC","crv":"P-256","x":"{padded}","y":"{padded}"}}"#),
+                "e9b626fe9cb2fceb5c59fab6ea8842",
+            ),
+        ];
+        for (json, expected) in keys {
+            let hash = parse(&json).unwrap().number_hash();
+            let hash: String = hash.iter().take(15).map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hash, expected, "{json}");
+        }
     }
 
     #[test]

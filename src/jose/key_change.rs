@@ -47,7 +47,7 @@ impl KeyChange {
         if inner.nonce().is_some() {
             return Err(JwsError::Malformed("it must have no nonce"));
         }
-        let payload = inner.verify(&new_key.verifier()?)?;
+        let payload = inner.verify(&new_key.examined()?)?;
         let payload: Payload = jws::object(&payload).ok_or(JwsError::Malformed(
             "its payload must be an object with account and oldKey",
         ))?;

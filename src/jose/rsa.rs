@@ -39,13 +39,32 @@ pub enum WeakRsaKey {
 ///
 /// [`WeakRsaKey`] says why the key is refused.
 pub fn check(modulus: &[u8], exponent: &[u8]) -> Result<(), WeakRsaKey> {
-    let n = BigUint::from_bytes_be(modulus);
-    if !MODULUS_BITS.contains(&n.bits()) {
+    check_size(modulus, exponent)?;
+    check_factors(modulus)
+}
+
+/// The part of [`check`] that costs nothing.
+///
+/// # Errors
+///
+/// [`WeakRsaKey::Size`] or [`WeakRsaKey::Exponent`].
+pub fn check_size(modulus: &[u8], exponent: &[u8]) -> Result<(), WeakRsaKey> {
+    if !MODULUS_BITS.contains(&BigUint::from_bytes_be(modulus).bits()) {
         return Err(WeakRsaKey::Size);
     }
-    if BigUint::from_bytes_be(exponent) != BigUint::from(EXPONENT) {
-        return Err(WeakRsaKey::Exponent);
+    match BigUint::from_bytes_be(exponent) == BigUint::from(EXPONENT) {
+        true => Ok(()),
+        false => Err(WeakRsaKey::Exponent),
     }
+}
+
+/// The part of [`check`] that takes a millisecond, many times as long as a signature: not for whoever sends a number.
+///
+/// # Errors
+///
+/// Another [`WeakRsaKey`].
+pub fn check_factors(modulus: &[u8]) -> Result<(), WeakRsaKey> {
+    let n = BigUint::from_bytes_be(modulus);
     if (2..=752_u32).any(|divisor| &n % divisor == BigUint::ZERO) {
         return Err(WeakRsaKey::SmallFactor);
     }

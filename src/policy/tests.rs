@@ -30,6 +30,7 @@ fn policy(general: NameRules, own: NameRules) -> Policy {
         order_lifetime: Duration::from_secs(1),
         limits: Limits::default(),
         wishes: BTreeMap::new(),
+        blocked_keys: BlockedKeys::default(),
     })
 }
 

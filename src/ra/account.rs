@@ -40,9 +40,9 @@ impl RegistrationAuthority {
     /// # Errors
     ///
     /// `accountDoesNotExist` if only an existing one was wanted, `userActionRequired` if the terms of service were not
-    /// agreed to, `externalAccountRequired` without a binding where one is needed, `unauthorized` if the binding is not by
-    /// a key that may be used or the account is deactivated, `rateLimited` if its address has made too many, and what is
-    /// wrong with the binding's form or the contacts.
+    /// agreed to, `badPublicKey` if others have the key, too, `externalAccountRequired` without a binding where one is
+    /// needed, `unauthorized` if the binding is not by a key that may be used or the account is deactivated,
+    /// `rateLimited` if its address has made too many, and what is wrong with the binding's form or the contacts.
     pub async fn register(
         &self,
         provisioner: &str,
@@ -60,6 +60,9 @@ impl RegistrationAuthority {
         }
         if request.only_return_existing {
             return Err(Problem::new(ProblemType::AccountDoesNotExist, "no account has this key").into());
+        }
+        if let Some(known) = self.known_to_others(&key) {
+            return Err(Problem::new(ProblemType::BadPublicKey, format!("the account's key {known}")).into());
         }
         let binding = self.bind(rules, request.binding).await?;
         if let Some(terms) = &rules.terms_of_service

@@ -69,8 +69,8 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// Not found; `malformed` if the authorization has ended; `rateLimited` if the account's validations of the name keep
-    /// failing.
+    /// Not found; `malformed` if the authorization has ended, or the challenge is not offered any more; `rateLimited` if
+    /// the account's validations of the name keep failing.
     pub async fn accept_challenge(&self, account: &Account, id: ChallengeId) -> Result<Order, Refusal> {
         for _ in 0..MAX_CONFLICTS {
             let Versioned {
@@ -86,6 +86,15 @@ impl RegistrationAuthority {
                 .authorization(id.authorization)
                 .map(Authorization::identifier);
             let name = name.ok_or_else(Problem::not_found)?;
+            // The operator may have taken the challenge out of the configuration since it was offered (CONFORMANCE I3).
+            if !self
+                .provisioner_of(account)?
+                .challenges_for(name)
+                .contains(&id.kind)
+            {
+                let detail = "this challenge is not offered here any more; make a new order";
+                return Err(Problem::malformed(detail).into());
+            }
             self.limits
                 .check_failures(&*self.store, account.id(), name, now)
                 .await?;

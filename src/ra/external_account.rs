@@ -166,10 +166,12 @@ impl RegistrationAuthority {
     ///
     /// The store's.
     pub async fn provisioners_without_key(&self) -> Result<Vec<String>, StoreError> {
-        let stored = self.store.external_account_keys().await?;
+        let (stored, now) = (self.store.external_account_keys().await?, self.clock.now());
         let usable = |provisioner: &Provisioner| {
-            let of_store =
-                |key: &ExternalAccountKey| key.provisioner() == provisioner.name && key.revoked().is_none();
+            let of_store = |key: &ExternalAccountKey| {
+                let expired = key.terms().expires.is_some_and(|expires| expires <= now);
+                key.provisioner() == provisioner.name && key.revoked().is_none() && !expired
+            };
             !provisioner.external_accounts.keys.is_empty() || stored.iter().any(of_store)
         };
         let provisioners = self.policy.provisioners().iter();

@@ -2,7 +2,7 @@
 
 use crate::acme::account::Account;
 use crate::acme::id::AccountId;
-use crate::acme::problem::Problem;
+use crate::acme::problem::{Problem, ProblemType};
 use crate::jose::key_change::KeyChange;
 use crate::ra::account::usable;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
@@ -22,8 +22,8 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// `malformed` if the old key is not the account's, or the new one is; `unauthorized` if the account is
-    /// deactivated.
+    /// `malformed` if the old key is not the account's, or the new one is; `badPublicKey` if others have the new one,
+    /// too; `unauthorized` if the account is deactivated.
     pub async fn change_key(&self, account: &Account, change: KeyChange) -> Result<KeyChanged, Refusal> {
         let KeyChange { new_key, old_key, .. } = change;
         let thumbprint = new_key.thumbprint();
@@ -40,6 +40,9 @@ impl RegistrationAuthority {
             }
             if new_key == old_key {
                 return Err(Problem::malformed("the new key is the account's already").into());
+            }
+            if let Some(known) = self.known_to_others(&new_key) {
+                return Err(Problem::new(ProblemType::BadPublicKey, format!("the new key {known}")).into());
             }
             if let Some(holder) = self
                 .store
@@ -110,6 +113,7 @@ mod tests {
             order_lifetime: Duration::ZERO,
             wishes: std::collections::BTreeMap::new(),
             limits: crate::policy::limits::Limits::default(),
+            blocked_keys: crate::policy::blocked_keys::BlockedKeys::default(),
         });
         let store = Arc::new(store.unwrap());
         let clock = Clock::system();

@@ -20,13 +20,20 @@ use crate::acme::order::{Order, OrderStatus, after};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::policy::limits::Limits;
 use crate::ra::Refusal;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, line_of};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// How many accounts, addresses or names each limit keeps apart. Beyond that the half that has been quiet longest
 /// starts anew: a flood of addresses can make us forgetful, but not fill the memory.
 const MAX_KEYS: usize = 100_000;
+
+/// How many orders within an hour for the names of a certificate that is there are its renewals: enough for each host
+/// that shares the names, and for each kind of key. More are a client that renews in a loop, and count like any other.
+const RENEWALS_PER_HOUR: u32 = 10;
+
+/// How many times the allowed failures may be under way at once: nobody knows yet how they end.
+const UNDER_WAY: usize = 4;
 
 /// How long the orders of an account that is at its limit are believed to be as they were found.
 const RECHECK: Duration = Duration::from_secs(10);
@@ -134,6 +141,7 @@ pub(crate) struct RateLimits {
     limits: Limits,
     accounts: Buckets<IpAddr>,
     orders: Buckets<AccountId>,
+    renewals: Buckets<(AccountId, [u8; 32])>,
     pending: Mutex<HashMap<AccountId, Pending>>,
     attempts: Mutex<HashMap<(AccountId, Identifier), VecDeque<Attempt>>>,
 }
@@ -161,6 +169,7 @@ impl RateLimits {
             limits,
             accounts: Buckets::new(limits.accounts_per_address_per_hour, HOUR),
             orders: Buckets::new(limits.orders_per_account_per_hour, HOUR),
+            renewals: Buckets::new(RENEWALS_PER_HOUR, HOUR),
             pending: Mutex::default(),
             attempts: Mutex::default(),
         }
@@ -187,10 +196,14 @@ impl RateLimits {
             self.check_failures(store, order.account(), name, now).await?;
         }
         self.check_pending(store, order.account(), now).await?;
-        if order.wishes().replaces.is_none() && !store.has_issued(order).await? {
+        let names = (order.account(), line_of(order));
+        let replaces = order.wishes().replaces.is_some() || store.has_issued(order).await?;
+        let is_renewal = replaces && self.renewals.take(&names, now).is_ok();
+        if !is_renewal {
             self.orders.take(&order.account(), now).map_err(|wait| {
                 let limit = self.limits.orders_per_account_per_hour;
-                let what = format!("the account has opened {limit} orders for new names within an hour");
+                let what =
+                    format!("the account has opened {limit} orders that are no renewals within an hour");
                 too_many(&what, "orders_per_account_per_hour", wait)
             })?;
         }
@@ -298,8 +311,12 @@ impl RateLimits {
             at: now,
             failed: false,
         });
-        // More are never needed: those that were accepted at once when there were fewer may still be under way.
-        while of_name.len() > usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(4) {
+        // Only those that were accepted in the same moment can be more than `check_failures` lets through.
+        while of_name.len()
+            > usize::try_from(limit)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(UNDER_WAY)
+        {
             of_name.pop_front();
         }
     }
@@ -330,29 +347,37 @@ impl RateLimits {
             }
             of_name.clone()
         };
-        let mut failed = Vec::new();
+        let (mut failed, mut under_way) = (Vec::new(), 0);
         for attempt in recent {
             let has_failed = match attempt.failed {
                 true => Some(true),
                 false => outcome(store, attempt.challenge).await?,
             };
-            if has_failed == Some(true) {
-                failed.push(attempt);
+            match has_failed {
+                Some(true) => failed.push(attempt),
+                Some(false) => {}
+                None => under_way += 1,
             }
             if let Some(has_failed) = has_failed.filter(|_| !attempt.failed) {
                 self.settled(&key, attempt.challenge, has_failed);
             }
         }
-        let Some(oldest) = failed
+        let shown = cleaned(&name.to_string(), 260);
+        let enough = failed
             .len()
             .checked_sub(limit)
-            .and_then(|index| failed.get(index))
-        else {
-            return Ok(());
+            .and_then(|index| failed.get(index));
+        let (what, wait) = match enough {
+            Some(oldest) => (
+                format!("{limit} validations of {shown} by this account have failed within an hour"),
+                between(now, after(oldest.at, HOUR)).unwrap_or(RECHECK),
+            ),
+            None if failed.len() + under_way >= limit.saturating_mul(UNDER_WAY) => (
+                format!("{under_way} validations of {shown} by this account are under way"),
+                RECHECK,
+            ),
+            None => return Ok(()),
         };
-        let shown = cleaned(&name.to_string(), 260);
-        let what = format!("{limit} validations of {shown} by this account have failed within an hour");
-        let wait = between(now, after(oldest.at, HOUR)).unwrap_or(RECHECK);
         Err(too_many(&what, "failed_validations_per_name_per_hour", wait))
     }
 

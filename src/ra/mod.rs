@@ -15,6 +15,8 @@ pub mod renewal;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use crate::acme::account::Account;
 use crate::acme::id::OrderId;
 use crate::acme::order::Order;
@@ -79,11 +81,15 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: RateLimits,
-    is_own_key: OwnKey,
+    own_keys: Option<Box<dyn OwnKeys>>,
 }
 
-/// Whether a key is the daemon's own, which is in no client's certificate.
-pub type OwnKey = Box<dyn Fn(&Jwk) -> bool + Send + Sync>;
+/// The daemon's own keys, which are in no client's certificate.
+#[async_trait]
+pub trait OwnKeys: Send + Sync {
+    /// Whether this is one of them.
+    async fn contain(&self, key: &Jwk) -> Result<bool, StoreError>;
+}
 
 impl RegistrationAuthority {
     /// A registration authority over a store, under a policy.
@@ -93,18 +99,35 @@ impl RegistrationAuthority {
             store,
             policy,
             clock,
-            is_own_key: Box::new(|_| false),
+            own_keys: None,
         }
     }
 
     /// The same, refusing CSRs by a key of the daemon's own.
-    pub fn with_own_key(self, is_own_key: OwnKey) -> Self {
-        Self { is_own_key, ..self }
+    pub fn with_own_keys(self, own_keys: Box<dyn OwnKeys>) -> Self {
+        Self {
+            own_keys: Some(own_keys),
+            ..self
+        }
     }
 
     /// The clock that decides what is expired.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    async fn is_own_key(&self, key: &Jwk) -> Result<bool, StoreError> {
+        match &self.own_keys {
+            Some(own_keys) => own_keys.contain(key).await,
+            None => Ok(false),
+        }
+    }
+
+    /// What to tell a client about a key that others have, too. A compromised key still signs for what ends its use:
+    /// an account that has it already may change it, and a certificate that has it may be revoked.
+    fn known_to_others(&self, key: &Jwk) -> Option<String> {
+        let source = self.policy.source_of_blocked(&key.number_hash())?;
+        Some(format!("is no secret, it is known from {source}; make a new one"))
     }
 
     fn provisioner_of(&self, account: &Account) -> Result<&Provisioner, Refusal> {
@@ -114,7 +137,7 @@ impl RegistrationAuthority {
 
     /// The account's order, or the one answer for orders that do not exist and orders of others.
     async fn own_order(&self, account: &Account, id: OrderId) -> Result<Versioned<Order>, Refusal> {
-        match self.store.order(id).await? {
+        match self.store.own_order(account.id(), id).await? {
             Some(order) if order.value.account() == account.id() => Ok(order),
             Some(_) | None => Err(Problem::not_found().into()),
         }

@@ -30,6 +30,9 @@ const MAX_REQUEST: u64 = 64 * 1024;
 /// How long one connection may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long the command line waits for its answer: one connection is served after the other.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long to wait after the system could not give us a connection.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -218,9 +221,12 @@ pub async fn ask(store: &Path, request: &Request) -> io::Result<Option<Answer>> 
         }
         Err(error) => return Err(error),
     };
-    stream.write_all(&serde_json::to_vec(request)?).await?;
-    stream.shutdown().await?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await?;
-    Ok(Some(serde_json::from_slice(&bytes)?))
+    let exchange = async {
+        stream.write_all(&serde_json::to_vec(request)?).await?;
+        stream.shutdown().await?;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await?;
+        Ok(serde_json::from_slice(&bytes)?)
+    };
+    timeout(PATIENCE, exchange).await?.map(Some)
 }

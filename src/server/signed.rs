@@ -222,7 +222,7 @@ impl Received {
         let is_for_this_url = self.body.url() == Some(&self.url);
         let (payload, signer) = match self.body.signer().clone() {
             Signer::Key(key) => {
-                let verifier = key.verifier().map_err(jws::JwsError::from)?;
+                let verifier = key.examined().map_err(jws::JwsError::from)?;
                 (self.body.verify(&verifier)?, Ok(key))
             }
             Signer::Account(kid) => {

@@ -54,6 +54,7 @@ macro_rules! contract {
             records::the_line_is_ordered_by_finalization
             records::each_upstream_has_lines_of_its_own
             records::orders_are_listed_by_account
+            records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole
             records::issued_names_are_known_to_their_account
             records::issuers_are_stored_once
@@ -75,7 +76,8 @@ macro_rules! contract {
             jobs::a_job_moves_to_another_lane_with_its_order_or_not_at_all
             jobs::f20_leases_are_shared_out_between_owners
             jobs::f20_a_late_owner_does_not_wait_for_an_early_ones_jobs
-            jobs::a_lease_runs_out_unless_it_is_renewed
+            jobs::f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it
+            jobs::a_checkpoint_keeps_the_lease
             jobs::a_lost_lease_settles_nothing
             jobs::a_refused_settlement_writes_nothing_and_keeps_the_lease
             jobs::a_job_goes_back_into_the_queue_with_its_faults
@@ -228,7 +230,7 @@ pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<W
 /// Leases from the default upstream's lane.
 pub(crate) async fn lease(store: &Arc<dyn Store>, kind: WorkKind, now: u64) -> Vec<Lease> {
     store
-        .lease(Lane::of(kind, HERE), at(now), at(now + 100), 1000, 1000)
+        .lease(Lane::of(kind, HERE), at(now), LIFETIME, 1000, 1000)
         .await
         .unwrap()
 }
@@ -252,10 +254,16 @@ pub(crate) async fn all<T: Send + 'static>(
     tasks.into_iter().collect::<JoinSet<T>>().join_all().await
 }
 
-/// A stored order with a leased issue job: held until 101.
+/// A stored order with a leased issue job.
 pub(crate) async fn leased(store: &Arc<dyn Store>) -> (Versioned<Order>, Lease) {
+    leased_for(store, LIFETIME).await
+}
+
+/// The same with a lease that runs out.
+pub(crate) async fn leased_for(store: &Arc<dyn Store>, span: Duration) -> (Versioned<Order>, Lease) {
     let order = finalized(names(&["a.example.com"]), at(0));
     create(store, &order, Some(Work::Issue(order.id()))).await;
-    let lease = lease(store, WorkKind::Issue, 1).await.remove(0);
+    let leases = store.lease(Lane::Issue(HERE), at(1), span, 1000, 1000).await;
+    let lease = leases.unwrap().remove(0);
     (store.order(order.id()).await.unwrap().unwrap(), lease)
 }

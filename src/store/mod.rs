@@ -67,15 +67,13 @@ pub enum Registration {
     KeyUsed,
 }
 
-/// A job that the holder alone may work on until the deadline.
+/// A job that the holder alone may work on until the lease runs out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The job.
     pub job: Job,
     /// Who holds it: unique to one lease.
     pub token: u64,
-    /// From then on somebody else may take it.
-    pub until: Timestamp,
 }
 
 /// What becomes of a leased job.
@@ -180,8 +178,9 @@ pub enum StoreError {
 /// - A one-time external account key gets at most one account, however many ask at once.
 /// - A certificate is replaced by at most one order that may still do so ([`Order::holds_replaced`]), however many are
 ///   made at once.
-/// - A job is leased by at most one holder at a time. A lease that is neither settled nor renewed before its deadline
-///   is void, and the job is leased again. Jobs of a kind that this version does not know are left alone.
+/// - A job is leased by at most one holder at a time. A lease that is not settled in its time runs out, and the job is
+///   leased again. The store measures that time by a clock of its own that nobody sets: a step of the system's clock
+///   ends no lease. Jobs of a kind that this version does not know are left alone.
 /// - Jobs are leased by the lane. However many jobs wait in one lane, and for however long, leasing from another one is
 ///   neither slower nor later for it.
 /// - Leases of a lane are shared out fairly between the owners of jobs, so that no number of jobs of one owner keeps
@@ -238,6 +237,14 @@ pub trait Store: Send + Sync + 'static {
     /// The order with this id.
     async fn order(&self, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError>;
 
+    /// The same if it is the account's. What belongs to another account is looked for exactly like what does not exist:
+    /// no record is read that would take its time (SECURITY C501).
+    async fn own_order(
+        &self,
+        account: AccountId,
+        id: OrderId,
+    ) -> Result<Option<Versioned<Order>>, StoreError>;
+
     /// The account's orders with ids greater than `after`, ascending, at most `limit`.
     async fn orders_of(
         &self,
@@ -270,14 +277,14 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
 
-    /// Takes up to `limit` due jobs of a lane until `until`: each time of the owner who holds the fewest leases of the
-    /// lane, and of those the job that has been due longest. An owner who holds `share` leases or more gets none.
-    /// However many jobs wait, this stays cheap.
+    /// Takes up to `limit` due jobs of a lane, for as long as `span`: each time of the owner who holds the fewest leases
+    /// of the lane, and of those the job that has been due longest. An owner who holds `share` leases or more gets
+    /// none. However many jobs wait, this stays cheap.
     async fn lease(
         &self,
         lane: Lane,
         now: Timestamp,
-        until: Timestamp,
+        span: Duration,
         limit: usize,
         share: usize,
     ) -> Result<Vec<Lease>, StoreError>;

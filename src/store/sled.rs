@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::acme::account::Account;
@@ -327,6 +327,22 @@ impl Store for SledStore {
         self.read(&keys::order(id))
     }
 
+    async fn own_order(
+        &self,
+        account: AccountId,
+        id: OrderId,
+    ) -> Result<Option<Versioned<Order>>, StoreError> {
+        let indexed = self
+            .shared
+            .durable
+            .now()
+            .get(&keys::order_of_account(account, id))?;
+        match indexed {
+            Some(_) => self.read(&keys::order(id)),
+            None => Ok(None),
+        }
+    }
+
     async fn orders_of(
         &self,
         account: AccountId,
@@ -387,14 +403,16 @@ impl Store for SledStore {
         &self,
         lane: Lane,
         now: Timestamp,
-        until: Timestamp,
+        span: Duration,
         limit: usize,
         share: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        match self.shared.failure.borrow().clone() {
-            Some(cause) => Err(cause),
-            None => Ok(self.queue().lease(lane, now, until, limit, share)),
+        if let Some(cause) = self.shared.failure.borrow().clone() {
+            return Err(cause);
         }
+        let mut queue = self.queue();
+        queue.expire(lane, Instant::now());
+        Ok(queue.lease(lane, now, Instant::now() + span, limit, share))
     }
 
     async fn checkpoint(

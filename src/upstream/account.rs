@@ -58,6 +58,19 @@ pub fn vault_name(upstream: UpstreamName, settings: &Settings) -> String {
     format!("upstream/{}", hex_sha256(&account))
 }
 
+/// The public key of the account, as a JWK. None if there is no account yet, or its record can not be used, which is
+/// for [`ensure`] to tell.
+///
+/// # Errors
+///
+/// The vault's.
+pub async fn public_key(vault: &dyn Vault) -> Result<Option<Value>, String> {
+    let record = vault.load().await?;
+    let record: Option<Record> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let key = record.and_then(|record| record.readable_key());
+    Ok(key.map(|key| key.jwk()))
+}
+
 /// The account, once the CA has it.
 #[derive(Debug)]
 pub struct Registered {
@@ -122,10 +135,13 @@ impl Record {
     }
 
     fn key(&self) -> Result<Key, Error> {
-        let pkcs8 = URL_SAFE_NO_PAD.decode(&self.key).ok();
-        pkcs8
-            .and_then(Key::from_pkcs8)
+        self.readable_key()
             .ok_or_else(|| unusable("its key can not be read"))
+    }
+
+    fn readable_key(&self) -> Option<Key> {
+        let pkcs8 = URL_SAFE_NO_PAD.decode(&self.key).ok();
+        pkcs8.and_then(Key::from_pkcs8)
     }
 }
 

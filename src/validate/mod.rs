@@ -159,25 +159,4 @@ impl Validator {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::validate::testing::Answer;
-    use crate::validate::testing::DnsServer;
-
-    #[tokio::test]
-    async fn a_resolver_that_answers_with_an_error_is_alive_and_a_silent_one_is_not() {
-        for (answer, alive) in [
-            (Answer::ServFail, true),
-            (Answer::NxDomain, true),
-            (Answer::Silence, false),
-        ] {
-            let dns = DnsServer::start(move |_, _| answer.clone()).await;
-            let validator = Validator::new(Settings {
-                resolvers: vec![dns.address],
-                ..Settings::default()
-            })
-            .unwrap();
-            assert_eq!(validator.resolver_answers().await, alive);
-        }
-    }
-}
+mod tests;

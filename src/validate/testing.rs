@@ -279,6 +279,19 @@ impl DnsServer {
         .await
     }
 
+    /// Every name is at 127.0.0.2 when it is first asked for, and at 127.0.0.1 from then on.
+    pub(crate) async fn rebinding() -> Self {
+        let asked = Mutex::new(false);
+        Self::start(move |_, kind| {
+            if kind != RecordType::A {
+                return Answer::NoRecords;
+            }
+            let before = std::mem::replace(&mut *asked.lock().unwrap(), true);
+            Answer::Addresses(vec![IpAddr::from([127, 0, 0, if before { 1 } else { 2 }])])
+        })
+        .await
+    }
+
     /// How many queries of the type have come.
     pub(crate) fn queries(&self, kind: RecordType) -> usize {
         self.asked

@@ -2,6 +2,9 @@
 //!
 //! The CA's order is opened once, and its URL is stored before anything else is done with it. From then on every step
 //! starts from what the CA says about that order, so a step that was lost in a crash is repeated without harm.
+//!
+//! That nothing is bought twice does not rest on the lease, which a machine that was asleep may have lost unawares: of two
+//! steps on one order one stores its URL, and only a stored URL is ever sent the CSR.
 
 use std::time::Duration;
 
@@ -16,7 +19,7 @@ use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
 use crate::worker::upstream::{Operation, Watched};
-use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere};
+use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere, failover};
 
 /// How long an order waits before it looks again whether it is first in line for its names.
 const IN_LINE: Duration = Duration::from_secs(1);
@@ -44,6 +47,13 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
         return Ok(failed(context, order, problem));
     }
+    let Some(upstream) = context.upstream(order.value.upstream_name()) else {
+        // Only lanes of configured upstreams are worked on.
+        return Ok(again(context, IN_LINE, lease.job.faults));
+    };
+    if let Some(settlement) = failover::instead(context, upstream, &order) {
+        return Ok(settlement);
+    }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
     // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
     if context.store.first_in_line(&order.value).await? != Some(id) {
@@ -52,10 +62,6 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let Some(validated) = order.value.validated(now) else {
         tracing::error!(order.id = %id, "a finalized order has a name without a valid authorization; it does not go to the CA");
         return Ok(failed(context, order, Problem::internal()));
-    };
-    let Some(upstream) = context.upstream(validated.upstream_name()) else {
-        // Only lanes of configured upstreams are worked on.
-        return Ok(again(context, IN_LINE, lease.job.faults));
     };
     match validated.upstream() {
         Some(_) => advance(context, upstream, lease, order, validated).await,

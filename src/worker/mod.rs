@@ -183,8 +183,7 @@ impl Worker {
             return Vec::new();
         }
         let now = self.context.clock.now();
-        let until = crate::acme::order::after(now, LEASE);
-        match self.context.store.lease(lane, now, until, limit, share).await {
+        match self.context.store.lease(lane, now, LEASE, limit, share).await {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::error!(job.kind = lane.kind().name(), %error, "no job can be leased");

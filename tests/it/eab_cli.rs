@@ -200,6 +200,20 @@ async fn a_key_that_was_added_registers_clients_until_it_is_used_up_or_revoked()
 }
 
 #[tokio::test]
+async fn a_key_that_has_expired_is_none_that_anybody_could_register_with() {
+    let world = world().await;
+    prints(&world, &["add", "--expires", "1s"]).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let daemon = started(&world).await;
+    assert!(
+        world.installation.log().contains("there is no key yet"),
+        "{}",
+        world.installation.log()
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn keys_of_the_file_are_listed_and_can_not_be_revoked_or_added_again() {
     let world = world().await;
     world.installation.edit(|config| {

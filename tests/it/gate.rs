@@ -182,3 +182,28 @@ fn only_finalize_reaches_upstream_the_ca_signs_for_nothing_but_a_validated_order
         "it speaks to the CA by itself"
     );
 }
+
+#[test]
+fn only_finalize_reaches_upstream_nobody_but_the_daemon_itself_orders_without_a_proof() {
+    let mut callers: Vec<String> = files()
+        .into_iter()
+        .filter(|(file, _)| !file.contains("tests") && file != "store/contract.rs")
+        .flat_map(|(file, code)| vec![file; code.matches("::for_daemon(").count()])
+        .collect();
+    callers.sort();
+    assert_eq!(callers, ["worker/own_certificate.rs"]);
+    // What a client proves is written by transitions alone: the fields are for `acme`.
+    for (file, kind) in [
+        ("acme/authorization.rs", "Authorization"),
+        ("acme/challenge.rs", "Challenge"),
+    ] {
+        let (_, code) = files().into_iter().find(|(name, _)| name == file).unwrap();
+        let body = block(&code, &format!("pub struct {kind} {{"));
+        for field in body
+            .lines()
+            .filter(|line| line.contains("pub") && !line.contains("struct"))
+        {
+            assert!(field.contains("pub(in crate::acme)"), "{kind}: {field}");
+        }
+    }
+}

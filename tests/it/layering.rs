@@ -21,7 +21,7 @@ const LAYERS: [(&str, &str); 15] = [
     ("config", "policy server store upstream validate worker"),
     (
         "app",
-        "acme clock config metrics policy ra server store tls upstream validate worker",
+        "acme clock config jose metrics policy ra server store tls upstream validate worker",
     ),
     ("cli", "app config"),
 ];

@@ -21,5 +21,6 @@ mod rfc8737;
 mod rfc8738;
 mod rfc9773;
 mod start;
+mod tampered_store;
 mod upstream;
 mod upstreams;

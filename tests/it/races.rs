@@ -1,6 +1,6 @@
 //! Races between clients, the worker and the clock, over many random schedules: one winner each, and the invariants of
-//! SECURITY section 2 afterwards (E4, E11, E12, G4, J8, K3, C305, C309, C313, C503, C506, C910; I1, I2, I4, I5,
-//! I7).
+//! SECURITY section 2 afterwards (E4, E11, E12, G4, J8, K3, C305, C309, C313, C503, C506, C910; F30; I1, I2, I4, I5,
+//! I7; UPSTREAM rule 4).
 //!
 //! The registration authority, the workers, the store and the validation are the real ones; the store is shaken, so that
 //! everybody meets everybody everywhere. `RACE_SCHEDULES` says how many schedules are run, `RACE_SEED` which ones; `make
@@ -59,6 +59,7 @@ races! {
     orders::finalize_against_the_authorizations_deactivation
     orders::challenge_against_challenge
     orders::revocation_against_revocation
+    orders::issuance_against_issuance
     accounts::registration_against_registration
     accounts::update_against_deactivation
     keys::key_change_against_key_change_to_one_key
@@ -110,6 +111,13 @@ async fn c503_a_hundred_names_at_once_are_each_looked_at_once_and_no_conflict_is
     let arena = Arena::new(dns.address).await;
     orders::verdict_against_verdicts(&arena, 100).await;
     println!("a hundred names: {} conflicts", arena.settle().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn f30_a_step_of_the_clock_opens_no_second_order_at_the_ca() {
+    let dns = dns::start((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let arena = Arena::new(dns.address).await;
+    orders::issuance_against_a_step_of_the_clock(&arena).await;
 }
 
 /// One schedule: the seed chooses the race.

@@ -129,6 +129,11 @@ fn failing_over(file: &mut Value) {
     file["authority"]["config"]["failover_after"] = "1s".into();
 }
 
+/// The client, without the nonce that it had before the daemon's restart.
+fn again(client: &Client) -> Client {
+    Client::new(&client.site, Arc::clone(&client.key), client.kid.clone())
+}
+
 async fn finalized(client: &Client, daemon: &Daemon, name: &str) -> Order {
     let order = client.ready(daemon, &[name]).await;
     client
@@ -163,6 +168,7 @@ async fn names_lead_to_their_ca_and_revocations_to_the_one_that_issued() {
 
     // What was bought at the second is the second's, wherever its names lead later.
     let pair = pair.restart_with(|file| claiming(file, &["example.net"])).await;
+    let client = again(&client);
     let payload = json!({ "certificate": b64(&there.leaf) });
     client
         .post(&client.site.url("revoke-cert"), payload)
@@ -239,7 +245,8 @@ async fn a_provisioner_and_before_it_a_clients_key_choose_whatever_the_names_are
         })
         .await;
     let csr = csr::plain(&Key::new(), &["e.example.com"]);
-    let answer = without.finalize(&order, &csr).await;
+    let payload = json!({ "csr": b64(csr) });
+    let answer = again(&without).try_post(&order.finalize, payload).await;
     let problem = answer.problem(500, "serverInternal");
     assert!(
         problem["detail"]

@@ -166,13 +166,16 @@ impl Order {
     }
 
     /// The order as proof that it may go to the CA, or `None` if it may not: not finalized, ended, or a name without a
-    /// valid authorization. The names of the CSR are read once more, because the record may have passed through other
-    /// hands since finalization (SECURITY C913).
+    /// valid authorization that was made for this order. The names of the CSR are read once more, because the record may
+    /// have passed through other hands since finalization (SECURITY C913).
     pub fn validated(&self, now: Timestamp) -> Option<ValidatedOrder> {
         let Stage::Processing { csr, upstream, .. } = &self.stage else {
             return None;
         };
-        let valid = |a: &Authorization| a.status(self.expires, now) == AuthorizationStatus::Valid;
+        let valid = |a: &Authorization| {
+            a.order.is_none_or(|order| order == self.id)
+                && a.status(self.expires, now) == AuthorizationStatus::Valid
+        };
         if self.authorizations.is_empty() || !self.authorizations.iter().all(valid) {
             return None;
         }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::acme::id::AccountId;
 use crate::acme::job::{Job, Lane, Work, WorkKind};
 use crate::acme::problem::Problem;
 use crate::store::contract::{
-    Backend, HERE, again, all, answered, at, create, done, far, finalized, issued, lease, leased, names,
-    order,
+    Backend, HERE, LIFETIME, again, all, answered, at, create, done, far, finalized, issued, lease, leased,
+    leased_for, names, order,
 };
 use crate::store::{Lease, Next, Settlement, Store, StoreError, Versioned};
 
@@ -26,7 +27,7 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
     }
     assert!(lease(&store, WorkKind::Revoke, 99).await.is_empty());
     let first = store
-        .lease(Lane::Issue(HERE), at(4), at(200), 3, 99)
+        .lease(Lane::Issue(HERE), at(4), LIFETIME, 3, 99)
         .await
         .unwrap();
     assert_eq!(
@@ -37,7 +38,7 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
         let store = Arc::clone(&store);
         async move {
             store
-                .lease(Lane::Issue(HERE), at(49), at(200), 5, 99)
+                .lease(Lane::Issue(HERE), at(49), LIFETIME, 5, 99)
                 .await
                 .unwrap()
         }
@@ -61,17 +62,17 @@ pub(crate) async fn a_lane_hands_out_its_own_jobs_only(backend: &impl Backend) {
         create(&store, &order, Some(Work::Issue(order.id()))).await;
         orders.push(order.id());
     }
-    let take = async |store: &Arc<dyn Store>, lane, now| {
-        let leases = store.lease(lane, at(now), at(now + 100), 99, 99).await.unwrap();
+    let take = async |store: &Arc<dyn Store>, lane, span| {
+        let leases = store.lease(lane, at(9), span, 99, 99).await.unwrap();
         leases
             .iter()
             .map(|lease| lease.job.work.order())
             .collect::<BTreeSet<_>>()
     };
     let of_there = BTreeSet::from([orders[1], orders[2]]);
-    assert_eq!(take(&store, Lane::Issue(there), 9).await, of_there);
-    assert!(take(&store, Lane::Revoke(there), 9).await.is_empty());
-    assert!(take(&store, Lane::Validate, 9).await.is_empty());
+    assert_eq!(take(&store, Lane::Issue(there), LIFETIME).await, of_there);
+    assert!(take(&store, Lane::Revoke(there), LIFETIME).await.is_empty());
+    assert!(take(&store, Lane::Validate, LIFETIME).await.is_empty());
     let lanes = store.census().await.unwrap().lanes;
     assert_eq!(
         (
@@ -84,12 +85,12 @@ pub(crate) async fn a_lane_hands_out_its_own_jobs_only(backend: &impl Backend) {
     // Lanes are known after a restart, and when leases have run out.
     drop(store);
     store = backend.open().await;
-    for now in [9, 200] {
+    for span in [Duration::ZERO, LIFETIME] {
         assert_eq!(
-            take(&store, Lane::Issue(HERE), now).await,
+            take(&store, Lane::Issue(HERE), span).await,
             BTreeSet::from([orders[0]])
         );
-        assert_eq!(take(&store, Lane::Issue(there), now).await, of_there);
+        assert_eq!(take(&store, Lane::Issue(there), span).await, of_there);
     }
 }
 
@@ -111,7 +112,7 @@ pub(crate) async fn a_job_moves_to_another_lane_with_its_order_or_not_at_all(bac
     for _ in 0..2 {
         assert!(lease(&store, WorkKind::Issue, 500).await.is_empty());
         let found = store
-            .lease(Lane::Issue(there), at(5), at(300), 9, 9)
+            .lease(Lane::Issue(there), at(5), LIFETIME, 9, 9)
             .await
             .unwrap();
         let found: Vec<_> = found.iter().map(|lease| lease.job).collect();
@@ -131,7 +132,7 @@ pub(crate) async fn a_job_moves_to_another_lane_with_its_order_or_not_at_all(bac
 }
 
 pub(crate) async fn f20_leases_are_shared_out_between_owners(backend: &impl Backend) {
-    let store = backend.open().await;
+    let mut store = backend.open().await;
     let owners = [40, 3, 1].map(|jobs| (AccountId::random(), jobs));
     for (owner, jobs) in owners {
         for _ in 0..jobs {
@@ -139,35 +140,35 @@ pub(crate) async fn f20_leases_are_shared_out_between_owners(backend: &impl Back
             create(&store, &order, Some(work)).await;
         }
     }
-    let take = async |limit, share| {
-        let leases = store.lease(Lane::Validate, at(9), at(200), limit, share);
+    let take = async |store: &Arc<dyn Store>, span, limit, share| {
+        let leases = store.lease(Lane::Validate, at(9), span, limit, share);
         leases.await.unwrap()
     };
     let of = |leases: &[Lease]| {
         owners.map(|(owner, _)| leases.iter().filter(|lease| lease.job.owner == owner).count())
     };
-    let mut held = take(5, 99).await;
+    let mut held = take(&store, LIFETIME, 5, 99).await;
     assert_eq!(of(&held), [2, 2, 1], "turn by turn, not the longest due first");
-    held.extend(take(3, 99).await);
+    held.extend(take(&store, LIFETIME, 3, 99).await);
     assert_eq!(of(&held), [4, 3, 1], "what the others leave is not left unused");
     assert!(
-        take(99, 4).await.is_empty(),
+        take(&store, LIFETIME, 99, 4).await.is_empty(),
         "an owner with its share gets no more"
     );
-    held.extend(take(99, 6).await);
+    held.extend(take(&store, LIFETIME, 99, 6).await);
     assert_eq!(of(&held), [6, 3, 1]);
     // What is given back frees a place of the share, whether it is done, waits, or was lost.
     for (lease, end) in held.iter().zip([done(None), again(500, 0), again(500, 1)]) {
         store.settle(lease.clone(), end).await.unwrap();
     }
     let freed = of(&held[..3])[0];
-    assert_eq!(of(&take(99, 6).await)[0], freed);
-    let next = store.lease(Lane::Validate, at(201), at(300), 99, 5);
-    assert_eq!(
-        of(&next.await.unwrap())[0],
-        5,
-        "leases that have run out do not count"
-    );
+    assert_eq!(of(&take(&store, LIFETIME, 99, 6).await)[0], freed);
+    drop(store);
+    store = backend.open().await;
+    for _ in 0..2 {
+        let next = take(&store, Duration::ZERO, 99, 5).await;
+        assert_eq!(of(&next)[0], 5, "leases that have run out do not count");
+    }
 }
 
 pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backend: &impl Backend) {
@@ -180,8 +181,8 @@ pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backen
     // Owners are known after a restart, too.
     drop(store);
     store = backend.open().await;
-    let held = store.lease(Lane::Validate, at(9), at(200), 1, 99).await.unwrap();
-    let next = store.lease(Lane::Validate, at(9), at(200), 1, 99).await.unwrap();
+    let held = store.lease(Lane::Validate, at(9), LIFETIME, 1, 99).await.unwrap();
+    let next = store.lease(Lane::Validate, at(9), LIFETIME, 1, 99).await.unwrap();
     let mut owners = [held[0].job.owner, next[0].job.owner];
     owners.sort_unstable();
     let mut both = [early, late];
@@ -189,32 +190,39 @@ pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backen
     assert_eq!(owners, both);
 }
 
-pub(crate) async fn a_lease_runs_out_unless_it_is_renewed(backend: &impl Backend) {
+pub(crate) async fn f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it(backend: &impl Backend) {
+    let store = backend.open().await;
+    let (_, held) = leased(&store).await;
+    let ahead = store.lease(Lane::Issue(HERE), far(), LIFETIME, 9, 9);
+    assert_eq!(ahead.await, Ok(vec![]));
+    assert_eq!(store.settle(held, done(None)).await, Ok(()));
+    let order = finalized(names(&["a.example.com"]), at(0));
+    create(&store, &order, Some(Work::Issue(order.id()))).await;
+    let over = store.lease(Lane::Issue(HERE), far(), Duration::ZERO, 9, 9);
+    let over = over.await.unwrap().remove(0);
+    let next = lease(&store, WorkKind::Issue, 1).await.remove(0);
+    assert_eq!(next.job, over.job);
+    assert_ne!(next.token, over.token);
+    assert!(lease(&store, WorkKind::Issue, 1).await.is_empty());
+}
+
+pub(crate) async fn a_checkpoint_keeps_the_lease(backend: &impl Backend) {
     let store = backend.open().await;
     let (order, held) = leased(&store).await;
-    assert!(lease(&store, WorkKind::Issue, 100).await.is_empty());
     let opened = order.value.opened_upstream("https://ca.example.com/1".to_owned());
-    let renewed = Lease {
-        until: at(300),
-        ..held.clone()
-    };
     let order = store
-        .checkpoint(&renewed, Versioned::with(order.version, opened))
+        .checkpoint(&held, Versioned::with(order.version, opened))
         .await
         .unwrap();
     assert_eq!(store.order(order.value.id()).await, Ok(Some(order.clone())));
-    assert!(lease(&store, WorkKind::Issue, 299).await.is_empty());
-    let next = lease(&store, WorkKind::Issue, 300).await.remove(0);
-    assert_eq!(next.job, held.job);
-    assert_ne!(next.token, held.token);
-    assert_eq!(store.settle(next, done(Some(order))).await, Ok(()));
     assert!(lease(&store, WorkKind::Issue, 9999).await.is_empty());
+    assert_eq!(store.settle(held, done(Some(order))).await, Ok(()));
 }
 
 pub(crate) async fn a_lost_lease_settles_nothing(backend: &impl Backend) {
     let store = backend.open().await;
-    let (order, held) = leased(&store).await;
-    let other = lease(&store, WorkKind::Issue, 101).await.remove(0);
+    let (order, held) = leased_for(&store, Duration::ZERO).await;
+    let other = lease(&store, WorkKind::Issue, 1).await.remove(0);
     let changed = order.value.clone().failed(Problem::internal(), at(2));
     let changed = Versioned::with(order.version, changed);
     let late = store.checkpoint(&held, changed.clone()).await;

@@ -248,6 +248,32 @@ pub(crate) async fn orders_are_listed_by_account(backend: &impl Backend) {
     assert_eq!(store.orders_of(AccountId::random(), None, 99).await.unwrap(), []);
 }
 
+pub(crate) async fn c501_an_order_is_found_for_its_account_only(backend: &impl Backend) {
+    let store = backend.open().await;
+    let (owner, other) = (AccountId::random(), AccountId::random());
+    let (owned, others) = (order(owner), order(other));
+    create(&store, &owned, None).await;
+    create(&store, &others, None).await;
+    let found = store.own_order(owner, owned.id()).await.unwrap();
+    assert_eq!(found, store.order(owned.id()).await.unwrap());
+    assert_eq!(found.map(|found| found.value), Some(owned.clone()));
+    for (account, id) in [
+        (owner, others.id()),
+        (other, owned.id()),
+        (owner, OrderId::random()),
+        (AccountId::random(), owned.id()),
+    ] {
+        assert_eq!(store.own_order(account, id).await.unwrap(), None);
+    }
+    let ended = owned.clone().failed(Problem::internal(), at(30));
+    store
+        .commit(Versioned::with(1, ended.clone()), None)
+        .await
+        .unwrap();
+    let found = store.own_order(owner, owned.id()).await.unwrap();
+    assert_eq!(found.map(|found| found.value), Some(ended));
+}
+
 pub(crate) async fn a_large_order_reads_back_whole(backend: &impl Backend) {
     let store = backend.open().await;
     let hosts: Vec<String> = (0..100)

@@ -62,7 +62,7 @@ pub(crate) enum Jobs {
     Untouched,
     /// Adds a job.
     Add(Job),
-    /// Nothing, but the lease must be held. It is renewed if its deadline has moved.
+    /// Nothing, but the lease must be held.
     Held(Lease),
     /// Gives a leased job back.
     Settle(Lease, Next),
@@ -339,7 +339,7 @@ impl Committer {
         match jobs {
             Jobs::Untouched => {}
             Jobs::Held(lease) => {
-                queue.hold(&lease)?;
+                queue.held(&lease)?;
             }
             Jobs::Add(job) => {
                 writes.insert(keys::job(&job.work), Some(codec::encode_job(&job)?.into()));

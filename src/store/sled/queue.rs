@@ -3,10 +3,13 @@
 //! Jobs are stored; this index of them is rebuilt when the store is opened. Leases are in memory only: one process owns
 //! the embedded store, so when it dies every holder dies with it, and every lease is rightly void. Leasing thus costs no
 //! sync. A lease runs out when somebody asks for work after its deadline; until then its holder may still settle.
+//! Deadlines are points on the monotonic clock, for a lease must outlast its holder's step whatever happens to the
+//! system's clock (SECURITY F30).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::acme::id::AccountId;
 use crate::acme::job::{Job, Lane, Work};
@@ -29,7 +32,7 @@ struct Line {
     /// Since when each job waits to be done, leased or not.
     all: BTreeSet<(Timestamp, Work)>,
     /// When each lease runs out.
-    leased: BTreeSet<(Timestamp, Work)>,
+    leased: BTreeSet<(Instant, Work)>,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +90,7 @@ struct Entry {
 #[derive(Debug)]
 struct Holder {
     token: u64,
-    until: Timestamp,
+    until: Instant,
     /// The settlement is on its way to the disk: the lease can not run out any more.
     settling: bool,
     /// Work of the same name that was enqueued in the meantime: it is done after this.
@@ -143,16 +146,15 @@ impl Queue {
         self.entries.insert(job.work, Entry { job, holder: None });
     }
 
-    /// Takes due jobs, after those whose leases have run out have gone back into the queue.
+    /// Takes due jobs.
     pub(crate) fn lease(
         &mut self,
         lane: Lane,
         now: Timestamp,
-        until: Timestamp,
+        until: Instant,
         limit: usize,
         share: usize,
     ) -> Vec<Lease> {
-        self.expire(lane, now);
         let line = self.lanes.entry(lane).or_default();
         let mut leases = Vec::new();
         let mut held = 0;
@@ -174,13 +176,13 @@ impl Queue {
             leases.push(Lease {
                 job: entry.job,
                 token,
-                until,
             });
         }
         leases
     }
 
-    fn expire(&mut self, lane: Lane, now: Timestamp) {
+    /// Jobs whose leases have run out go back into the queue.
+    pub(crate) fn expire(&mut self, lane: Lane, now: Instant) {
         let over = self.lanes.entry(lane).or_default().leased.iter();
         let over = over.take_while(|(until, _)| *until <= now);
         let over: Vec<Work> = over.map(|(_, work)| *work).collect();
@@ -198,25 +200,17 @@ impl Queue {
         }
     }
 
-    /// The job as it was leased, if the lease is held. Its deadline moves to the lease's, if that is later.
-    pub(crate) fn hold(&mut self, lease: &Lease) -> Result<Job, StoreError> {
-        let work = lease.job.work;
-        let entry = self.entries.get_mut(&work).ok_or(StoreError::LeaseLost)?;
-        let holder = entry.holder.as_mut();
+    /// The job as it was leased, if the lease is held.
+    pub(crate) fn held(&self, lease: &Lease) -> Result<Job, StoreError> {
+        let entry = self.entries.get(&lease.job.work).ok_or(StoreError::LeaseLost)?;
+        let holder = entry.holder.as_ref();
         let holder = holder.filter(|holder| holder.token == lease.token && !holder.settling);
-        let holder = holder.ok_or(StoreError::LeaseLost)?;
-        if lease.until > holder.until {
-            let leased = &mut self.lanes.entry(entry.job.lane()).or_default().leased;
-            leased.remove(&(holder.until, work));
-            leased.insert((lease.until, work));
-            holder.until = lease.until;
-        }
-        Ok(entry.job)
+        holder.map(|_| entry.job).ok_or(StoreError::LeaseLost)
     }
 
     /// Begins the settlement of a lease that is held. Gives the work of the same name that was enqueued meanwhile.
     pub(crate) fn begin_settling(&mut self, lease: &Lease) -> Result<Option<Job>, StoreError> {
-        self.hold(lease)?;
+        self.held(lease)?;
         let entry = self.entries.get_mut(&lease.job.work);
         let holder = entry.and_then(|entry| entry.holder.as_mut());
         let holder = holder.ok_or(StoreError::LeaseLost)?;
@@ -227,7 +221,7 @@ impl Queue {
     /// Gives a leased job back without writing anything: it waits until `due`, or until the work of the same name that
     /// was enqueued meanwhile is due.
     pub(crate) fn put_off(&mut self, lease: &Lease, due: Timestamp) -> Result<(), StoreError> {
-        let job = self.hold(lease)?;
+        let job = self.held(lease)?;
         let again = self.begin_settling(lease)?;
         self.wait(again.unwrap_or(Job { due, ..job }));
         Ok(())
@@ -279,9 +273,11 @@ mod tests {
         let mut queue = Queue::default();
         let job = Job::now(Work::Issue(OrderId::random()), AccountId::DAEMON, HERE, at(0));
         queue.add(job);
-        let lease = queue.lease(Lane::Issue(HERE), at(1), at(2), 9, 9).remove(0);
+        let now = Instant::now();
+        let lease = queue.lease(Lane::Issue(HERE), at(1), now, 9, 9).remove(0);
         assert_eq!(queue.begin_settling(&lease), Ok(None));
-        assert!(queue.lease(Lane::Issue(HERE), at(3), at(4), 9, 9).is_empty());
+        queue.expire(Lane::Issue(HERE), now);
+        assert!(queue.lease(Lane::Issue(HERE), at(3), now, 9, 9).is_empty());
         assert_eq!(queue.begin_settling(&lease), Err(StoreError::LeaseLost));
         queue.remove(&job.work);
         assert!(queue.census().is_empty());
@@ -293,14 +289,15 @@ mod tests {
         let mut queue = Queue::default();
         let job = Job::now(Work::Revoke(OrderId::random()), AccountId::DAEMON, HERE, at(0));
         queue.add(job);
-        let lease = queue.lease(Lane::Revoke(HERE), at(1), at(2), 9, 9).remove(0);
+        let now = Instant::now();
+        let lease = queue.lease(Lane::Revoke(HERE), at(1), now, 9, 9).remove(0);
         let later = Job { due: at(5), ..job };
         assert!(queue.follow(later));
-        assert!(queue.lease(Lane::Revoke(HERE), at(1), at(2), 9, 9).is_empty());
+        assert!(queue.lease(Lane::Revoke(HERE), at(1), now, 9, 9).is_empty());
         assert_eq!(queue.begin_settling(&lease), Ok(Some(later)));
         assert!(!queue.follow(later));
         queue.wait(later);
-        assert_eq!(queue.lease(Lane::Revoke(HERE), at(5), at(9), 9, 9).len(), 1);
+        assert_eq!(queue.lease(Lane::Revoke(HERE), at(5), now, 9, 9).len(), 1);
     }
 
     #[test]
@@ -310,15 +307,16 @@ mod tests {
         for _ in 0..100_000 {
             queue.add(Job::now(Work::Revoke(OrderId::random()), many, HERE, at(0)));
         }
-        let held = queue.lease(Lane::Revoke(HERE), at(1), at(9), 99, 64);
+        let now = Instant::now();
+        let held = queue.lease(Lane::Revoke(HERE), at(1), now, 99, 64);
         assert_eq!(held.len(), 64);
         // If each of these went through the waiting jobs, this test would not end.
         for _ in 0..50_000 {
-            assert!(queue.lease(Lane::Revoke(HERE), at(1), at(9), 99, 64).is_empty());
+            assert!(queue.lease(Lane::Revoke(HERE), at(1), now, 99, 64).is_empty());
         }
         let one = Job::now(Work::Revoke(OrderId::random()), few, HERE, at(1));
         queue.add(one);
-        let lease = queue.lease(Lane::Revoke(HERE), at(1), at(9), 99, 64);
+        let lease = queue.lease(Lane::Revoke(HERE), at(1), now, 99, 64);
         assert_eq!(lease.iter().map(|lease| lease.job).collect::<Vec<_>>(), [one]);
         let works: Vec<Work> = queue.entries.keys().copied().collect();
         for work in works {

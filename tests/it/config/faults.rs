@@ -114,6 +114,10 @@ const BAD_VALUES: &str = r#"
 /authority/config/failover | "default" | authority.config.failover: "default" is this upstream itself
 /authority/provisioners/0/upstream | "b" | authority.provisioners[0].upstream: "b" is no upstream of this file; there are: default
 /authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "upstream": "b"}] | eabKeys[0].upstream: "b" is no upstream of this file; there are: default
+/authority/config/blocked_keys | true | blocked_keys: is true; write a string
+/authority/config/blocked_keys | "/nowhere.dat" | blocked_keys: "/nowhere.dat" can not be read: No such file or directory (os error 2); write the full path of a blocklist.dat
+/authority/config/blocked_keys | "/dev/null" | blocked_keys: "/dev/null" is no list of badkeys: it is empty; write
+/authority/config/blocked_keys | "/proc/version" | blocked_keys: "/proc/version" is no list of badkeys: it is not
 /authority/config/issuance/deadline | "-1h" | deadline: "-1h" is negative; write
 /authority/config/issuance/deadline | "99999999h" | deadline: "99999999h" is longer than 292 years
 /authority/config/issuance/deadline | "1d" | deadline: "1d" is no duration; write

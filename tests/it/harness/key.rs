@@ -52,6 +52,11 @@ impl Key {
         Self::of(alg, pair.unwrap())
     }
 
+    /// A key for ES256, from its PKCS #8.
+    pub(crate) fn from_pkcs8(der: &[u8]) -> Self {
+        Self::of("ES256", rcgen::KeyPair::try_from(der).unwrap())
+    }
+
     /// The key pair as a JWS key.
     pub(crate) fn of(alg: &'static str, pair: rcgen::KeyPair) -> Self {
         let spki = pair.subject_public_key_info();

@@ -3,11 +3,15 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use acme_proxy::app::App;
 use acme_proxy::app::control::{self, Request};
 use acme_proxy::clock::Clock;
 use acme_proxy::config::{Config, Overrides};
+use acme_proxy::store::Store as _;
+use acme_proxy::store::sled::SledStore;
+use acme_proxy::upstream::account::vault_name;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -16,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::harness::ca;
 use crate::harness::client::Client;
 use crate::harness::dns::{self, Dns};
-use crate::harness::key::Key;
+use crate::harness::key::{Key, unb64};
 use crate::harness::process::free_address;
 use crate::harness::web::Web;
 use crate::harness::wire::{NAMES, Site};
@@ -62,6 +66,19 @@ struct Running {
 impl Daemon {
     pub(crate) async fn start() -> Self {
         Self::start_with(Plan::default()).await
+    }
+
+    /// A daemon whose CA takes so long to issue.
+    pub(crate) async fn start_with_slow_ca(processing: Duration) -> Self {
+        let ca = ca::Options {
+            processing,
+            ..ca::Options::default()
+        };
+        Self::start_with(Plan {
+            ca,
+            ..Plan::default()
+        })
+        .await
     }
 
     pub(crate) async fn start_with(plan: Plan) -> Self {
@@ -151,6 +168,24 @@ impl Daemon {
         self.running.task.await.unwrap().unwrap();
         self.running = serve(self.directory.path(), &self.clock).await.unwrap();
         self
+    }
+
+    /// The key of the daemon's account at the CA. The daemon is started again for it.
+    pub(crate) async fn upstream_key(mut self) -> (Self, Key) {
+        self.running.stop.send_replace(true);
+        self.running.task.await.unwrap().unwrap();
+        let config = Config::load(&self.directory.path().join("ca.json"), &Overrides::default()).unwrap();
+        let store = SledStore::open(config.store).unwrap();
+        let default = &config.upstreams[0];
+        let record = store
+            .load(&vault_name(default.name, &default.settings))
+            .await
+            .unwrap()
+            .unwrap();
+        drop(store);
+        let record: Value = serde_json::from_slice(&record.value).unwrap();
+        self.running = serve(self.directory.path(), &self.clock).await.unwrap();
+        (self, Key::from_pkcs8(&unb64(record["key"].as_str().unwrap())))
     }
 
     /// The key of the certificate that the daemon serves.

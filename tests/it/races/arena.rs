@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use acme_proxy::acme::account::Account;
@@ -16,6 +17,7 @@ use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
 use acme_proxy::jose::jwk::{Curve, Jwk};
 use acme_proxy::metrics::Metrics;
+use acme_proxy::policy::blocked_keys::BlockedKeys;
 use acme_proxy::policy::limits::Limits;
 use acme_proxy::policy::names::NameRules;
 use acme_proxy::policy::routes::Routes;
@@ -70,7 +72,8 @@ pub(crate) struct Arena {
     pub(crate) journal: Arc<Journal>,
     pub(crate) web: Web,
     pub(crate) clock: Clock,
-    ca: Arc<SlowCa>,
+    pub(crate) ca: Arc<SlowCa>,
+    pub(crate) lossy: Arc<AtomicBool>,
     names: Vec<String>,
     csrs: Vec<Vec<u8>>,
     _place: TempDir,
@@ -93,6 +96,7 @@ impl Arena {
         let (dice, journal) = (Arc::new(Dice::new(0)), Arc::new(Journal::default()));
         let clock = Clock::by_hand(Clock::system().now());
         let ca = Arc::new(SlowCa::new(&dice, &journal));
+        let lossy = Arc::new(AtomicBool::new(false));
         let shaken = |side| {
             Arc::new(Shaken {
                 side,
@@ -100,6 +104,7 @@ impl Arena {
                 dice: dice.clone(),
                 journal: journal.clone(),
                 clock: clock.clone(),
+                lossy: lossy.clone(),
             })
         };
         let web = Web::start().await;
@@ -138,6 +143,7 @@ impl Arena {
             web,
             clock,
             ca,
+            lossy,
             _place: place,
             _stop: stop,
         }
@@ -266,7 +272,6 @@ impl Arena {
                 assert_ne!(status, OrderStatus::Processing, "I7: nobody works on it");
             }
         }
-        self.ca.clear();
         let conflict = |entry: &&Entry| matches!(entry, Entry::Conflict);
         entries.iter().filter(conflict).count()
     }
@@ -336,5 +341,6 @@ fn policy() -> Policy {
         order_lifetime: ORDER_LIFETIME,
         limits: Limits::default(),
         wishes: std::collections::BTreeMap::new(),
+        blocked_keys: BlockedKeys::default(),
     })
 }

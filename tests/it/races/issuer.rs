@@ -11,6 +11,7 @@ use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::revocation::RevocationReason;
 use acme_proxy::upstream::{Error, Issuer, Progress, Suggestion};
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::harness::ca::pki::Pki;
 use crate::races::dice::Dice;
@@ -20,6 +21,8 @@ use crate::races::journal::{Entry, Journal};
 pub(crate) struct SlowCa {
     pki: Pki,
     orders: Mutex<HashMap<String, Option<(Der, u64)>>>,
+    /// Whether the CA answers whoever opens an order.
+    answering: watch::Sender<bool>,
     dice: Arc<Dice>,
     journal: Arc<Journal>,
 }
@@ -29,14 +32,15 @@ impl SlowCa {
         Self {
             pki: Pki::generate(None).unwrap(),
             orders: Mutex::default(),
+            answering: watch::Sender::new(true),
             dice: dice.clone(),
             journal: journal.clone(),
         }
     }
 
-    /// Forgets the orders of the schedules before.
-    pub(crate) fn clear(&self) {
-        self.orders.lock().unwrap().clear();
+    /// From now on, nobody who opens an order gets an answer, or everybody does.
+    pub(crate) fn answer(&self, answering: bool) {
+        self.answering.send_replace(answering);
     }
 
     /// As a CA does: the first CSR counts, and whoever asks again is told how far the order has come.
@@ -75,11 +79,16 @@ impl Issuer for SlowCa {
         Ok(())
     }
 
-    async fn open(&self, _: &ValidatedOrder) -> Result<String, Error> {
+    async fn open(&self, order: &ValidatedOrder) -> Result<String, Error> {
         self.dice.pause().await;
         let url = format!("https://ca.test/order/{}", self.dice.next());
         self.orders.lock().unwrap().insert(url.clone(), None);
-        self.journal.add(Entry::Opened(url.clone()));
+        self.journal.add(Entry::Opened {
+            order: order.id(),
+            url: url.clone(),
+        });
+        let mut answering = self.answering.subscribe();
+        answering.wait_for(|answering| *answering).await.unwrap();
         self.dice.linger().await;
         Ok(url)
     }

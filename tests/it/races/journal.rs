@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use acme_proxy::acme::certificate::{Der, key_of};
+use acme_proxy::acme::challenge::ChallengeState;
 use acme_proxy::acme::csr::Csr;
 use acme_proxy::acme::id::{AccountId, OrderId};
 use acme_proxy::acme::order::{Order, OrderStatus};
@@ -53,12 +54,14 @@ pub(crate) enum Entry {
     },
     /// A write was refused because the record had changed.
     Conflict,
+    /// A lease for issuance was made so short that it runs out at once.
+    LeaseLost,
     /// A worker begins to read the account.
     Looked(AccountId),
     /// The account's deactivation is answered.
     Deactivated(AccountId),
     /// An order was opened at the CA, under this URL.
-    Opened(String),
+    Opened { order: OrderId, url: String },
     /// A CSR has left for the CA, for the order under this URL there.
     Sent { order: OrderId, csr: Der, url: String },
     /// A revocation has left for the CA.
@@ -150,45 +153,66 @@ pub(crate) fn check(entries: &[Entry]) {
                 assert!(twice.is_none(), "I2: a second CSR for {order}");
             }
             Entry::Conflict
+            | Entry::LeaseLost
             | Entry::Looked(_)
             | Entry::Deactivated(_)
-            | Entry::Opened(_)
+            | Entry::Opened { .. }
             | Entry::Revoked => {}
         }
     }
     for (id, life) in &lives {
         let sent = sent.get(id).copied();
         check_life(entries, life, sent.is_some());
+        let opened = |entry: &&Entry| matches!(entry, Entry::Opened { order, .. } if order == id);
+        let lost = entries.iter().any(|entry| matches!(entry, Entry::LeaseLost));
+        let most = if lost { usize::MAX } else { 1 };
+        assert!(
+            entries.iter().filter(opened).count() <= most,
+            "UPSTREAM rule 4: two orders were opened at the CA"
+        );
         if let (Some((index, csr, url)), Some((order, ..))) = (sent, life.values().next_back()) {
-            check_account(&entries[..index], order);
-            // A jump of the clock can void a lease: then the other worker may open an order, too, which comes to nothing.
-            let opened = entries[..index]
-                .iter()
-                .rposition(|e| matches!(e, Entry::Opened(opened) if opened == url));
-            assert!(
-                last_look(&entries[..index], order.account()) > opened,
-                "E12: nobody looked at the account after the order was opened at the CA"
-            );
+            check_sent(&entries[..index], life, order.account(), url);
             check_certificate(order, csr);
         }
     }
 }
 
-fn last_look(entries: &[Entry], account: AccountId) -> Option<usize> {
+/// The CSR that left after these entries went to the order whose URL was stored (UPSTREAM rule 4), and not before
+/// somebody had looked whether the account still stood (E12). The look has to be later than the order at the CA, which
+/// takes its time, and earlier than the answer to a deactivation: a later one would have found it.
+fn check_sent(before: &[Entry], life: &Life<'_>, account: AccountId, url: &str) {
+    let stored = |(order, at, _): &(&Order, Timestamp, usize)| {
+        let validated = order.validated(*at);
+        validated.is_some_and(|validated| validated.upstream() == Some(url))
+    };
+    assert!(life.values().any(stored), "UPSTREAM rule 4: {url} is not stored");
+    let opened = |entry: &Entry| matches!(entry, Entry::Opened { url: opened, .. } if opened == url);
+    let opened = before.iter().position(opened).expect("the CA knows the order");
+    let answered = deactivated(before, account).unwrap_or(before.len());
     let looked = |entry: &Entry| matches!(entry, Entry::Looked(id) if *id == account);
-    entries.iter().rposition(looked)
+    assert!(
+        before[opened..answered.max(opened)].iter().any(looked),
+        "E12: nobody found the account valid after the order was opened at the CA"
+    );
 }
 
-/// Whoever acted after these entries had looked at the account, and not after its deactivation was answered: then the
-/// look would have found it (E12, J8).
-fn check_account(entries: &[Entry], order: &Order) {
-    let account = order.account();
-    let looked = last_look(entries, account).expect("nobody looked at the account");
+/// When the account's deactivation was answered, if it was.
+fn deactivated(entries: &[Entry], account: AccountId) -> Option<usize> {
     let answered = |entry: &Entry| matches!(entry, Entry::Deactivated(id) if *id == account);
-    let answered = entries.iter().position(answered);
+    entries.iter().position(answered)
+}
+
+/// Whoever wrote the verdict after these entries had looked at the account before the network was asked and again
+/// afterwards, and not after its deactivation was answered: then the look would have found it (E12, J8).
+fn check_verdict(before: &[Entry], account: AccountId) {
+    let looked = |(_, entry): &(usize, &Entry)| matches!(entry, Entry::Looked(id) if *id == account);
+    let looks = before.iter().enumerate().filter(looked);
+    let looks: Vec<usize> = looks.map(|(index, _)| index).collect();
+    assert!(looks.len() >= 2, "J8: nobody looked at the account again");
+    let answered = deactivated(before, account);
     assert!(
-        answered.is_none_or(|answered| looked < answered),
-        "E12: it was done for an account that was found deactivated"
+        answered.is_none_or(|answered| looks[looks.len() - 1] < answered),
+        "E12: a verdict for an account that was found deactivated"
     );
 }
 
@@ -223,8 +247,11 @@ fn check_life(entries: &[Entry], life: &Life<'_>, sent: bool) {
             for challenge in old.challenges() {
                 let later = new.challenge(challenge.kind()).expect("H13");
                 edge(CHALLENGE, challenge.status(), later.status());
-                if challenge.status() != "valid" && later.status() == "valid" {
-                    check_account(&entries[..*begun], after);
+                if challenge.status() != "valid"
+                    && let ChallengeState::Valid(proved) = later.state()
+                {
+                    assert!(*proved < before.expires(), "J8: a verdict after the order's end");
+                    check_verdict(&entries[..*begun], after.account());
                 }
             }
         }

@@ -1,5 +1,8 @@
 //! Races for an order: its challenges, its one CSR, its end.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use acme_proxy::acme::account::Account;
 use acme_proxy::acme::authorization::AuthorizationStatus;
 use acme_proxy::acme::certificate::key_of;
@@ -15,6 +18,9 @@ use crate::races::journal::Entry;
 
 /// How often a client asks again that may not finalize yet.
 const PERSISTENT: u32 = 40;
+
+/// How far the clock is set: longer than a lease, shorter than an order's life.
+const STEP: Duration = Duration::from_secs(1800);
 
 /// What a contender did, if it got its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +243,56 @@ pub(crate) async fn verdict_against_expiry(arena: &Arena) -> usize {
     usize::from(proved.status() == "valid")
 }
 
+/// I2, UPSTREAM rule 4: leases that run out too early let both workers step on one order. However many orders they
+/// open at the CA for it, one gets a CSR; the journal has the particulars.
+pub(crate) async fn issuance_against_issuance(arena: &Arena) -> usize {
+    let account = arena.account().await;
+    let order = arena.ready(&account).await;
+    arena.lossy.store(true, Ordering::SeqCst);
+    let finalizers = (0..2).map(|which| finalizer(arena, &account, &order, which, 1));
+    let results = arena.race(finalizers.collect()).await;
+    arena.rest().await;
+    arena.lossy.store(false, Ordering::SeqCst);
+    assert_eq!(check_finalizers(arena, &order, &results).await, 1, "{results:?}");
+    arena.journal.count(|entry| matches!(entry, Entry::Sent { .. }))
+}
+
+/// F30, UPSTREAM rule 4: the clock is set while the CA takes its time with a new order. No lease runs out by that, so
+/// nobody opens a second one.
+pub(crate) async fn issuance_against_a_step_of_the_clock(arena: &Arena) {
+    let (account, other) = (arena.account().await, arena.account().await);
+    let (order, later) = (arena.ready(&account).await, arena.ready(&other).await);
+    let opened = |id| {
+        arena
+            .journal
+            .count(|e| matches!(e, Entry::Opened { order, .. } if *order == id))
+    };
+    let looked = || {
+        arena
+            .journal
+            .count(|e| matches!(e, Entry::Looked(id) if *id == other.id()))
+    };
+    let before = looked();
+    arena.ca.answer(false);
+    arena
+        .ra
+        .finalize(&account, order.id(), arena.csr(0))
+        .await
+        .unwrap();
+    until(|| opened(order.id()) == 1).await;
+    arena.clock.advance(STEP);
+    // Whoever takes this one up has leased by the new time, and would have taken the first one up, too.
+    arena.ra.finalize(&other, later.id(), arena.csr(1)).await.unwrap();
+    until(|| looked() > before).await;
+    arena.ca.answer(true);
+    arena.rest().await;
+    for id in [order.id(), later.id()] {
+        assert_eq!(arena.status(id).await, OrderStatus::Valid);
+        assert_eq!(opened(id), 1, "F30: a second order was opened at the CA");
+    }
+    arena.settle().await;
+}
+
 /// However many ask, the CA is asked once, and one of them has revoked the certificate.
 pub(crate) async fn revocation_against_revocation(arena: &Arena) -> usize {
     let account = arena.account().await;
@@ -331,6 +387,12 @@ fn expiry(arena: &Arena, order: &Order) -> Contender<Tried<Deed>> {
         clock.advance(left.unsigned_abs().min(ORDER_LIFETIME));
         Ok(Deed::Else)
     })
+}
+
+async fn until(reached: impl Fn() -> bool) {
+    while !reached() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// At most one has finalized, all others hear that the order is not ready, and the certificate is the winner's.

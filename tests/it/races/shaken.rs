@@ -2,6 +2,8 @@
 //! entered in the journal.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use acme_proxy::acme::account::Account;
 use acme_proxy::acme::certificate::{Der, Fingerprint};
@@ -36,6 +38,8 @@ pub(crate) struct Shaken {
     pub(crate) dice: Arc<Dice>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) clock: Clock,
+    /// Whether leases for issuance may run out at once.
+    pub(crate) lossy: Arc<AtomicBool>,
 }
 
 impl Shaken {
@@ -163,6 +167,14 @@ impl Store for Shaken {
         self.call(self.store.order(id)).await
     }
 
+    async fn own_order(
+        &self,
+        account: AccountId,
+        id: OrderId,
+    ) -> Result<Option<Versioned<Order>>, StoreError> {
+        self.call(self.store.own_order(account, id)).await
+    }
+
     async fn orders_of(
         &self,
         account: AccountId,
@@ -193,11 +205,16 @@ impl Store for Shaken {
         &self,
         lane: Lane,
         now: Timestamp,
-        until: Timestamp,
+        span: Duration,
         limit: usize,
         share: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.call(self.store.lease(lane, now, until, limit, share)).await
+        let lost = matches!(lane, Lane::Issue(_)) && self.lossy.load(Ordering::SeqCst) && self.dice.one_in(2);
+        let span = if lost { Duration::ZERO } else { span };
+        if lost {
+            self.journal.add(Entry::LeaseLost);
+        }
+        self.call(self.store.lease(lane, now, span, limit, share)).await
     }
 
     async fn checkpoint(

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::harness::answer::Answer;
 use crate::harness::client::{Client, GET};
 use crate::harness::server::Daemon;
+use crate::rfc8555::s6_transport::POSTS;
 
 const FROM_A_PAGE: [(&str, &str); 3] = [
     ("Origin", "https://page.example.net"),
@@ -75,20 +76,7 @@ async fn a11_every_answer_may_be_read_by_any_page_if_the_operator_wants_that() {
 #[tokio::test]
 async fn a11_a_preflight_request_is_told_what_the_resource_takes() {
     let daemon = daemon().await;
-    let posts = [
-        "new-account",
-        "account/0",
-        "account/0/orders",
-        "new-order",
-        "order/0",
-        "order/0/finalize",
-        "authz/0-0",
-        "challenge/0-0/http-01",
-        "certificate/0",
-        "revoke-cert",
-        "key-change",
-    ];
-    let posts = posts.map(|path| (path, "POST"));
+    let posts = POSTS.map(|path| (path, "POST"));
     for (path, methods) in posts
         .into_iter()
         .chain([("directory", "GET,HEAD,POST"), ("new-nonce", "GET,HEAD,POST")])

@@ -127,6 +127,24 @@ async fn h17_orders_of_one_account_but_not_renewals() {
 }
 
 #[tokio::test]
+async fn c417_h17_a_client_that_renews_in_a_loop_has_the_limit_of_all_orders() {
+    let (daemon, clock) = limited(json!({ "orders_per_account_per_hour": 3 })).await;
+    let client = daemon.account().await;
+    client.issue(&daemon, &["www.example.com"]).await;
+    client.issue(&daemon, &["mail.example.com"]).await;
+    for _ in 0..10 + 1 {
+        client.order(&["www.example.com"]).await;
+    }
+    refused(
+        &client.ask_order(&["www.example.com"]).await,
+        "orders_per_account_per_hour",
+    );
+    client.order(&["mail.example.com"]).await;
+    clock.advance(Duration::from_secs(360));
+    client.order(&["www.example.com"]).await;
+}
+
+#[tokio::test]
 async fn c417_h17_pending_orders_of_one_account() {
     let (daemon, clock) = limited(json!({ "pending_orders_per_account": 2 })).await;
     let client = daemon.account().await;
@@ -204,6 +222,34 @@ async fn h17_failed_validations_of_one_name_by_one_account() {
     refused(&client.ask_order(&["www.example.com"]).await, LIMIT);
     clock.advance(Duration::from_secs(1));
     client.ready(&daemon, &["www.example.com"]).await;
+}
+
+#[tokio::test]
+async fn t1_validations_of_one_name_that_are_under_way_are_no_way_around_the_limit_of_failed_ones() {
+    const LIMIT: &str = "failed_validations_per_name_per_hour";
+    let (daemon, _) = limited(json!({ LIMIT: 1 })).await;
+    let client = daemon.account().await;
+    let mut challenges = Vec::new();
+    for _ in 0..5 {
+        let order = client.order(&["www.example.com"]).await;
+        let (url, token) = client.challenge(&order.authorizations[0]).await;
+        daemon.web.publish(&token, &client.key_authorization(&token));
+        challenges.push((order, url));
+    }
+    let held = daemon.web.hold().await;
+    let (last, last_url) = challenges.pop().unwrap();
+    for (_, url) in &challenges {
+        client.post(url, json!({})).await.expect(200);
+    }
+    let wait = refused(&client.post(&last_url, json!({})).await, LIMIT);
+    assert_eq!(wait, Duration::from_secs(10));
+    assert_eq!(client.look(&last.url).await["status"], "pending");
+    drop(held);
+    for (order, _) in &challenges {
+        client.until(&order.url, "ready").await;
+    }
+    client.post(&last_url, json!({})).await.expect(200);
+    client.until(&last.url, "ready").await;
 }
 
 #[tokio::test]

@@ -15,6 +15,21 @@ use crate::harness::client::{Client, GET};
 use crate::harness::server::Daemon;
 use crate::harness::wire::{Connection, NAMES, Site};
 
+/// What takes nothing but POST, below the directory.
+pub(crate) const POSTS: [&str; 11] = [
+    "new-account",
+    "account/0",
+    "account/0/orders",
+    "new-order",
+    "order/0",
+    "order/0/finalize",
+    "authz/0-0",
+    "challenge/0-0/http-01",
+    "certificate/0",
+    "revoke-cert",
+    "key-change",
+];
+
 const JOSE: (&str, &str) = ("Content-Type", "application/jose+json");
 const NEW_ORDER: &str = "/acme/acme/new-order";
 
@@ -207,20 +222,7 @@ async fn c107_c108_a1_a_host_that_is_not_ours_is_refused_and_no_header_gets_into
 #[tokio::test]
 async fn c109_a2_a3_a_method_that_a_resource_does_not_take_gets_405_and_allow() {
     let daemon = Daemon::start().await;
-    let posts = [
-        "new-account",
-        "account/0",
-        "account/0/orders",
-        "new-order",
-        "order/0",
-        "order/0/finalize",
-        "authz/0-0",
-        "challenge/0-0/http-01",
-        "certificate/0",
-        "revoke-cert",
-        "key-change",
-    ];
-    for path in posts {
+    for path in POSTS {
         let path = format!("/acme/acme/{path}");
         for method in ["GET", "PUT", "PATCH", "DELETE", "OPTIONS"] {
             let answer = daemon.site.request(method, &path, &[], b"").await;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use num_bigint::BigUint;
 use serde_json::{Map, Value, json};
 
 use crate::harness::answer::Answer;
 use crate::harness::client::{Client, GET};
 use crate::harness::csr;
-use crate::harness::key::{ALGORITHMS, Key, b64};
+use crate::harness::key::{ALGORITHMS, Key, b64, unb64};
 use crate::harness::server::Daemon;
 
 /// What goes into an inner JWS.
@@ -49,7 +50,7 @@ impl Inner {
 }
 
 /// Asks for the new key.
-async fn change(client: &Client, new: &Key) -> Answer {
+pub(crate) async fn change(client: &Client, new: &Key) -> Answer {
     let inner = Inner::new(client, new).signed(new);
     client.post(&client.site.url("key-change"), inner).await
 }
@@ -306,8 +307,11 @@ async fn g5_a_new_key_that_is_weak_or_none_is_refused() {
     let mut zero = Key::new().jwk;
     zero["x"] = b64([0; 32]).into();
     zero["y"] = b64([0; 32]).into();
+    let modulus = BigUint::from_bytes_be(&unb64(rsa.jwk["n"].as_str().unwrap()));
+    let square = modulus.sqrt().pow(2);
     for weak in [
         with("n", b64(&short)),
+        with("n", b64(square.to_bytes_be())),
         with("e", b64([3])),
         with("e", b64([1])),
         zero,

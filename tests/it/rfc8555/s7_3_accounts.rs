@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::ca;
 use crate::harness::client::{Client, GET};
 use crate::harness::csr;
 use crate::harness::key::{ALGORITHMS, Key};
@@ -334,15 +333,7 @@ async fn c306_e10_e11_a_deactivated_account_gets_401_everywhere() {
 
 #[tokio::test]
 async fn e12_an_order_that_waits_for_the_ca_ends_when_its_account_is_deactivated() {
-    let ca = ca::Options {
-        processing: Duration::from_secs(3),
-        ..ca::Options::default()
-    };
-    let daemon = Daemon::start_with(Plan {
-        ca,
-        ..Plan::default()
-    })
-    .await;
+    let daemon = Daemon::start_with_slow_ca(Duration::from_secs(3)).await;
     let names = ["www.example.com"];
     // Orders for the same names stand in line: the second one waits until the CA has issued the first one's.
     let (first, second, third) = tokio::join!(daemon.account(), daemon.account(), daemon.account());

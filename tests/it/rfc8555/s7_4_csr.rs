@@ -1,9 +1,11 @@
 //! RFC 8555 §7.4: certificate requests that must not reach the CA (CONFORMANCE K4 to K10, SECURITY C901 to C909).
 
+mod compromised;
 mod strict;
 
 use serde_json::json;
 
+use crate::harness::answer::Answer;
 use crate::harness::client::{Client, Order};
 use crate::harness::csr::{
     BMP, COMMON_NAME, DNS_NAME, Draft, EXTENSION_REQUEST, IA5, MICROSOFT_EXTENSIONS, OCTETS, PRINTABLE,
@@ -34,7 +36,7 @@ impl Desk {
     }
 
     /// Hands in a request that must be refused for the reason that these words tell, and must leave no trace.
-    pub(crate) async fn refuses(&self, case: &str, csr: &[u8], words: &str) {
+    pub(crate) async fn refuses(&self, case: &str, csr: &[u8], words: &str) -> Answer {
         let answer = self.client.finalize(&self.order, csr).await;
         assert_eq!(answer.status, 400, "{case}: {}", answer.shown());
         let problem = answer.problem(400, "badCSR");
@@ -45,6 +47,7 @@ impl Desk {
             "ready",
             "{case}"
         );
+        answer
     }
 
     /// In the end the CA has heard nothing, and the good request is taken.
@@ -205,18 +208,23 @@ async fn c904_k7_names_that_are_no_dns_names_are_refused() {
     ]
     .concat();
     let directory_name = tlv(SEQUENCE, attribute(COMMON_NAME, UTF8, "evil.example.com"));
-    let others: [(&str, Vec<u8>); 7] = [
-        ("e-mail", tlv(0x81, "a@example.com")),
-        ("URI", tlv(0x86, "https://www.example.com/")),
-        ("address", tlv(0x87, [10, 0, 0, 1])),
-        ("otherName (UPN)", tlv(0xa0, upn)),
-        ("directoryName", tlv(0xa4, directory_name)),
-        ("registeredID", tlv(0x88, [42, 3, 4])),
-        ("x400Address", tlv(0xa3, tlv(SEQUENCE, []))),
+    let neither = "neither a DNS name nor an IP address";
+    let others: [(&str, Vec<u8>, &str); 7] = [
+        ("e-mail", tlv(0x81, "a@example.com"), neither),
+        ("URI", tlv(0x86, "https://www.example.com/"), neither),
+        (
+            "address",
+            tlv(0x87, [10, 0, 0, 1]),
+            "10.0.0.1, which is not in the order",
+        ),
+        ("otherName (UPN)", tlv(0xa0, upn), neither),
+        ("directoryName", tlv(0xa4, directory_name), neither),
+        ("registeredID", tlv(0x88, [42, 3, 4]), neither),
+        ("x400Address", tlv(0xa3, tlv(SEQUENCE, [])), neither),
     ];
-    for (case, other) in others {
+    for (case, other, words) in others {
         let csr = Draft::with_extensions(&[san(&[host.clone(), other])]).sign(&key);
-        desk.refuses(case, &csr, "").await;
+        desk.refuses(case, &csr, words).await;
     }
     desk.closes(&Draft::of(&[HOST]).sign(&key)).await;
 }
@@ -237,19 +245,25 @@ async fn c905_c907_k10_extensions_that_stand_twice_or_widen_the_certificate_are_
     let standard = |extensions: &[Vec<u8>]| extension_attribute(EXTENSION_REQUEST, extensions);
     let two_values = tlv(0x31, [tlv(SEQUENCE, host()), tlv(SEQUENCE, evil())].concat());
     let two_values = tlv(SEQUENCE, [oid(EXTENSION_REQUEST), two_values].concat());
-    let twice: [(&str, Vec<u8>); 5] = [
-        ("two name lists", with(vec![standard(&[host(), evil()])])),
+    let twice: [(&str, Vec<u8>, &str); 5] = [
+        (
+            "two name lists",
+            with(vec![standard(&[host(), evil()])]),
+            "the same extension twice",
+        ),
         (
             "two attributes",
             with(vec![standard(&[host()]), standard(&[evil()])]),
+            "more than one extensionRequest",
         ),
-        ("two values", with(vec![two_values])),
+        ("two values", with(vec![two_values]), "more than one value"),
         (
             "Microsoft's attribute, too",
             with(vec![
                 standard(&[host()]),
                 extension_attribute(MICROSOFT_EXTENSIONS, &[evil()]),
             ]),
+            "Microsoft attribute",
         ),
         (
             "Microsoft's attribute first",
@@ -257,10 +271,11 @@ async fn c905_c907_k10_extensions_that_stand_twice_or_widen_the_certificate_are_
                 extension_attribute(MICROSOFT_EXTENSIONS, &[evil()]),
                 standard(&[host()]),
             ]),
+            "Microsoft attribute",
         ),
     ];
-    for (case, csr) in twice {
-        desk.refuses(case, &csr, "").await;
+    for (case, csr, words) in twice {
+        desk.refuses(case, &csr, words).await;
     }
     let usage = |purpose: &[u64]| extension(&[2, 5, 29, 37], tlv(SEQUENCE, oid(purpose)));
     let policy = tlv(SEQUENCE, tlv(SEQUENCE, oid(&[2, 23, 140, 1, 1])));
@@ -310,7 +325,11 @@ async fn c906_dns_names_that_are_none_are_refused() {
     ];
     for name in names {
         let csr = Draft::with_extensions(&[san(&[tlv(DNS_NAME, HOST), tlv(DNS_NAME, name)])]).sign(&key);
-        desk.refuses(&String::from_utf8_lossy(name), &csr, "").await;
+        let words = match str::from_utf8(name) {
+            Ok(_) => "no host name",
+            Err(_) => "other characters than ASCII",
+        };
+        desk.refuses(&String::from_utf8_lossy(name), &csr, words).await;
     }
     desk.closes(&Draft::of(&[HOST]).sign(&key)).await;
 }
@@ -416,15 +435,16 @@ async fn c909_k5_k9_keys_that_no_certificate_should_have_are_refused() {
     let point = Key::new().pair.public_key_raw().to_vec();
     let off_curve = [&[4], [1; 64].as_slice()].concat();
     let compressed = [&[2], &point[1..33]].concat();
-    let ec: [(&str, Vec<u8>); 5] = [
-        ("explicit curve", ec_key(&explicit, &point)),
-        ("no curve", ec_key(&[], &point)),
-        ("secp256k1", ec_key(&oid(&[1, 3, 132, 0, 10]), &point)),
-        ("off the curve", ec_key(&p256, &off_curve)),
-        ("compressed", ec_key(&p256, &compressed)),
+    let curve = "named curve P-256 or P-384";
+    let ec: [(&str, Vec<u8>, &str); 5] = [
+        ("explicit curve", ec_key(&explicit, &point), curve),
+        ("no curve", ec_key(&[], &point), curve),
+        ("secp256k1", ec_key(&oid(&[1, 3, 132, 0, 10]), &point), curve),
+        ("off the curve", ec_key(&p256, &off_curve), "signature"),
+        ("compressed", ec_key(&p256, &compressed), "no uncompressed point"),
     ];
-    for (case, spki) in ec {
-        desk.refuses(case, &keyed(spki), "").await;
+    for (case, spki, words) in ec {
+        desk.refuses(case, &keyed(spki), words).await;
     }
     desk.refuses("the account's key", &good.sign(&desk.client.key), "account's key")
         .await;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use acme_proxy::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::harness::ca;
 use crate::harness::client::{Client, GET};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
@@ -356,15 +355,7 @@ async fn c417_h17_the_301st_pending_order_is_429_until_one_is_finalized() {
 
 #[tokio::test]
 async fn k1_h16_a_finalized_order_is_200_with_its_url_and_becomes_valid() {
-    let ca = ca::Options {
-        processing: Duration::from_secs(4),
-        ..ca::Options::default()
-    };
-    let daemon = Daemon::start_with(Plan {
-        ca,
-        ..Plan::default()
-    })
-    .await;
+    let daemon = Daemon::start_with_slow_ca(Duration::from_secs(4)).await;
     let client = daemon.account().await;
     let order = client
         .ready(&daemon, &["www.example.com", "mail.example.com"])
@@ -417,15 +408,7 @@ async fn c910_k3_of_100_parallel_finalizations_one_is_taken_and_one_order_reache
 
 #[tokio::test]
 async fn c911_k2_an_order_that_is_not_ready_can_not_be_finalized() {
-    let ca = ca::Options {
-        processing: Duration::from_secs(3),
-        ..ca::Options::default()
-    };
-    let daemon = Daemon::start_with(Plan {
-        ca,
-        ..Plan::default()
-    })
-    .await;
+    let daemon = Daemon::start_with_slow_ca(Duration::from_secs(3)).await;
     let client = daemon.account().await;
     let names = ["www.example.com", "mail.example.com"];
     let csr = csr::plain(&Key::new(), &names);

@@ -5,11 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::answer::Answer;
-use crate::harness::ca;
 use crate::harness::client::{Client, GET};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
-use crate::harness::server::{Daemon, Plan};
+use crate::harness::server::Daemon;
 
 async fn give_up(client: &Client, authorization: &str) -> Answer {
     client
@@ -116,15 +115,7 @@ async fn c506_j8_a_validation_that_is_under_way_does_not_undo_a_deactivation() {
 
 #[tokio::test]
 async fn i5_a_finalized_order_whose_authorization_is_given_up_does_not_go_to_the_ca() {
-    let ca = ca::Options {
-        processing: Duration::from_secs(3),
-        ..ca::Options::default()
-    };
-    let daemon = Daemon::start_with(Plan {
-        ca,
-        ..Plan::default()
-    })
-    .await;
+    let daemon = Daemon::start_with_slow_ca(Duration::from_secs(3)).await;
     let client = daemon.account().await;
     let names = ["www.example.com"];
     // Orders for the same names stand in line: the second one waits until the CA has issued the first one's.

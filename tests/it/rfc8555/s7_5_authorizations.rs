@@ -1,11 +1,13 @@
 //! RFC 8555 §7.5: authorizations and challenges, and who may see whose objects (CONFORMANCE H12, I and J, SECURITY C5).
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::client::GET;
+use crate::harness::client::{GET, PATIENCE};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
 use crate::harness::server::{Daemon, Plan};
@@ -177,6 +179,28 @@ async fn c505_i3_a_wildcard_is_refused_where_dns_01_is_not_enabled_and_no_other_
 }
 
 #[tokio::test]
+async fn i3_a_challenge_that_the_operator_does_not_offer_any_more_can_not_be_posted() {
+    let daemon = Daemon::start().await;
+    let client = daemon.account().await;
+    let order = client.order(&["www.example.com"]).await;
+    let (url, token) = client.challenge(&order.authorizations[0]).await;
+    daemon.web.publish(&token, &client.key_authorization(&token));
+    let daemon = daemon
+        .restart_with(|file| file["authority"]["provisioners"][0]["challenges"] = json!(["dns-01"]))
+        .await;
+    let client = client.clone();
+    client.post(&url, json!({})).await.problem(400, "malformed");
+    assert_eq!(client.look(&url).await["status"], "pending");
+    let daemon = daemon
+        .restart_with(|file| file["authority"]["provisioners"][0]["challenges"] = json!(["http-01"]))
+        .await;
+    assert_eq!(daemon.web.looks(), 0);
+    let client = client.clone();
+    client.post(&url, json!({})).await.expect(200);
+    client.until(&order.url, "ready").await;
+}
+
+#[tokio::test]
 async fn c501_h12_j4_k11_the_five_kinds_of_objects_answer_others_as_if_they_were_not_there() {
     let daemon = Daemon::start().await;
     let (owner, other) = tokio::join!(daemon.account(), daemon.account());
@@ -315,5 +339,50 @@ async fn j6_a_host_that_refuses_connections_is_tried_again_and_ends_as_connectio
         ..Plan::default()
     };
     let daemon = Daemon::start_with(plan).await;
+    let client = daemon.account().await;
+    let order = client.order(&["www.example.com"]).await;
+    let (url, _) = client.challenge(&order.authorizations[0]).await;
+    client.post(&url, json!({})).await.expect(200);
+    let tried = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let answer = client.post(&url, GET).await.expect(200);
+            if answer.json().get("error").is_some() {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let tried = tried.await.unwrap();
+    let object = tried.json();
+    assert_eq!(
+        (&object["status"], &object["error"]["type"]),
+        (
+            &json!("processing"),
+            &json!("urn:ietf:params:acme:error:connection")
+        ),
+        "the first failure is not the last: {object}"
+    );
+    assert!(tried.header("retry-after").is_some());
     ends_invalid(&daemon, None, &["connection"]).await;
+}
+
+#[tokio::test]
+async fn j6_a_host_that_breaks_connections_is_tried_four_times() {
+    let breaker = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap();
+    let plan = Plan {
+        http_port: Some(breaker.local_addr().unwrap().port()),
+        ..Plan::default()
+    };
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tries);
+    tokio::spawn(async move {
+        while breaker.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let daemon = Daemon::start_with(plan).await;
+    ends_invalid(&daemon, None, &["connection"]).await;
+    assert_eq!(tries.load(Ordering::SeqCst), 4);
 }

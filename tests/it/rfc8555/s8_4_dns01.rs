@@ -92,6 +92,11 @@ async fn a_wildcard_and_its_base_name_are_issued_with_a_record_each_at_one_place
         client.post(url, json!({})).await.expect(200);
     }
     client.until(&order.url, "ready").await;
+    for authorization in &order.authorizations {
+        let settled = client.look(authorization).await;
+        assert_eq!(types(&settled), ["dns-01"], "I2: what settled it");
+        assert!(settled["expires"].is_string(), "I2: {settled}");
+    }
     assert_eq!(zone.looks(PLACE), 2);
     let key = Key::new();
     client

@@ -288,22 +288,6 @@ async fn c613_silence_and_broken_connections_may_pass() {
 }
 
 #[tokio::test]
-async fn a_closed_port_may_open() {
-    let (port, [web]) = listeners(["127.0.0.2"]).await;
-    drop(web);
-    let dns = zone("127.0.0.2").await;
-    let failure = Attempt::http01(dns.address, port).fails().await;
-    assert_eq!(kinds(&failure), (ProblemType::Connection, true));
-    assert!(
-        failure
-            .problem
-            .detail
-            .contains("127.0.0.2 refused the connection"),
-        "{failure:?}"
-    );
-}
-
-#[tokio::test]
 async fn a_dns_failure_may_pass_on_each_hop() {
     let answers = [
         DnsAnswer::NxDomain,

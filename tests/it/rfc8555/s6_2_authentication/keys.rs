@@ -155,6 +155,27 @@ async fn d12_c230_to_c232_rsa_keys_that_are_weak_or_a_burden_are_refused() {
     register_as(&client, "RS256", good).await.expect(201);
 }
 
+/// To look for factors takes a millisecond, and to make up a number none: only a nonce of ours, whose MAC is the first
+/// thing that is checked, buys the look (SECURITY T1).
+#[tokio::test]
+async fn t1_a_modulus_is_not_tried_before_the_nonce_is_known_to_be_ours() {
+    let daemon = Daemon::start().await;
+    let client = Client::new(&daemon.site, Key::generate("RS256").into(), None);
+    let n = BigUint::from_bytes_be(&unb64(client.key.jwk["n"].as_str().unwrap()));
+    let weak = b64(n.sqrt().pow(2).to_bytes_be());
+    let url = client.site.url("new-account");
+    for (nonce, kind) in [
+        ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(), "badNonce"),
+        (client.nonce().await, "badPublicKey"),
+    ] {
+        let mut header = client.protected(&url, &nonce);
+        header.insert("jwk".into(), with(&client.key.jwk, "n", weak.clone()));
+        let header = Value::Object(header).to_string();
+        let body = client.key.envelope(header.as_bytes(), b"{}").to_string();
+        client.post_body(&url, body.as_bytes()).await.problem(400, kind);
+    }
+}
+
 #[tokio::test]
 async fn d14_c228_a_jwk_that_holds_a_private_key_is_refused_and_its_secret_not_repeated() {
     let daemon = Daemon::start().await;

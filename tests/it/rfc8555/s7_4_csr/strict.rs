@@ -174,6 +174,37 @@ async fn c905_k10_attributes_of_the_request_are_refused_unless_known_to_be_harml
 }
 
 #[tokio::test]
+async fn c905_however_long_an_unknown_object_identifier_is_the_answer_is_short() {
+    let desk = Desk::open(&[HOST]).await;
+    let key = Key::new();
+    let long: Vec<u64> = [1, 2]
+        .into_iter()
+        .chain(std::iter::repeat_n(100, 20_000))
+        .collect();
+    let host = || san_of(&[HOST]);
+    let subject = Draft {
+        subject: vec![attribute(&long, UTF8, "x")],
+        ..Draft::of(&[HOST])
+    };
+    let of_request = [
+        extension_attribute(EXTENSION_REQUEST, &[host()]),
+        extension_attribute(&long, &[host()]),
+    ];
+    for (case, csr) in [
+        ("subject", subject.sign(&key)),
+        ("attribute", with_attributes(&key, &of_request)),
+        (
+            "extension",
+            Draft::with_extensions(&[host(), extension(&long, [5, 0])]).sign(&key),
+        ),
+    ] {
+        let answer = desk.refuses(case, &csr, "1.2.100.100").await;
+        assert!(answer.body.len() < 1000, "{case}: {}", answer.body.len());
+    }
+    desk.closes(&Draft::of(&[HOST]).sign(&key)).await;
+}
+
+#[tokio::test]
 async fn c903_k8_a_subject_holds_no_other_name_in_any_type_or_place() {
     let long = format!("{}.{}.example.com", "a".repeat(40), "b".repeat(20));
     let desk = Desk::open(&[HOST, &long]).await;

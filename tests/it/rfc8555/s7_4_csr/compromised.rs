@@ -1,0 +1,130 @@
+//! Keys that others have, too, are in no certificate and no account; nor are the daemon's own in a certificate
+//! (CONFORMANCE K5, K9, D12, G5; SECURITY C909).
+
+use std::path::Path;
+
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use serde_json::json;
+
+use crate::harness::client::Client;
+use crate::harness::csr::Draft;
+use crate::harness::key::{Key, unb64};
+use crate::harness::server::Daemon;
+use crate::rfc8555::s7_3_5_key_change::change;
+use crate::rfc8555::s7_4_csr::{Desk, HOST};
+
+/// RFC 7517 Appendix A.2: a private key that everybody has.
+fn published() -> Key {
+    let d = unb64("870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE");
+    let x = unb64("MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4");
+    let y = unb64("4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM");
+    let point = [&[4], x.as_slice(), &y].concat();
+    let pair = EcdsaKeyPair::from_private_key_and_public_key(&ECDSA_P256_SHA256_FIXED_SIGNING, &d, &point);
+    let pkcs8 = pair.unwrap().to_pkcs8v1().unwrap();
+    Key::from_pkcs8(pkcs8.as_ref())
+}
+
+/// A `blocklist.dat` as badkeys writes it, with these keys and many others.
+fn write_blocklist(path: &Path, keys: &[&Key]) {
+    let hash = |number: &[u8]| {
+        let zeros = number.iter().take_while(|byte| **byte == 0).count();
+        let hash = digest::digest(&digest::SHA256, &number[zeros..]);
+        [&hash.as_ref()[..15], &[3]].concat()
+    };
+    let number = |key: &&Key| {
+        let number = key.jwk["n"].as_str().or(key.jwk["x"].as_str());
+        unb64(number.unwrap())
+    };
+    let mut records: Vec<Vec<u8>> = keys.iter().map(|key| hash(&number(key))).collect();
+    records.extend((1..=1000_u32).map(|other| hash(&other.to_be_bytes())));
+    records.sort();
+    std::fs::write(path, records.concat()).unwrap();
+}
+
+async fn new_account(daemon: &Daemon, key: Key) -> crate::harness::answer::Answer {
+    let stranger = Client::new(&daemon.site, key.into(), None);
+    stranger.post(&daemon.site.url("new-account"), json!({})).await
+}
+
+#[tokio::test]
+async fn c909_k5_d12_g5_a_key_that_is_published_is_in_no_certificate_and_no_account() {
+    let desk = Desk::open(&[HOST]).await;
+    let good = Draft::of(&[HOST]);
+    desk.refuses(
+        "an RFC's example",
+        &good.sign(&published()),
+        "RFC 7517 Appendix A.2",
+    )
+    .await;
+    let refused = new_account(&desk.daemon, published()).await;
+    let problem = refused.problem(400, "badPublicKey");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("RFC 7517"),
+        "{problem}"
+    );
+    change(&desk.client, &published())
+        .await
+        .problem(400, "badPublicKey");
+    desk.closes(&good.sign(&Key::new())).await;
+}
+
+#[tokio::test]
+async fn c909_k5_d12_a_key_of_the_operators_list_is_in_no_certificate_and_no_new_account() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("blocklist.dat");
+    let listed = ["ES256", "ES384", "RS256"].map(Key::generate);
+    let daemon = Daemon::start().await;
+    // It has its account before its key is found out.
+    let early = daemon.account().await;
+    let keys: Vec<&Key> = listed.iter().chain([&*early.key]).collect();
+    write_blocklist(&list, &keys);
+    let daemon = daemon
+        .restart_with(|file| file["authority"]["config"]["blocked_keys"] = list.display().to_string().into())
+        .await;
+    let client = daemon.account().await;
+    let order = client.ready(&daemon, &[HOST]).await;
+    let desk = Desk {
+        daemon,
+        client,
+        order,
+    };
+    let good = Draft::of(&[HOST]);
+    for key in &listed {
+        desk.refuses(key.alg, &good.sign(key), "a list of compromised keys")
+            .await;
+    }
+    for key in listed {
+        let refused = new_account(&desk.daemon, key).await;
+        refused.problem(400, "badPublicKey");
+    }
+    // It can still get away from the key.
+    let early = Client::new(&desk.daemon.site, early.key.clone(), early.kid.clone());
+    change(&early, &Key::new()).await.expect(200);
+    desk.closes(&good.sign(&Key::new())).await;
+}
+
+#[tokio::test]
+async fn c909_k9_the_key_of_our_account_at_the_ca_is_in_no_certificate() {
+    let daemon = Daemon::start().await;
+    let client = daemon.account().await;
+    client.issue(&daemon, &["first.example.com"]).await;
+    let (daemon, upstream) = daemon.upstream_key().await;
+    // Its nonces are of the daemon's earlier life.
+    let client = Client::new(&daemon.site, client.key.clone(), client.kid.clone());
+    let order = client.ready(&daemon, &[HOST]).await;
+    let opened = daemon.ca.stats().orders_opened;
+    let answer = client.finalize(&order, &Draft::of(&[HOST]).sign(&upstream)).await;
+    let problem = answer.problem(400, "badCSR");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("server's own"),
+        "{problem}"
+    );
+    assert_eq!(client.look(&order.url).await["status"], "ready");
+    assert_eq!(daemon.ca.stats().orders_opened, opened);
+    client
+        .finalize(&order, &Draft::of(&[HOST]).sign(&Key::new()))
+        .await
+        .expect(200);
+    client.until(&order.url, "valid").await;
+}
