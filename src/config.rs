@@ -272,6 +272,10 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     let (mut policy, (upstreams, mut validate, deadline, metrics, limits, cors, blocked_keys)) = authority?;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
+    let wishes = upstreams.all.iter();
+    policy.wishes = wishes
+        .map(|upstream| (upstream.name, upstream.wishes.clone()))
+        .collect();
     policy.blocked_keys = blocked_keys;
     (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);

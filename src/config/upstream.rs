@@ -11,6 +11,7 @@ use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::server::pem_file;
 use crate::config::value::base64url;
+use crate::policy::wishes::WishRules;
 use crate::upstream::Eab;
 use crate::upstream::Secret;
 use crate::upstream::Settings;
@@ -31,11 +32,8 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
     let email = email(config);
     let eab = eab(config);
     let dns01 = dns01::read(config);
-    let lifetime = config.number::<u32>("certlifetime", "a number of days, e.g. 90");
-    if let Ok(Some((1.., place))) = &lifetime {
-        place.warn("is not honoured yet: the CA decides how long certificates are valid");
-    }
-    lifetime?;
+    let lifetime = lifetime(config);
+    let profile = config.text("profile");
     let (eab, dns01) = (eab?, dns01?);
     if eab.is_none() && dns01.is_none() {
         config.place("eab_kid").warn(
@@ -60,7 +58,27 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
         email: email?,
         eab,
         dns01,
+        lifetime: lifetime?,
+        profile: profile?.map(|text| text.value.to_owned()),
     })
+}
+
+/// What clients may ask of this CA beyond names.
+pub(crate) fn wishes(config: &Section<'_>) -> Result<WishRules, Reported> {
+    let profiles = config.texts("profiles");
+    let validity = config.flag("client_validity")?;
+    let profiles: Vec<String> = profiles?.into_iter().map(|text| text.value.to_owned()).collect();
+    Ok(WishRules {
+        profiles: config.has("profiles").then_some(profiles),
+        validity: validity.unwrap_or(false),
+    })
+}
+
+/// The Go program's 0 leaves it to the CA.
+fn lifetime(config: &Section<'_>) -> Result<Option<Duration>, Reported> {
+    let days = config.number::<u32>("certlifetime", "a number of days, e.g. 90")?;
+    let days = days.filter(|(days, _)| *days > 0);
+    Ok(days.map(|(days, _)| Duration::from_secs(u64::from(days) * 86_400)))
 }
 
 /// The URL stays byte for byte as it is: CAs put meaning into its query.

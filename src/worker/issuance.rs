@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::acme::account::AccountStatus;
 use crate::acme::certificate::IssuedChain;
 use crate::acme::id::AccountId;
@@ -15,7 +17,7 @@ use crate::acme::job::Work;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::upstream::{Error, Progress};
+use crate::upstream::{Chains, Error, Progress};
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere, failover};
 
@@ -120,9 +122,9 @@ async fn advance(
             upstream.health.worked();
             Ok(again(context, retry_after, 0))
         }
-        Ok(Progress::Issued(pem)) => {
+        Ok(Progress::Issued(chains)) => {
             upstream.health.worked();
-            Ok(collected(context, order, &validated, &pem))
+            Ok(collected(context, order, &validated, &chains))
         }
         Err(error) => Ok(refused(context, upstream, lease, order, &error)),
     }
@@ -133,10 +135,11 @@ fn collected(
     context: &Context,
     order: Versioned<Order>,
     validated: &ValidatedOrder,
-    pem: &str,
+    chains: &Chains,
 ) -> Settlement {
     let now = context.clock.now();
-    let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
+    let pem = &chains.first;
+    let mut chain = match IssuedChain::verify(pem, validated.ordered(), now) {
         Ok(chain) => chain,
         Err(mismatch) => {
             let upstream = order.value.upstream_name();
@@ -153,6 +156,11 @@ fn collected(
             return failed(context, order, problem);
         }
     };
+    for other in &chains.others {
+        if let Err(mismatch) = chain.add_alternate(other, validated.ordered(), now) {
+            tracing::warn!(order.id = %order.value.id(), %mismatch, "another chain of the CA's is done without");
+        }
+    }
     if order.value.status(now) != OrderStatus::Processing {
         tracing::warn!(
             audit = true, order.id = %order.value.id(), upstream = %order.value.upstream_name(),
@@ -163,6 +171,19 @@ fn collected(
         return failed(context, order, problem);
     }
     let certificate = &chain.certificate;
+    let asked = validated.wishes();
+    let differs = |asked: Option<Timestamp>, got: Timestamp| {
+        asked.is_some_and(|asked| asked.as_second() != got.as_second())
+    };
+    if differs(asked.not_before, certificate.not_before())
+        || differs(asked.not_after, certificate.not_after())
+    {
+        tracing::warn!(
+            order.id = %order.value.id(), certificate.not_before = %certificate.not_before(),
+            certificate.not_after = %certificate.not_after(),
+            "the CA has not taken the validity that the client asked for; the order says what it is"
+        );
+    }
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
     let waited = order
         .value

@@ -33,6 +33,8 @@ pub(crate) struct Pebble {
     pub(crate) tls_root: PathBuf,
     /// The root of the certificates that it issues, PEM. Pebble makes it when it starts.
     pub(crate) issuing_root: PathBuf,
+    /// The root of another chain for the same certificates, PEM.
+    pub(crate) other_root: PathBuf,
     /// Its DNS.
     pub(crate) dns: Dns,
     port: u16,
@@ -73,19 +75,26 @@ impl Pebble {
         command.args(["-dnsserver", &zone.unwrap_or(dns.address()).to_string()]);
         command
             .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_AUTHZREUSE", reuse.to_string());
+            .env("PEBBLE_AUTHZREUSE", reuse.to_string())
+            .env("PEBBLE_CHAIN_LENGTH", "3")
+            .env("PEBBLE_ALTERNATE_ROOTS", "2");
         let mut daemon = Daemon::start("pebble", "pebble", &mut command, directory.join("pebble.log"));
 
         let web = Web::trusting(&tls_root, "localhost");
-        let root = format!("https://127.0.0.1:{management_port}/roots/0");
-        let root = daemon.wait_for("its root", || web.get(&root));
-        let issuing_root = directory.join("issuing-root.pem");
-        std::fs::write(&issuing_root, root).unwrap();
+        let mut root = |number: u8| {
+            let url = format!("https://127.0.0.1:{management_port}/roots/{number}");
+            let file = directory.join(format!("issuing-root-{number}.pem"));
+            let root = daemon.wait_for("its root", || web.get(&url));
+            std::fs::write(&file, root).unwrap();
+            file
+        };
+        let (issuing_root, other_root) = (root(0), root(1));
         let directory = format!("https://127.0.0.1:{port}/dir");
         daemon.wait_for("its directory", || web.get(&directory));
         Self {
             tls_root,
             issuing_root,
+            other_root,
             dns,
             port,
             management_port,

@@ -11,6 +11,7 @@ mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
 mod knot;
 mod outage;
+mod offers;
 mod pebble;
 mod scene;
 mod table;
@@ -166,7 +167,7 @@ async fn opened(ca: &dyn Issuer, order: Order) -> Order {
 async fn issued(ca: &dyn Issuer, order: &Order) -> Result<String, Error> {
     for _ in 0..200 {
         match ca.advance(&validated(order)).await {
-            Ok(Progress::Issued(chain)) => return Ok(chain),
+            Ok(Progress::Issued(chains)) => return Ok(chains.first),
             Ok(Progress::Waiting { .. }) | Err(Error::Transient { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -155,6 +155,8 @@ impl Pebble {
                 hmac_key: Secret::new(URL_SAFE_NO_PAD.decode(HMAC_KEY).unwrap()),
             }),
             dns01: None,
+            lifetime: None,
+            profile: None,
         }
     }
 
