@@ -11,16 +11,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::acme::account::AccountStatus;
-use crate::acme::certificate::{IssuedChain, Mismatch};
+use crate::acme::certificate::{IssuedChain, Ordered};
 use crate::acme::id::AccountId;
 use crate::acme::job::Work;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::upstream::{Error, Progress};
+use crate::upstream::{Chains, Error, Progress};
 use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
-use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere};
+use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere, failover};
 
 /// How long an order waits before it looks again whether it is first in line for its names.
 const IN_LINE: Duration = Duration::from_secs(1);
@@ -53,6 +53,13 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
         return Ok(ended(context, order, problem));
     }
+    let Some(upstream) = context.upstream(order.value.upstream_name()) else {
+        // Only lanes of configured upstreams are worked on.
+        return Ok(again(context, IN_LINE, lease.job.faults));
+    };
+    if let Some(settlement) = failover::instead(context, upstream, &order) {
+        return Ok(settlement);
+    }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
     // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
     if context.store.first_in_line(&order.value).await? != Some(id) {
@@ -62,19 +69,15 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         tracing::error!(order.id = %id, "a finalized order has a name without a valid authorization; it does not go to the CA");
         return Ok(failed(context, order, Problem::internal()));
     };
-    let Some(upstream) = context.upstream(validated.upstream_name()) else {
-        // Only lanes of configured upstreams are worked on.
-        return Ok(again(context, IN_LINE, lease.job.faults));
-    };
     match validated.upstream() {
         Some(_) => advance(context, upstream, lease, order, validated).await,
         None => match late::earlier(context, &order.value, &validated, now).await? {
             Earlier::Nothing => open(context, upstream, lease, order, validated).await,
             Earlier::Awaited => Ok(again(context, IN_LINE, 0)),
-            Earlier::Here { chain, ca_order } => {
+            Earlier::Here { chains, ca_order } => {
                 let Versioned { value, version } = order;
                 let order = Versioned::with(version, value.opened_upstream(ca_order));
-                Ok(issued(context, order, chain, now))
+                Ok(collected(context, order, &validated, &chains))
             }
         },
     }
@@ -133,9 +136,9 @@ async fn advance(
             upstream.health.worked();
             Ok(again(context, retry_after, 0))
         }
-        Ok(Progress::Issued(pem)) => {
+        Ok(Progress::Issued(chains)) => {
             upstream.health.worked();
-            Ok(collected(context, order, &validated, &pem))
+            Ok(collected(context, order, &validated, &chains))
         }
         Err(error) => Ok(refused(context, upstream, lease, order, &error)),
     }
@@ -146,30 +149,34 @@ fn collected(
     context: &Context,
     order: Versioned<Order>,
     validated: &ValidatedOrder,
-    pem: &str,
+    chains: &Chains,
 ) -> Settlement {
     let now = context.clock.now();
-    let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
-        Ok(chain) => chain,
-        Err(mismatch) => {
-            withheld(context, &order.value, &mismatch, pem);
-            let problem = Problem::new(
-                ProblemType::ServerInternal,
-                "the CA sent a certificate that does not match the order; it is withheld",
-            );
-            return failed(context, order, problem);
-        }
+    let Some(chain) = verified(context, &order.value, validated.ordered(), chains, now) else {
+        let problem = Problem::new(
+            ProblemType::ServerInternal,
+            "the CA sent a certificate that does not match the order; it is withheld",
+        );
+        return failed(context, order, problem);
     };
     if order.value.status(now) != OrderStatus::Processing {
         let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
         return late::came(end(context, order, problem), chain);
     }
-    issued(context, order, chain, now)
-}
-
-/// The order gets its certificate.
-fn issued(context: &Context, order: Versioned<Order>, chain: IssuedChain, now: Timestamp) -> Settlement {
     let certificate = &chain.certificate;
+    let asked = validated.wishes();
+    let differs = |asked: Option<Timestamp>, got: Timestamp| {
+        asked.is_some_and(|asked| asked.as_second() != got.as_second())
+    };
+    if differs(asked.not_before, certificate.not_before())
+        || differs(asked.not_after, certificate.not_after())
+    {
+        tracing::warn!(
+            order.id = %order.value.id(), certificate.not_before = %certificate.not_before(),
+            certificate.not_after = %certificate.not_after(),
+            "the CA has not taken the validity that the client asked for; the order says what it is"
+        );
+    }
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
     let waited = order
         .value
@@ -238,15 +245,33 @@ fn refused(
     }
 }
 
-/// The evidence is kept, and somebody is to look at it.
-pub(crate) fn withheld(context: &Context, order: &Order, mismatch: &Mismatch, pem: &str) {
-    let upstream = order.upstream_name();
-    let metrics = &context.metrics;
-    metrics.certificate_mismatch.inc();
-    let of_upstream = &metrics.upstream.certificate_mismatch;
-    of_upstream.with_label_values(&[upstream.as_str()]).inc();
-    let evidence = cleaned(&pem.replace('\n', " "), 16_384);
-    tracing::error!(audit = true, order.id = %order.id(), %upstream, %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
+/// What the CA has sent, if it is what was ordered. If not, the evidence is kept, and somebody is to look at it.
+pub(crate) fn verified(
+    context: &Context,
+    order: &Order,
+    ordered: Ordered<'_>,
+    chains: &Chains,
+    now: Timestamp,
+) -> Option<IssuedChain> {
+    let mut chain = match IssuedChain::verify(&chains.first, ordered, now) {
+        Ok(chain) => chain,
+        Err(mismatch) => {
+            let upstream = order.upstream_name();
+            let metrics = &context.metrics;
+            metrics.certificate_mismatch.inc();
+            let of_upstream = &metrics.upstream.certificate_mismatch;
+            of_upstream.with_label_values(&[upstream.as_str()]).inc();
+            let evidence = cleaned(&chains.first.replace('\n', " "), 16_384);
+            tracing::error!(audit = true, order.id = %order.id(), %upstream, %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
+            return None;
+        }
+    };
+    for other in &chains.others {
+        if let Err(mismatch) = chain.add_alternate(other, ordered, now) {
+            tracing::warn!(order.id = %order.id(), %mismatch, "another chain of the CA's is done without");
+        }
+    }
+    Some(chain)
 }
 
 /// The order has ended for its client. The job goes on if the CA may have its CSR.

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::acme::certificate::{IssuedChain, to_pem};
+use crate::acme::certificate::{IssuedCertificate, IssuedChain, to_pem};
 use crate::acme::order::late::AwaitedOrder;
 use crate::acme::order::{Order, ValidatedOrder, after};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::upstream::{Error, Progress};
-use crate::worker::issuance::{names, withheld};
+use crate::upstream::{Chains, Error, Progress};
+use crate::worker::issuance::{names, verified};
 use crate::worker::upstream::Operation;
 use crate::worker::{Context, again, ca_fault};
 
@@ -39,9 +39,12 @@ pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Orde
     let now = context.clock.now();
     let is_over = awaited.until() <= now;
     match answer {
-        Ok(Progress::Issued(pem)) => {
+        Ok(Progress::Issued(chains)) => {
             upstream.health.worked();
-            collected(context, order, &awaited, &pem, now)
+            match verified(context, &order.value, awaited.ordered(), &chains, now) {
+                Some(chain) => came(order, chain),
+                None => abandoned(order, "it is not the one that was ordered"),
+            }
         }
         Ok(Progress::Waiting { retry_after }) => {
             upstream.health.worked();
@@ -78,22 +81,6 @@ fn waiting(
     Settlement {
         order: taken,
         ..again(context, retry_after, 0)
-    }
-}
-
-fn collected(
-    context: &Context,
-    order: Versioned<Order>,
-    awaited: &AwaitedOrder,
-    pem: &str,
-    now: Timestamp,
-) -> Settlement {
-    match IssuedChain::verify(pem, awaited.ordered(), now) {
-        Ok(chain) => came(order, chain),
-        Err(mismatch) => {
-            withheld(context, &order.value, &mismatch, pem);
-            abandoned(order, "it is not the one that was ordered")
-        }
     }
 }
 
@@ -134,8 +121,8 @@ pub(crate) enum Earlier {
     Awaited,
     /// The certificate is here.
     Here {
-        /// It, checked against this order.
-        chain: IssuedChain,
+        /// It, as if it came from the CA.
+        chains: Chains,
         /// The URL of the CA's order that it came from.
         ca_order: String,
     },
@@ -154,6 +141,9 @@ pub(crate) async fn earlier(
         let Some(late) = context.store.order(id).await? else {
             continue;
         };
+        if !late.value.asks_for_the_same(order) {
+            continue;
+        }
         if let Some(awaited) = late.value.outstanding()
             && awaited.is_for_the_key_of(validated)
             && now < awaited.until()
@@ -163,21 +153,33 @@ pub(crate) async fn earlier(
         let Some((certificate, ca_order)) = late.value.to_hand_over(now) else {
             continue;
         };
-        let leaf = certificate.leaf();
-        if context.store.order_of_certificate(leaf.fingerprint()).await? != Some(id) {
+        let leaf = certificate.leaf().fingerprint();
+        if context.store.order_of_certificate(leaf).await? != Some(id) {
             continue;
         }
-        let issuers = context.store.issuers(certificate.issuers()).await?;
-        let pem = to_pem(std::iter::once(leaf).chain(&issuers));
-        // As if it came from the CA: one for another key is none for this order.
-        if let Ok(chain) = IssuedChain::verify(&pem, validated.ordered(), now) {
+        let chains = chains_of(context, certificate).await?;
+        // One for another key is none for this order.
+        if IssuedChain::verify(&chains.first, validated.ordered(), now).is_ok() {
             tracing::info!(
                 audit = true, account.id = %order.account(), order.id = %order.id(), order.before = %id,
-                certificate.sha256 = %leaf.fingerprint(), "late certificate handed over"
+                certificate.sha256 = %leaf, "late certificate handed over"
             );
             let ca_order = ca_order.to_owned();
-            return Ok(Earlier::Here { chain, ca_order });
+            return Ok(Earlier::Here { chains, ca_order });
         }
     }
     Ok(found)
+}
+
+async fn chains_of(context: &Context, certificate: &IssuedCertificate) -> Result<Chains, StoreError> {
+    let mut all = Vec::new();
+    for above in certificate.alternates() {
+        let issuers = context.store.issuers(above).await?;
+        all.push(to_pem(std::iter::once(certificate.leaf()).chain(&issuers)));
+    }
+    let issuers = context.store.issuers(certificate.issuers()).await?;
+    Ok(Chains {
+        first: to_pem(std::iter::once(certificate.leaf()).chain(&issuers)),
+        others: all,
+    })
 }

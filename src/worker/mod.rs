@@ -7,6 +7,7 @@ mod failover;
 mod issuance;
 mod late;
 mod own_certificate;
+mod renewal;
 mod revocation;
 mod target;
 mod upkeep;

@@ -53,6 +53,7 @@ pub(crate) enum Operation {
     Open,
     Advance,
     Revoke,
+    RenewalInfo,
     Probe,
 }
 
@@ -63,6 +64,7 @@ impl Operation {
             Self::Open => "open",
             Self::Advance => "advance",
             Self::Revoke => "revoke",
+            Self::RenewalInfo => "renewal",
             Self::Probe => "probe",
         }
     }
@@ -73,7 +75,7 @@ impl Operation {
             Self::Register => Some("register"),
             Self::Open | Self::Advance => Some("obtain"),
             Self::Revoke => Some("revoke"),
-            Self::Probe => None,
+            Self::RenewalInfo | Self::Probe => None,
         }
     }
 }

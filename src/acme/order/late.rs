@@ -103,7 +103,7 @@ impl Order {
     }
 
     /// What is to be looked for at the CA, if the order has ended and something may still come.
-    pub fn awaited(&self) -> Option<AwaitedOrder> {
+    pub fn outstanding(&self) -> Option<AwaitedOrder> {
         let Stage::Awaited {
             ended,
             until,
@@ -205,6 +205,15 @@ impl Order {
         );
         let left = end - now.as_second();
         (left >= (end - start) / 3).then_some((certificate, upstream.as_str()))
+    }
+
+    /// Whether the certificate that this order has asked for would do for the other one, but for names and key.
+    pub fn asks_for_the_same(&self, other: &Self) -> bool {
+        let asked = |order: &Self| {
+            let wishes = order.wishes();
+            (wishes.not_before, wishes.not_after, wishes.profile.clone())
+        };
+        asked(self) == asked(other)
     }
 
     /// Whether another order for the same names may come to its certificate by this one, at once or later.

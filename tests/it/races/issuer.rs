@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use acme_proxy::acme::certificate::Der;
 use acme_proxy::acme::identifier::Identifier;
+use acme_proxy::acme::offers::Offers;
 use acme_proxy::acme::order::ValidatedOrder;
 use acme_proxy::acme::order::late::AwaitedOrder;
+use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::revocation::RevocationReason;
-use acme_proxy::upstream::{Error, Issuer, Progress};
+use acme_proxy::upstream::{Error, Issuer, Progress, Suggestion};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -86,7 +88,7 @@ impl SlowCa {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let leaf = self.pki.issue(csr.as_bytes(), &names);
         let leaf = leaf.unwrap_or_else(|_| panic!("the CSR is not the order's"));
-        Progress::Issued(leaf.chain)
+        Progress::Issued(leaf.chain.into())
     }
 }
 
@@ -131,7 +133,11 @@ impl Issuer for SlowCa {
         Ok(())
     }
 
-    async fn probe(&self) -> Result<(), Error> {
-        Ok(())
+    async fn renewal(&self, _: &CertificateId) -> Result<Suggestion, Error> {
+        panic!("nobody asks a CA that does not offer it")
+    }
+
+    async fn probe(&self) -> Result<Offers, Error> {
+        Ok(Offers::default())
     }
 }
