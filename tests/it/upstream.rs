@@ -10,8 +10,8 @@ mod double;
 mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
 mod knot;
-mod outage;
 mod offers;
+mod outage;
 mod pebble;
 mod scene;
 mod table;
