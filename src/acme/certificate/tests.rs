@@ -93,9 +93,17 @@ fn the_ordered_certificate_is_accepted_with_its_chain_leaf_first() {
 fn f7_issuers_in_another_order_are_put_right() {
     let scene = Scene::new();
     let leaf = scene.leaf(&params(&NAMES));
-    let sent = pem(&[&leaf, &scene.root.pem(), &scene.intermediate.pem()]);
-    let chain = IssuedChain::verify(&sent, scene.order.ordered(), now()).unwrap();
-    assert_eq!(chain.issuers[0].as_bytes(), &scene.intermediate.der()[..]);
+    let (above, root) = (scene.intermediate.pem(), scene.root.pem());
+    for sent in [
+        [&leaf, &root, &above],
+        [&root, &above, &leaf],
+        [&above, &leaf, &root],
+    ] {
+        let chain = IssuedChain::verify(&pem(&sent.map(String::as_str)), scene.order.ordered(), now());
+        let chain = chain.unwrap();
+        assert_eq!(chain.issuers[0].as_bytes(), &scene.intermediate.der()[..]);
+        assert_eq!(to_pem([chain.certificate.leaf()]), leaf.replace("\r\n", "\n"));
+    }
 }
 
 #[test]
@@ -194,7 +202,7 @@ fn c1102_c1103_a_chain_that_is_none_is_withheld() {
         leaf.clone(),
         pem(&[&leaf, &root]),
         pem(&[&leaf, &stranger.pem()]),
-        pem(&[&above, &leaf]),
+        pem(&[&above, &stranger.pem()]),
         pem(&[&leaf, &above, &scene.key.serialize_pem()]),
         pem(&[&leaf, &above, &above]),
         pem(&[&leaf, &above, &root, &root, &root, &root, &root]),
