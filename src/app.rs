@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::acme::certificate::{self, Der};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::jose::jwk::Jwk;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
@@ -29,6 +29,7 @@ use crate::upstream::account::{self, Vault};
 use crate::upstream::acme::Ca;
 use crate::validate::Validator;
 use crate::worker::Worker;
+use crate::worker::upstream::Upstream;
 
 /// How long requests and jobs that are under way may take to end after the signal to stop.
 const SHUTDOWN: Duration = Duration::from_secs(35);
@@ -88,15 +89,20 @@ impl App {
             };
             slot.install_pem(&read(certificate)?, &read(key)?)?;
         }
-        let vault: Arc<dyn Vault> = Arc::new(StoredAccount {
-            name: account::vault_name(&config.upstream),
-            store: Arc::clone(&store),
-        });
+        let mut vaults = Vec::new();
+        let mut upstreams = Vec::new();
+        for configured in config.upstreams {
+            let vault: Arc<dyn Vault> = Arc::new(StoredAccount {
+                name: account::vault_name(configured.name, &configured.settings),
+                store: Arc::clone(&store),
+            });
+            vaults.push(Arc::clone(&vault));
+            upstreams.push(upstream(configured, vault)?);
+        }
         let own_keys = Box::new(KeysOfDaemon {
             slot: Arc::clone(&slot),
-            vaults: vec![Arc::clone(&vault)],
+            vaults,
         });
-        let issuer = Arc::new(Ca::new(config.upstream, vault)?);
         let validator = Validator::new(config.validate)?;
         let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone())
             .with_own_keys(own_keys);
@@ -110,7 +116,7 @@ impl App {
         let server = Server::new(config.server, ra, Arc::clone(&metrics));
         let worker = Worker::new(
             Arc::clone(&store),
-            issuer,
+            upstreams,
             validator,
             clock,
             Arc::clone(&metrics),
@@ -181,6 +187,24 @@ impl App {
             Some(error) => Err(error.into()),
         }
     }
+}
+
+/// A CA, with our account there.
+fn upstream(configured: config::Upstream, vault: Arc<dyn Vault>) -> anyhow::Result<Upstream> {
+    let config::Upstream {
+        name,
+        settings,
+        failover,
+        wishes: _,
+    } = configured;
+    let ca_url = settings.directory.clone();
+    let ca = Ca::new(settings, vault).with_context(|| format!("the upstream {name}"))?;
+    Ok(Upstream {
+        name,
+        ca_url,
+        issuer: Arc::new(ca),
+        failover,
+    })
 }
 
 /// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs.

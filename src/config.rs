@@ -4,6 +4,7 @@
 //! Nothing is ignored in silence: every key without effect is a warning, every bad value an error with its key, its
 //! value and the fix, and one run shows all of them. Reading writes nothing and asks no network.
 
+mod dns01;
 mod external_account;
 mod limits;
 mod names;
@@ -13,9 +14,11 @@ mod report;
 mod server;
 mod tree;
 mod upstream;
+mod upstreams;
 mod validate;
 mod value;
 
+pub use upstreams::Upstream;
 pub(crate) use value::GoDuration;
 
 use std::fs::File;
@@ -49,8 +52,8 @@ pub struct Config {
     pub server: crate::server::Settings,
     /// Where records are kept.
     pub store: crate::store::Settings,
-    /// The CA.
-    pub upstream: crate::upstream::Settings,
+    /// The CAs, the default one first.
+    pub upstreams: Vec<Upstream>,
     /// How validation reaches the network.
     pub validate: crate::validate::Settings,
     /// How much is done at a time.
@@ -240,9 +243,11 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         refused
     });
     let authority = root.section("authority", |authority| {
-        let policy = policy::read(authority, mode);
+        let mut names: Option<Vec<_>> = None;
         let of_config = authority.section("config", |config| {
-            let upstream = upstream::read(config, mode);
+            let upstreams = upstreams::read(config, mode);
+            let all = upstreams.as_ref().ok().map(|upstreams| &upstreams.all);
+            names = all.map(|all| all.iter().map(|upstream| upstream.name).collect());
             let validate = config.section("validation", |section| validate::read(section, overrides));
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
@@ -250,7 +255,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             let cors = config.flag("cors");
             let blocked_keys = policy::blocked_keys(config);
             Ok((
-                upstream?,
+                upstreams?,
                 validate?,
                 deadline?,
                 metrics?,
@@ -259,12 +264,18 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
                 blocked_keys?,
             ))
         });
+        let policy = policy::read(authority, names.as_deref(), mode);
         Ok((policy?, of_config?))
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstream, mut validate, deadline, metrics, limits, cors, blocked_keys)) = authority?;
+    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, cors, blocked_keys)) = authority?;
     policy.issuance_deadline = deadline;
+    policy.routes = upstreams.routes;
+    let wishes = upstreams.all.iter();
+    policy.wishes = wishes
+        .map(|upstream| (upstream.name, upstream.wishes.clone()))
+        .collect();
     policy.blocked_keys = blocked_keys;
     (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);
@@ -281,26 +292,36 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         let place = root.place("address");
         return Err(place.error("has the port that metrics are served on; give metrics another one"));
     }
+    let own_certificate_names = match &server.own_certificate {
+        crate::server::OwnCertificate::FromUpstream { names, common_name } => {
+            let mut names = names.clone();
+            names.sort_by_key(|name| Some(name.as_str()) != common_name.as_deref());
+            Some(names)
+        }
+        crate::server::OwnCertificate::Files { .. } => None,
+    };
+    let own_certificate_upstream = policy
+        .routes
+        .of_hosts(own_certificate_names.as_deref().unwrap_or_default())
+        .map_err(|split| {
+            root.place("dnsNames").error(format_args!(
+                "{split} (authority.config.upstreams), and the daemon's own certificate comes from one; write \
+                 tls.certificate and tls.key, or names of one"
+            ))
+        })?;
     let worker = crate::worker::Settings {
-        own_certificate_names: match &server.own_certificate {
-            crate::server::OwnCertificate::FromUpstream { names, common_name } => {
-                let mut names = names.clone();
-                names.sort_by_key(|name| Some(name.as_str()) != common_name.as_deref());
-                Some(names)
-            }
-            crate::server::OwnCertificate::Files { .. } => None,
-        },
+        own_certificate_names,
+        own_certificate_upstream,
         validations: 256,
         issuances: 64,
         validation_attempts: 4,
         issuance_deadline: deadline,
-        ca_url: upstream.directory.clone(),
     };
     Ok(Config {
         policy,
         server,
         store,
-        upstream,
+        upstreams: upstreams.all,
         validate,
         worker,
         logger,

@@ -2,6 +2,8 @@
 //!
 //! No label ever holds a name, a serial number or an account: the number of series does not grow with certificates.
 
+pub mod upstream;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +13,8 @@ use prometheus::{
     Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+
+use crate::metrics::upstream::UpstreamMetrics;
 
 const DAY: f64 = 86_400.0;
 
@@ -36,6 +40,8 @@ pub struct Metrics {
     pub last_successful_certificate: Gauge,
     /// `acme_proxy_certificate_mismatch_total`: Certificates from the CA that did not match their order, and were not handed out. Should stay 0: alert on it.
     pub certificate_mismatch: IntCounter,
+    /// `acme_proxy_upstream_*`: Those of each upstream.
+    pub upstream: UpstreamMetrics,
     /// `acme_proxy_http_requests_total`: Requests, by endpoint and HTTP status. Labels: `endpoint,status`.
     pub requests: IntCounterVec,
     /// `acme_proxy_http_request_duration_seconds`: How long requests took. Label: `endpoint`.
@@ -62,6 +68,8 @@ pub struct Metrics {
     pub store_bytes: IntGauge,
     /// `acme_proxy_own_certificate_expiry_timestamp_seconds`: When the daemon's own certificate expires, Unix time; 0 while there is none.
     pub own_certificate_expiry: IntGauge,
+    /// `acme_proxy_own_certificate_days_left`: Days until the daemon's own certificate expires; 0 while there is none.
+    pub own_certificate_days_left: Gauge,
 }
 
 impl Metrics {
@@ -132,6 +140,7 @@ impl Metrics {
                 "acme_proxy_certificate_mismatch_total",
                 "Certificates from the CA that did not match their order, and were not handed out. Should stay 0: alert on it.",
             ))?,
+            upstream: UpstreamMetrics::new()?,
             requests: IntCounterVec::new(
                 Opts::new(
                     "acme_proxy_http_requests_total",
@@ -200,6 +209,10 @@ impl Metrics {
                 "acme_proxy_own_certificate_expiry_timestamp_seconds",
                 "When the daemon's own certificate expires, Unix time; 0 while there is none.",
             ))?,
+            own_certificate_days_left: Gauge::with_opts(Opts::new(
+                "acme_proxy_own_certificate_days_left",
+                "Days until the daemon's own certificate expires; 0 while there is none.",
+            ))?,
             registry,
         };
         metrics.register()?;
@@ -212,7 +225,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn Collector>; 21] = [
+        let collectors: [Box<dyn Collector>; 22] = [
             Box::new(self.certificates_issued.clone()),
             Box::new(self.certificates_revoked.clone()),
             Box::new(self.certificate_request_duration.clone()),
@@ -234,9 +247,11 @@ impl Metrics {
             Box::new(self.store_syncs.clone()),
             Box::new(self.store_bytes.clone()),
             Box::new(self.own_certificate_expiry.clone()),
+            Box::new(self.own_certificate_days_left.clone()),
         ];
         collectors
             .into_iter()
+            .chain(self.upstream.collectors())
             .try_for_each(|collector| self.registry.register(collector))
     }
 
@@ -258,21 +273,21 @@ pub fn raise_to(counter: &IntCounter, total: u64) {
 /// The parts of the daemon that must work for it to be healthy, and what is wrong with those that do not.
 #[derive(Debug, Default)]
 pub struct Health {
-    missing: Mutex<BTreeMap<&'static str, String>>,
+    missing: Mutex<BTreeMap<String, String>>,
 }
 
 impl Health {
     /// Reports a part: `Ok` if it works, otherwise what is missing, in words for the operator.
-    pub fn report(&self, part: &'static str, state: Result<(), String>) {
+    pub fn report(&self, part: &str, state: Result<(), String>) {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         match state {
             Ok(()) => missing.remove(part),
-            Err(what) => missing.insert(part, what),
+            Err(what) => missing.insert(part.to_owned(), what),
         };
     }
 
     /// What is missing, by part. Empty if all is well.
-    pub fn missing(&self) -> BTreeMap<&'static str, String> {
+    pub fn missing(&self) -> BTreeMap<String, String> {
         self.missing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

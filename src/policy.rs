@@ -6,9 +6,13 @@
 pub mod blocked_keys;
 pub mod limits;
 pub mod names;
+pub mod routes;
+pub mod wishes;
 
 pub use crate::acme::external_account::{KeyId, MacKey};
+pub use crate::acme::upstream::UpstreamName;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::acme::challenge::ChallengeType;
@@ -22,6 +26,8 @@ use crate::acme::problem::cleaned;
 use crate::policy::blocked_keys::BlockedKeys;
 use crate::policy::limits::Limits;
 use crate::policy::names::NameRules;
+use crate::policy::routes::Routes;
+use crate::policy::wishes::WishRules;
 
 /// The challenges of a provisioner whose configuration names none.
 pub const ENABLED_BY_DEFAULT: [ChallengeType; 3] = ChallengeType::ALL;
@@ -36,12 +42,16 @@ pub struct Settings {
     pub provisioners: Vec<Provisioner>,
     /// The rules that hold for every provisioner.
     pub names: NameRules,
+    /// Which upstream an order is placed at.
+    pub routes: Routes,
     /// How long an order may stay `processing` before it fails.
     pub issuance_deadline: Duration,
     /// How long an order may take from its creation to its finalization.
     pub order_lifetime: Duration,
     /// How much may be asked for.
     pub limits: Limits,
+    /// What may be asked for beyond names, by upstream.
+    pub wishes: BTreeMap<UpstreamName, WishRules>,
     /// Keys that are in no certificate and no account.
     pub blocked_keys: BlockedKeys,
 }
@@ -61,6 +71,8 @@ pub struct Provisioner {
     pub caa_identities: Vec<String>,
     /// The provisioner's own rules; the general ones hold as well.
     pub names: NameRules,
+    /// The upstream of its orders, whatever their names.
+    pub upstream: Option<UpstreamName>,
     /// Whether accounts need an external account key, and which keys there are besides those in the store.
     pub external_accounts: ExternalAccounts,
 }
@@ -85,6 +97,8 @@ pub struct ConfiguredKey {
     pub one_time: bool,
     /// Which names its accounts may order; the provisioner's and the general rules hold as well.
     pub names: NameRules,
+    /// The upstream of its accounts' orders, whatever their names.
+    pub upstream: Option<UpstreamName>,
 }
 
 impl Provisioner {
@@ -138,9 +152,20 @@ impl Policy {
         self.settings.order_lifetime
     }
 
+    /// Which upstream an order is placed at.
+    pub fn routes(&self) -> &Routes {
+        &self.settings.routes
+    }
+
     /// How much may be asked for.
     pub fn limits(&self) -> Limits {
         self.settings.limits
+    }
+
+    /// What may be asked of an upstream beyond names.
+    pub fn wishes(&self, upstream: UpstreamName) -> WishRules {
+        let rules = self.settings.wishes.get(&upstream);
+        rules.cloned().unwrap_or_default()
     }
 
     /// Where the key with this hash is known from, if others than its owner have it.

@@ -25,9 +25,11 @@ const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6
 
 /// Proves them, for an acme-proxy that is to start with this configuration.
 pub(crate) async fn addresses(ca_json: &Path, client: reqwest::Client) -> anyhow::Result<()> {
-    let Config { upstream, store, .. } = Config::load(ca_json, &Overrides::default())?;
+    let Config { upstreams, store, .. } = Config::load(ca_json, &Overrides::default())?;
+    let default = upstreams.into_iter().next().context("there is no CA")?;
+    let upstream = default.settings;
     let vault = StoredAccount {
-        name: vault_name(&upstream),
+        name: vault_name(default.name, &upstream),
         store: SledStore::open(store)?,
     };
     let registered = account::ensure(&Client::new(&upstream)?, &upstream, &vault).await?;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use acme_proxy::acme::challenge::ChallengeState;
 use acme_proxy::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
-use acme_proxy::acme::job::{Job, Work, WorkKind};
+use acme_proxy::acme::job::{Job, Lane, Work, WorkKind};
 use acme_proxy::acme::order::Order;
 use acme_proxy::acme::revocation::Revocation;
+use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{Settings, Store, Versioned};
 use anyhow::{Context as _, Result, ensure};
@@ -50,7 +51,13 @@ async fn compare(store: &SledStore, records: &HashMap<String, Expected>) -> Resu
     let mut lost = Lost::new();
     let mut jobs = BTreeMap::new();
     for kind in WorkKind::ALL {
-        let leases = store.lease(kind, Timestamp::MAX, HOUR, usize::MAX, usize::MAX);
+        let leases = store.lease(
+            Lane::of(kind, UpstreamName::DEFAULT),
+            Timestamp::MAX,
+            HOUR,
+            usize::MAX,
+            usize::MAX,
+        );
         for lease in leases.await? {
             jobs.insert(lease.job.work, lease.job);
         }

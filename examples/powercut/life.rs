@@ -11,9 +11,10 @@ use acme_proxy::acme::challenge::{ChallengeState, ChallengeType};
 use acme_proxy::acme::csr::Csr;
 use acme_proxy::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use acme_proxy::acme::identifier::Identifier;
-use acme_proxy::acme::job::{Job, Work, WorkKind};
+use acme_proxy::acme::job::{Job, Lane, Work, WorkKind};
 use acme_proxy::acme::order::{Accepted, Order, OrderStatus, Settled, ValidatedOrder, Verdict};
 use acme_proxy::acme::problem::Problem;
+use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::jose::jwk::{Curve, Jwk};
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{Lease, Next, Registration, Settings, Settlement, Store, StoreError, Versioned};
@@ -131,7 +132,15 @@ impl Life {
         let (order, job) = if daemon {
             let csr = self.ca.request(&identifiers)?;
             let order = Order::for_daemon(id, identifiers, csr, self.now, DAY * 365);
-            (order, Some(Job::now(Work::Issue(id), account, self.now)))
+            (
+                order,
+                Some(Job::now(
+                    Work::Issue(id),
+                    account,
+                    UpstreamName::DEFAULT,
+                    self.now,
+                )),
+            )
         } else {
             let offered = identifiers
                 .into_iter()
@@ -203,7 +212,7 @@ impl Life {
 
     async fn commit(&self, version: u64, order: Order, work: Work) -> Result<()> {
         let intent = self.announce(version + 1, &order)?;
-        let job = Job::now(work, order.account(), self.now);
+        let job = Job::now(work, order.account(), UpstreamName::DEFAULT, self.now);
         let written = self
             .store
             .commit(Versioned::with(version, order), Some(job))
@@ -247,7 +256,10 @@ impl Life {
 
 async fn worker(life: Arc<Life>, kind: WorkKind) -> Result<std::process::ExitCode> {
     loop {
-        let leases = life.store.lease(kind, life.now, DAY, 64, 64).await?;
+        let leases = life
+            .store
+            .lease(Lane::of(kind, UpstreamName::DEFAULT), life.now, DAY, 64, 64)
+            .await?;
         if leases.is_empty() {
             life.store.job_added().await;
         }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::acme::random::random_bytes;
+use crate::acme::upstream::UpstreamName;
 use crate::jose::eab::Verified;
 
 /// A MAC key's length when we make it: as long as the longest hash (RFC 7518 §3.2).
@@ -146,6 +147,9 @@ pub struct Terms {
     pub one_time: bool,
     /// Which names its accounts may order.
     pub names: NameLimits,
+    /// The upstream of its accounts' orders, whatever their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamName>,
     /// From then on no account can be made with it. Those that there are go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
@@ -296,6 +300,7 @@ mod tests {
         let terms = Terms {
             one_time: false,
             names: NameLimits::default(),
+            upstream: None,
             expires: None,
         };
         let at = |second| Timestamp::from_second(second).unwrap();

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::acme::id::{AccountId, ChallengeId, OrderId};
+use crate::acme::upstream::UpstreamName;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +66,45 @@ impl Work {
     }
 }
 
+/// Jobs that wait for the same thing: work of one kind, at one upstream. What holds up one lane holds up no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// All validations: they wait for the applicants' hosts.
+    Validate,
+    /// Issuance at this upstream.
+    Issue(UpstreamName),
+    /// Revocation at this upstream.
+    Revoke(UpstreamName),
+}
+
+impl Lane {
+    /// The lane of work of this kind for an order of this upstream.
+    pub fn of(kind: WorkKind, upstream: UpstreamName) -> Self {
+        match kind {
+            WorkKind::Validate => Self::Validate,
+            WorkKind::Issue => Self::Issue(upstream),
+            WorkKind::Revoke => Self::Revoke(upstream),
+        }
+    }
+
+    /// The kind of work in it.
+    pub fn kind(self) -> WorkKind {
+        match self {
+            Self::Validate => WorkKind::Validate,
+            Self::Issue(_) => WorkKind::Issue,
+            Self::Revoke(_) => WorkKind::Revoke,
+        }
+    }
+
+    /// The upstream that the work waits for, if it waits for one.
+    pub fn upstream(self) -> Option<UpstreamName> {
+        match self {
+            Self::Validate => None,
+            Self::Issue(upstream) | Self::Revoke(upstream) => Some(upstream),
+        }
+    }
+}
+
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -77,13 +117,17 @@ impl fmt::Display for Work {
 
 /// Work, whose it is, and when it is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct Job {
     /// What is to be done.
     pub work: Work,
-    /// Whose order it is for: places are shared out fairly between owners. Jobs of the form without it are as if all
-    /// were of one owner.
-    #[serde(default = "nobody")]
+    /// Whose order it is for: places are shared out fairly between owners.
     pub owner: AccountId,
+    /// The upstream of the order that it is for.
+    #[serde(skip_serializing_if = "UpstreamName::is_default")]
+    pub upstream: UpstreamName,
+    /// Since when it waits to be done.
+    pub since: Timestamp,
     /// Not before this time.
     pub due: Timestamp,
     /// How often in a row it has been put off because of a fault. Drives the back-off.
@@ -92,12 +136,46 @@ pub struct Job {
 
 impl Job {
     /// Work that is due at once.
-    pub fn now(work: Work, owner: AccountId, now: Timestamp) -> Self {
+    pub fn now(work: Work, owner: AccountId, upstream: UpstreamName, now: Timestamp) -> Self {
         Self {
             work,
             owner,
+            upstream,
+            since: now,
             due: now,
             faults: 0,
+        }
+    }
+
+    /// What it waits for.
+    pub fn lane(&self) -> Lane {
+        Lane::of(self.work.kind(), self.upstream)
+    }
+}
+
+/// A job as it may stand in the store, also in forms without some of the members: as if all such jobs were of one
+/// owner, at the default upstream, and had been due from the start.
+#[derive(Deserialize)]
+struct Stored {
+    work: Work,
+    #[serde(default = "nobody")]
+    owner: AccountId,
+    #[serde(default)]
+    upstream: UpstreamName,
+    since: Option<Timestamp>,
+    due: Timestamp,
+    faults: u32,
+}
+
+impl From<Stored> for Job {
+    fn from(stored: Stored) -> Self {
+        Self {
+            work: stored.work,
+            owner: stored.owner,
+            upstream: stored.upstream,
+            since: stored.since.unwrap_or(stored.due),
+            due: stored.due,
+            faults: stored.faults,
         }
     }
 }

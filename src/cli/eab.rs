@@ -40,6 +40,9 @@ struct Add {
     /// Its accounts may order wildcards although --allow or --deny is given
     #[arg(long)]
     wildcards: bool,
+    /// The upstream of its accounts' orders, whatever their names [default: chosen by provisioner and names]
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
     /// How long accounts can be made with it, e.g. 72h [default: for ever]
     #[arg(long, value_name = "DURATION")]
     expires: Option<GoDuration>,
@@ -80,6 +83,7 @@ impl Eab {
                     allow: add.allow,
                     deny: add.deny,
                     wildcards: add.wildcards,
+                    upstream: add.upstream,
                     lifetime,
                 };
                 (add.config, Request::AddKey(new))

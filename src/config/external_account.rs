@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::config::names::name_rules;
+use crate::config::policy::chosen_upstream;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::upstream::OTHERS;
@@ -12,13 +13,19 @@ use crate::config::upstream::stands_here;
 use crate::config::value::base64url;
 use crate::policy::ConfiguredKey;
 use crate::policy::ExternalAccounts;
+use crate::policy::UpstreamName;
 
-/// The rules; `mode` is that of the file that is read.
-pub(crate) fn read(provisioner: &Section<'_>, mode: u32) -> Result<ExternalAccounts, Reported> {
+/// The rules; `upstreams` are the names of all upstreams, if they could be read, and `mode` is that of the file that is
+/// read.
+pub(crate) fn read(
+    provisioner: &Section<'_>,
+    upstreams: Option<&[UpstreamName]>,
+    mode: u32,
+) -> Result<ExternalAccounts, Reported> {
     let required = provisioner.flag("requireEAB");
     let mut kids = BTreeSet::new();
     let keys = provisioner.sections("eabKeys", |section| {
-        let key = key(section, mode)?;
+        let key = key(section, upstreams, mode)?;
         match kids.insert(key.kid.clone()) {
             true => Ok(key),
             false => {
@@ -36,7 +43,11 @@ pub(crate) fn read(provisioner: &Section<'_>, mode: u32) -> Result<ExternalAccou
     Ok(ExternalAccounts { required, keys })
 }
 
-fn key(section: &Section<'_>, mode: u32) -> Result<ConfiguredKey, Reported> {
+fn key(
+    section: &Section<'_>,
+    upstreams: Option<&[UpstreamName]>,
+    mode: u32,
+) -> Result<ConfiguredKey, Reported> {
     const FIX: &str =
         "write 32 random bytes as base64url (openssl rand -base64 32), or \"file:PATH\" or \"env:NAME\"";
     let kid = section.required("kid", "write e.g. \"team-web\"");
@@ -65,10 +76,12 @@ fn key(section: &Section<'_>, mode: u32) -> Result<ConfiguredKey, Reported> {
     });
     let reusable = section.flag("reusable");
     let names = section.section("policy", name_rules);
+    let upstream = chosen_upstream(section, upstreams);
     Ok(ConfiguredKey {
         kid: kid?,
         mac_key: mac_key?,
         one_time: !reusable?.unwrap_or(true),
         names: names?,
+        upstream: upstream?,
     })
 }

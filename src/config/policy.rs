@@ -1,5 +1,6 @@
 //! `authority`: the provisioners and the rules about names.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -12,20 +13,28 @@ use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::reader::all;
+use crate::config::upstreams::known;
 use crate::config::value::GoDuration;
 use crate::policy::ENABLED_BY_DEFAULT;
 use crate::policy::Provisioner;
 use crate::policy::Settings;
+use crate::policy::UpstreamName;
 use crate::policy::blocked_keys::BlockedKeys;
 use crate::policy::limits::Limits;
+use crate::policy::routes::Routes;
 
 /// How long orders may stay `processing` unless the file says otherwise; also how long they live before.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 const RAW_CSR: &str = "the CA gets the client's CSR as it is";
 
-/// The settings, with the default deadline, limits and blocked keys; `mode` is that of the file that is read.
-pub(crate) fn read(authority: &Section<'_>, mode: u32) -> Result<Settings, Reported> {
+/// The settings, with the default deadline, limits and blocked keys, and nobody sent anywhere; `upstreams` are the names of all
+/// upstreams, if they could be read, and `mode` is that of the file that is read.
+pub(crate) fn read(
+    authority: &Section<'_>,
+    upstreams: Option<&[UpstreamName]>,
+    mode: u32,
+) -> Result<Settings, Reported> {
     let kind = kind(authority);
     let admin = authority.flag("enableAdmin").and_then(|enabled| match enabled {
         Some(true) => Err(authority.place("enableAdmin").error(
@@ -44,16 +53,18 @@ pub(crate) fn read(authority: &Section<'_>, mode: u32) -> Result<Settings, Repor
     authority.ignore("disableIssuedAtCheck", "it is about tokens, which are not used");
     authority.ignore("deploymentType", "there is no linked CA");
     let names = authority.section("policy", name_rules);
-    let provisioners = provisioners(authority, mode);
+    let provisioners = provisioners(authority, upstreams, mode);
     kind?;
     admin?;
     backdate?;
     Ok(Settings {
         provisioners: provisioners?,
         names: names?,
+        routes: Routes::default(),
         issuance_deadline: DAY,
         order_lifetime: DAY,
         limits: Limits::default(),
+        wishes: BTreeMap::new(),
         blocked_keys: BlockedKeys::default(),
     })
 }
@@ -73,11 +84,15 @@ fn kind(authority: &Section<'_>) -> Result<(), Reported> {
     Ok(())
 }
 
-fn provisioners(authority: &Section<'_>, mode: u32) -> Result<Vec<Provisioner>, Reported> {
+fn provisioners(
+    authority: &Section<'_>,
+    upstreams: Option<&[UpstreamName]>,
+    mode: u32,
+) -> Result<Vec<Provisioner>, Reported> {
     const FIX: &str = "write [{ \"type\": \"ACME\", \"name\": \"acme\" }]";
     let mut names = BTreeSet::new();
     let provisioners = authority.sections("provisioners", |section| {
-        let provisioner = provisioner(section, mode)?;
+        let provisioner = provisioner(section, upstreams, mode)?;
         match names.insert(provisioner.name.clone()) {
             true => Ok(provisioner),
             false => {
@@ -97,7 +112,11 @@ fn provisioners(authority: &Section<'_>, mode: u32) -> Result<Vec<Provisioner>, 
     }
 }
 
-fn provisioner(section: &Section<'_>, mode: u32) -> Result<Provisioner, Reported> {
+fn provisioner(
+    section: &Section<'_>,
+    upstreams: Option<&[UpstreamName]>,
+    mode: u32,
+) -> Result<Provisioner, Reported> {
     let kind = section.required("type", "write \"ACME\"").and_then(|text| {
         match text.value.eq_ignore_ascii_case("acme") {
             true => Ok(()),
@@ -108,7 +127,8 @@ fn provisioner(section: &Section<'_>, mode: u32) -> Result<Provisioner, Reported
     });
     let name = section.required("name", "write e.g. \"acme\"").and_then(name);
     let challenges = challenges(section);
-    let external_accounts = external_account::read(section, mode);
+    let upstream = chosen_upstream(section, upstreams);
+    let external_accounts = external_account::read(section, upstreams, mode);
     let terms_of_service = url(section, "termsOfService");
     let website = url(section, "website");
     let caa_identities = section.texts("caaIdentities");
@@ -132,8 +152,20 @@ fn provisioner(section: &Section<'_>, mode: u32) -> Result<Provisioner, Reported
         website: website?,
         caa_identities: caa_identities?.iter().map(|text| text.value.to_owned()).collect(),
         names: names?,
+        upstream: upstream?,
         external_accounts: external_accounts?,
     })
+}
+
+/// `upstream` of a provisioner or of a key. Where the upstreams themselves can not be read, that is the error.
+pub(crate) fn chosen_upstream(
+    section: &Section<'_>,
+    upstreams: Option<&[UpstreamName]>,
+) -> Result<Option<UpstreamName>, Reported> {
+    match (section.text("upstream")?, upstreams) {
+        (Some(text), Some(upstreams)) => known(&text, upstreams).map(Some),
+        (Some(_), None) | (None, _) => Ok(None),
+    }
 }
 
 /// The name is a segment of every URL, and clients are to write it as it is.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::config::Config;
 use crate::config::LogFormat;
+use crate::config::Upstream;
 use crate::policy::ExternalAccounts;
 use crate::policy::names::NameRules;
 use crate::server::OwnCertificate;
@@ -40,15 +41,21 @@ impl Config {
             if provisioner.names != NameRules::default() {
                 writeln!(out, "    and of those: {}", provisioner.names)?;
             }
+            if let Some(upstream) = provisioner.upstream {
+                writeln!(out, "    upstream: {upstream}")?;
+            }
             write_external_accounts(out, &provisioner.external_accounts)?;
         }
-        self.write_upstream(out)?;
+        for upstream in &self.upstreams {
+            self.write_upstream(out, upstream)?;
+        }
         match &server.own_certificate {
             OwnCertificate::FromUpstream { names, .. } => {
                 writeln!(
                     out,
-                    "Its own certificate, for {}, is issued by the CA at start.",
-                    listed(names)
+                    "Its own certificate, for {}, is issued at start by {}.",
+                    listed(names),
+                    self.own_ca()
                 )?;
             }
             OwnCertificate::Files { certificate, .. } => {
@@ -86,9 +93,31 @@ impl Config {
         )
     }
 
-    fn write_upstream(&self, out: &mut String) -> fmt::Result {
-        let upstream = &self.upstream;
-        writeln!(out, "Certificates are issued by {}.", upstream.directory)?;
+    fn write_upstream(&self, out: &mut String, configured: &Upstream) -> fmt::Result {
+        let upstream = &configured.settings;
+        let name = configured.name;
+        let claims = self.policy.routes.domains_of(name);
+        match (name.is_default(), claims.is_empty()) {
+            (true, _) => writeln!(out, "Certificates are issued by {}.", upstream.directory)?,
+            (false, false) => writeln!(
+                out,
+                "Those for {} and all below are issued by {}, upstream {name}.",
+                listed(claims),
+                upstream.directory
+            )?,
+            (false, true) => writeln!(
+                out,
+                "Those of whoever is sent to upstream {name} are issued by {}.",
+                upstream.directory
+            )?,
+        }
+        if let Some(failover) = configured.failover {
+            writeln!(
+                out,
+                "  When it has failed for {:?}, new ones are issued by upstream {}.",
+                failover.after, failover.to
+            )?;
+        }
         if let Some(roots) = &upstream.roots {
             writeln!(
                 out,
@@ -111,11 +140,19 @@ impl Config {
         if let Some(dns01) = &upstream.dns01 {
             writeln!(
                 out,
-                "  Its dns-01 challenges are solved by {}.",
-                dns01.program.display()
+                "  Its dns-01 challenges are solved by the DNS provider {}.",
+                dns01.name
             )?;
         }
         Ok(())
+    }
+
+    /// Who issues the daemon's own certificate.
+    fn own_ca(&self) -> String {
+        match self.worker.own_certificate_upstream {
+            upstream if upstream.is_default() => "the CA".to_owned(),
+            upstream => format!("upstream {upstream}"),
+        }
     }
 
     fn write_validation(&self, out: &mut String) -> fmt::Result {
@@ -161,6 +198,9 @@ fn write_external_accounts(out: &mut String, rules: &ExternalAccounts) -> fmt::R
             "    key {}: for {accounts}, admitted: {}",
             key.kid, key.names
         )?;
+        if let Some(upstream) = key.upstream {
+            writeln!(out, "      upstream: {upstream}")?;
+        }
     }
     Ok(())
 }

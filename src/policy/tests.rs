@@ -21,12 +21,15 @@ fn policy(general: NameRules, own: NameRules) -> Policy {
             website: None,
             caa_identities: Vec::new(),
             names: own,
+            upstream: None,
             external_accounts: ExternalAccounts::default(),
         }],
         names: general,
+        routes: Routes::default(),
         issuance_deadline: Duration::from_secs(1),
         order_lifetime: Duration::from_secs(1),
         limits: Limits::default(),
+        wishes: BTreeMap::new(),
         blocked_keys: BlockedKeys::default(),
     })
 }

@@ -101,7 +101,10 @@ impl RegistrationAuthority {
             let written = Versioned::with(version, order.clone());
             match self
                 .store
-                .commit(written, Some(Job::now(work, account.id(), now)))
+                .commit(
+                    written,
+                    Some(Job::now(work, account.id(), order.upstream_name(), now)),
+                )
                 .await
             {
                 Ok(()) => {

@@ -12,6 +12,7 @@ use crate::acme::account::Account;
 use crate::acme::external_account::{Binding, ExternalAccountKey, KeyId, MacKey, NameLimits, Terms};
 use crate::acme::id::AccountId;
 use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::upstream::UpstreamName;
 use crate::jose::eab::{BadBinding, Unverified};
 use crate::policy::Provisioner;
 use crate::policy::names::NameRules;
@@ -33,6 +34,9 @@ pub struct NewKey {
     pub deny: Vec<String>,
     /// Whether they may order wildcards although one of the lists has an entry.
     pub wildcards: bool,
+    /// The upstream of their orders, whatever the names.
+    #[serde(default)]
+    pub upstream: Option<String>,
     /// How long accounts can be made with it.
     pub lifetime: Option<Duration>,
 }
@@ -52,6 +56,8 @@ pub struct KeyEntry {
     pub used: Option<(AccountId, Timestamp)>,
     /// Which names its accounts may order.
     pub names: NameRules,
+    /// The upstream of its accounts' orders, whatever their names.
+    pub upstream: Option<UpstreamName>,
     /// When it stops to be good for new accounts.
     pub expires: Option<Timestamp>,
     /// When it was revoked.
@@ -74,9 +80,17 @@ struct Known {
     kid: KeyId,
     mac_key: MacKey,
     one_time: bool,
-    names: NameRules,
+    rules: KeyRules,
     expires: Option<Timestamp>,
     revoked: bool,
+}
+
+/// What holds for the orders of a key's accounts.
+pub(crate) struct KeyRules {
+    /// Which names they may have.
+    pub(crate) names: NameRules,
+    /// Where they are placed, whatever their names.
+    pub(crate) upstream: Option<UpstreamName>,
 }
 
 impl RegistrationAuthority {
@@ -124,15 +138,14 @@ impl RegistrationAuthority {
         Ok(Some(Binding::new(known.kid, known.one_time, verified)))
     }
 
-    /// Which names the account's external account key is for, as of now: it may have changed since the account was
-    /// made.
-    pub(crate) async fn rules_of_key(&self, account: &Account) -> Result<Option<NameRules>, Refusal> {
+    /// What the account's external account key is for, as of now: it may have changed since the account was made.
+    pub(crate) async fn rules_of_key(&self, account: &Account) -> Result<Option<KeyRules>, Refusal> {
         let Some(binding) = account.binding() else {
             return Ok(None);
         };
         let provisioner = self.provisioner_of(account)?;
         match self.known_key(provisioner, binding.kid()).await? {
-            Some(known) if !known.revoked => Ok(Some(known.names)),
+            Some(known) if !known.revoked => Ok(Some(known.rules)),
             Some(_) | None => {
                 let detail = "the external account key that this account was made with was revoked; \
                               register anew with another key";
@@ -194,6 +207,7 @@ impl RegistrationAuthority {
             wildcards: new.wildcards,
         };
         NameRules::try_from(&names).map_err(|error| KeyError::Refused(error.to_string()))?;
+        let upstream = new.upstream.map(|text| self.upstream_named(&text)).transpose()?;
         let now = self.clock.now();
         let expires = new.lifetime.map(|lifetime| {
             let expires = now.checked_add(lifetime);
@@ -202,6 +216,7 @@ impl RegistrationAuthority {
         let terms = Terms {
             one_time: new.one_time,
             names,
+            upstream,
             expires: expires.transpose()?,
         };
         let key = ExternalAccountKey::new(kid.clone(), provisioner.name.clone(), terms, now);
@@ -233,6 +248,7 @@ impl RegistrationAuthority {
                     one_time: key.one_time,
                     used: None,
                     names: key.names.clone(),
+                    upstream: key.upstream,
                     expires: None,
                     revoked: None,
                 });
@@ -246,6 +262,7 @@ impl RegistrationAuthority {
                 one_time: key.terms().one_time,
                 used: None,
                 names: rules_of(&key)?,
+                upstream: key.terms().upstream,
                 expires: key.terms().expires,
                 revoked: key.revoked(),
             });
@@ -336,6 +353,16 @@ impl RegistrationAuthority {
         }
     }
 
+    /// The upstream that the operator means.
+    fn upstream_named(&self, text: &str) -> Result<UpstreamName, KeyError> {
+        let routes = self.policy.routes();
+        let named = text.parse().ok().filter(|name| routes.has(*name));
+        named.ok_or_else(|| {
+            let names = routes.names();
+            KeyError::Refused(format!("there is no upstream {text:?}; there are: {names}"))
+        })
+    }
+
     async fn known_key(&self, provisioner: &Provisioner, kid: &KeyId) -> Result<Option<Known>, StoreError> {
         // The store is asked even if the configuration has the key, so that the time tells nothing of where it stands.
         let stored = self.store.external_account_key(&provisioner.name, kid).await?;
@@ -349,7 +376,10 @@ impl RegistrationAuthority {
             kid: key.kid().clone(),
             mac_key: key.mac_key().clone(),
             one_time: key.terms().one_time,
-            names: rules_of(&key)?,
+            rules: KeyRules {
+                names: rules_of(&key)?,
+                upstream: key.terms().upstream,
+            },
             expires: key.terms().expires,
             revoked: key.revoked().is_some(),
         }))
@@ -371,7 +401,10 @@ fn configured(provisioner: &Provisioner, kid: &KeyId) -> Option<Known> {
         kid: key.kid.clone(),
         mac_key: key.mac_key.clone(),
         one_time: key.one_time,
-        names: key.names.clone(),
+        rules: KeyRules {
+            names: key.names.clone(),
+            upstream: key.upstream,
+        },
         expires: None,
         revoked: false,
     })

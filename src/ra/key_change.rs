@@ -108,8 +108,10 @@ mod tests {
         let policy = Policy::new(Settings {
             provisioners: Vec::new(),
             names: NameRules::default(),
+            routes: crate::policy::routes::Routes::default(),
             issuance_deadline: Duration::ZERO,
             order_lifetime: Duration::ZERO,
+            wishes: std::collections::BTreeMap::new(),
             limits: crate::policy::limits::Limits::default(),
             blocked_keys: crate::policy::blocked_keys::BlockedKeys::default(),
         });

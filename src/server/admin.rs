@@ -19,7 +19,7 @@ use crate::server::respond::{self, Rejection};
 struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    missing: BTreeMap<&'static str, String>,
+    missing: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]

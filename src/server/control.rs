@@ -121,6 +121,9 @@ fn write_entry(out: &mut String, key: &KeyEntry) -> std::fmt::Result {
         }
     }
     writeln!(out, "  names: {}", key.names)?;
+    if let Some(upstream) = key.upstream {
+        writeln!(out, "  upstream: {upstream}")?;
+    }
     if let Some(expires) = key.expires {
         writeln!(out, "  expires: {expires:.0}")?;
     }

@@ -110,6 +110,7 @@ mod tests {
     use super::*;
     use crate::acme::id::{AccountId, OrderId};
     use crate::acme::job::Work;
+    use crate::acme::upstream::UpstreamName;
     use jiff::Timestamp;
 
     #[test]
@@ -117,6 +118,7 @@ mod tests {
         let job = Job::now(
             Work::Issue(OrderId::from_bytes([7; 16])),
             AccountId::from_bytes([9; 16]),
+            UpstreamName::DEFAULT,
             Timestamp::UNIX_EPOCH,
         );
         let bytes = encode_job(&job).unwrap();
@@ -129,10 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_was_stored_without_its_owner_can_still_be_read() {
+    fn a_job_of_the_form_without_owner_upstream_and_beginning_can_still_be_read() {
         let old = br#"{"v":1,"record":{"kind":"issue","job":{"work":{"issue":"07070707070707070707070707070707"},"due":"1970-01-01T00:00:00Z","faults":2}}}"#;
         let job = decode_job("job", old).unwrap().unwrap();
         assert_eq!((job.owner, job.faults), (AccountId::DAEMON, 2));
+        assert_eq!(
+            (job.upstream, job.since),
+            (UpstreamName::DEFAULT, Timestamp::UNIX_EPOCH)
+        );
         assert_eq!(job.work, Work::Issue(OrderId::from_bytes([7; 16])));
     }
 

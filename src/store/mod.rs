@@ -6,6 +6,7 @@
 mod codec;
 #[cfg(test)]
 mod contract;
+pub mod offers;
 pub mod sled;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,10 @@ use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
-use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
+use crate::acme::renewal::CertificateId;
+use crate::acme::upstream::UpstreamName;
 
 /// How the store is set up.
 #[derive(Debug, Clone)]
@@ -85,6 +88,13 @@ pub enum Next {
         /// How often in a row it has been put off because of a fault.
         faults: u32,
     },
+    /// It goes into the lane of another upstream, due at that time, as if it had not been tried.
+    Moved {
+        /// The other upstream: the one of the order that is written with it.
+        upstream: UpstreamName,
+        /// When it is due.
+        due: Timestamp,
+    },
 }
 
 /// What a worker writes when it gives a job back, all of it or nothing.
@@ -101,14 +111,23 @@ pub struct Settlement {
 /// What the store says about itself.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
-    /// Jobs in the queue, by kind.
-    pub jobs: BTreeMap<WorkKind, u64>,
+    /// The lanes that have jobs.
+    pub lanes: BTreeMap<Lane, Waiting>,
     /// Bytes on disk.
     pub bytes_on_disk: u64,
     /// Syncs since the start.
     pub syncs: u64,
     /// Commits since the start.
     pub commits: u64,
+}
+
+/// The jobs of one lane, leased ones included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many there are.
+    pub jobs: u64,
+    /// Since when the first of them waits to be done.
+    pub since: Timestamp,
 }
 
 /// What went wrong with the store. Never the client's fault.
@@ -157,10 +176,14 @@ pub enum StoreError {
 ///   [`StoreError::Conflict`] and nothing is written.
 /// - An order and the job that its change causes are one write. An order never loses its job to a crash.
 /// - A one-time external account key gets at most one account, however many ask at once.
+/// - A certificate is replaced by at most one order that may still do so ([`Order::holds_replaced`]), however many are
+///   made at once.
 /// - A job is leased by at most one holder at a time. A lease that is not settled in its time runs out, and the job is
 ///   leased again. The store measures that time by a clock of its own that nobody sets: a step of the system's clock
 ///   ends no lease. Jobs of a kind that this version does not know are left alone.
-/// - Leases of a kind are shared out fairly between the owners of jobs, so that no number of jobs of one owner keeps
+/// - Jobs are leased by the lane. However many jobs wait in one lane, and for however long, leasing from another one is
+///   neither slower nor later for it.
+/// - Leases of a lane are shared out fairly between the owners of jobs, so that no number of jobs of one owner keeps
 ///   another one's waiting.
 /// - A reader sees every write that returned `Ok` before the read began.
 /// - Nothing here assumes that there is only one process.
@@ -207,7 +230,8 @@ pub trait Store: Send + Sync + 'static {
         kid: &KeyId,
     ) -> Result<Option<Versioned<Account>>, StoreError>;
 
-    /// Stores a new order, with the work that it causes. `Conflict` if the id is taken.
+    /// Stores a new order, with the work that it causes. `Conflict` if the id is taken, or the certificate that it replaces
+    /// has a replacement.
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError>;
 
     /// The order with this id.
@@ -232,18 +256,33 @@ pub trait Store: Send + Sync + 'static {
     /// The order whose certificate's leaf has this fingerprint.
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError>;
 
+    /// The order whose certificate RFC 9773 §4.1 names so.
+    async fn order_of_certificate_id(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError>;
+
+    /// The order that replaces the certificate, and is not known to have failed.
+    async fn replacement_of(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError>;
+
+    /// Up to `limit` orders about whose renewal the upstream is to be asked by now ([`Order::renewal_due`]), those first
+    /// that have been due longest.
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError>;
+
     /// The issuers' certificates with these fingerprints, in this order. A missing one is [`StoreError::Corrupt`].
     async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError>;
 
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
 
-    /// Takes up to `limit` due jobs of a kind, for as long as `span`: each time of the owner who holds the fewest leases
-    /// of the kind, and of those the job that has been due longest. An owner who holds `share` leases or more gets
+    /// Takes up to `limit` due jobs of a lane, for as long as `span`: each time of the owner who holds the fewest leases
+    /// of the lane, and of those the job that has been due longest. An owner who holds `share` leases or more gets
     /// none. However many jobs wait, this stays cheap.
     async fn lease(
         &self,
-        kind: WorkKind,
+        lane: Lane,
         now: Timestamp,
         span: Duration,
         limit: usize,
@@ -260,8 +299,8 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a leased job back, together with what the work has changed.
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), StoreError>;
 
-    /// The order that is first in line among the finalized, unfinished orders for exactly the same names as this one:
-    /// by the time of finalization, then by id. `None` if none is in line.
+    /// The order that is first in line among the finalized, unfinished orders for exactly the same names as this one
+    /// at the same upstream: by the time of finalization, then by id. `None` if none is in line.
     async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError>;
 
     /// Whether a certificate was issued for an order of the same account for exactly the same names, and is stored.
@@ -292,10 +331,24 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// Stands for the order's names: the same for the same set of names.
+pub(crate) fn names_of(order: &Order) -> [u8; 32] {
+    *Fingerprint::of(names_as_text(order).as_bytes()).as_bytes()
+}
+
+/// Stands for the order's names at its upstream. At the default one it is the same as [`names_of`], as it was before
+/// there were others.
 pub(crate) fn line_of(order: &Order) -> [u8; 32] {
+    let upstream = order.upstream_name();
+    match upstream.is_default() {
+        true => names_of(order),
+        false => *Fingerprint::of(format!("{upstream}\0{}", names_as_text(order)).as_bytes()).as_bytes(),
+    }
+}
+
+fn names_as_text(order: &Order) -> String {
     let mut names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
     names.sort_unstable();
-    *Fingerprint::of(names.join(" ").as_bytes()).as_bytes()
+    names.join(" ")
 }
 
 /// The work's key in the queue.

@@ -14,7 +14,6 @@ mod room;
 mod tests;
 mod view;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -35,8 +34,10 @@ use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
-use crate::acme::job::{Job, WorkKind};
+use crate::acme::job::{Job, Lane};
 use crate::acme::order::Order;
+use crate::acme::renewal::CertificateId;
+use crate::acme::upstream::UpstreamName;
 use crate::store::sled::committer::{Change, Committer, Jobs, Outcome, Put, Request, Sync};
 use crate::store::sled::keys::Key;
 use crate::store::sled::open::Opened;
@@ -47,6 +48,7 @@ use crate::store::sled::room::Room;
 use crate::store::sled::view::{Durable, beginning_with, end_of, failure};
 use crate::store::{
     Census, Lease, Next, Registration, Settings, Settlement, Store, StoreError, Versioned, codec, line_of,
+    names_of,
 };
 
 /// How long [`Store::job_added`] waits at most.
@@ -178,6 +180,12 @@ impl SledStore {
         let key = keys::account(AccountId::from_bytes(id));
         let stored = record::read(&view, &key)?;
         stored.map(|stored| decoded(&key, &stored)).transpose()
+    }
+
+    /// The order that an index entry leads to.
+    fn order_at(&self, index: &Key) -> Result<Option<OrderId>, StoreError> {
+        let found = self.shared.durable.now().get(index)?;
+        found.map(|id| named_by(&id, index)).transpose()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -351,9 +359,27 @@ impl Store for SledStore {
     }
 
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {
-        let key = keys::certificate(leaf);
-        let found = self.shared.durable.now().get(&key)?;
-        found.map(|id| named_by(&id, &key)).transpose()
+        self.order_at(&keys::certificate(leaf))
+    }
+
+    async fn order_of_certificate_id(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
+        self.order_at(&keys::certificate_id(id))
+    }
+
+    async fn replacement_of(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
+        self.order_at(&keys::replaced(id))
+    }
+
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        let (from, to) = keys::renewals_until(upstream, now);
+        let range = (Bound::Included(from), Bound::Excluded(to));
+        let found = self.shared.durable.now().keys(range, limit)?;
+        found.map(|key| named_by(&key, &key)).collect()
     }
 
     async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError> {
@@ -375,7 +401,7 @@ impl Store for SledStore {
 
     async fn lease(
         &self,
-        kind: WorkKind,
+        lane: Lane,
         now: Timestamp,
         span: Duration,
         limit: usize,
@@ -385,8 +411,8 @@ impl Store for SledStore {
             return Err(cause);
         }
         let mut queue = self.queue();
-        queue.expire(kind, Instant::now());
-        Ok(queue.lease(kind, now, Instant::now() + span, limit, share))
+        queue.expire(lane, Instant::now());
+        Ok(queue.lease(lane, now, Instant::now() + span, limit, share))
     }
 
     async fn checkpoint(
@@ -431,7 +457,7 @@ impl Store for SledStore {
     }
 
     async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
-        let issued = keys::all_issued_for(order.account(), line_of(order));
+        let issued = keys::all_issued_for(order.account(), names_of(order));
         let mut found = self.shared.durable.now().keys(beginning_with(&issued), 1)?;
         Ok(found.next().is_some())
     }
@@ -493,12 +519,10 @@ impl Store for SledStore {
     }
 
     async fn census(&self) -> Result<Census, StoreError> {
-        let queue = self.queue();
-        let jobs: BTreeMap<_, _> = WorkKind::ALL.map(|kind| (kind, queue.count(kind))).into();
-        drop(queue);
+        let lanes = self.queue().census();
         let bytes_on_disk = std::fs::metadata(self.path.join("db")).map_or(0, |metadata| metadata.len());
         Ok(Census {
-            jobs,
+            lanes,
             bytes_on_disk,
             syncs: self.shared.syncs.load(Ordering::Relaxed),
             commits: self.shared.commits.load(Ordering::Relaxed),

@@ -24,6 +24,7 @@ use serde_json::json;
 use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
+use crate::acme::upstream::UpstreamName;
 use crate::upstream::Eab;
 use crate::upstream::Error;
 use crate::upstream::Settings;
@@ -45,13 +46,16 @@ pub trait Vault: Send + Sync + 'static {
     async fn save(&self, bytes: Vec<u8>) -> Result<(), String>;
 }
 
-/// The name to keep the account's record under. Another directory or another EAB is another account.
-pub fn vault_name(settings: &Settings) -> String {
-    let kid = settings.eab.as_ref().map_or("", |eab| eab.kid.reveal());
-    format!(
-        "upstream/{}",
-        hex_sha256(&format!("{}\n{kid}", settings.directory))
-    )
+/// The name to keep the account's record under. Another directory or another EAB is another account; where no EAB tells
+/// them apart, each upstream has its own.
+pub fn vault_name(upstream: UpstreamName, settings: &Settings) -> String {
+    let whose = match &settings.eab {
+        Some(eab) => eab.kid.reveal().clone(),
+        None if upstream.is_default() => String::new(),
+        None => format!("\n{upstream}"),
+    };
+    let account = format!("{}\n{whose}", settings.directory);
+    format!("upstream/{}", hex_sha256(&account))
 }
 
 /// The public key of the account, as a JWK. None if there is no account yet, or its record can not be used, which is
@@ -191,7 +195,9 @@ pub async fn ensure(client: &Client, settings: &Settings, vault: &dyn Vault) -> 
     };
     let state = State::Registered { url: url.clone() };
     Record::new(settings, &key, state).save(vault).await?;
-    tracing::info!(ca.account = %cleaned(&url, 200), "registered at the CA");
+    tracing::info!(
+        audit = true, ca.directory = settings.directory, ca.account = %cleaned(&url, 200), "registered at the CA"
+    );
     Ok(Registered { key, url })
 }
 
@@ -333,7 +339,7 @@ pub async fn stands(client: &Client, account: &Registered) -> Result<bool, Fault
 
 /// Posts a payload signed by the account's key, which is named by the account's URL if it has one already. An empty
 /// payload makes a POST-as-GET (RFC 8555 §6.3).
-async fn signed(
+pub(crate) async fn signed(
     client: &Client,
     new_nonce: &str,
     key: &Key,
@@ -452,24 +458,46 @@ mod tests {
                 hmac_key: Secret::new(vec![7; 32]),
             }),
             dns01: None,
+            lifetime: None,
+            profile: None,
         }
     }
 
     #[test]
     fn another_directory_or_eab_is_another_account() {
-        let base = vault_name(&settings("https://ca.example/dir", Some("kid-1")));
+        let base = vault_name(
+            UpstreamName::DEFAULT,
+            &settings("https://ca.example/dir", Some("kid-1")),
+        );
         assert_eq!(
             base,
-            vault_name(&settings("https://ca.example/dir", Some("kid-1")))
+            vault_name(
+                UpstreamName::DEFAULT,
+                &settings("https://ca.example/dir", Some("kid-1"))
+            )
         );
         assert_ne!(
             base,
-            vault_name(&settings("https://ca.example/dir", Some("kid-2")))
+            vault_name(
+                UpstreamName::DEFAULT,
+                &settings("https://ca.example/dir", Some("kid-2"))
+            )
         );
-        assert_ne!(base, vault_name(&settings("https://ca.example/dir", None)));
+        let other: UpstreamName = "other".parse().unwrap();
+        let bare = settings("https://ca.example/dir", None);
+        assert_ne!(base, vault_name(UpstreamName::DEFAULT, &bare));
+        assert_ne!(vault_name(other, &bare), vault_name(UpstreamName::DEFAULT, &bare));
+        assert_eq!(
+            base,
+            vault_name(other, &settings("https://ca.example/dir", Some("kid-1"))),
+            "an EAB is an account, whatever the upstream is called"
+        );
         assert_ne!(
             base,
-            vault_name(&settings("https://ca.example/dir?x", Some("kid-1")))
+            vault_name(
+                UpstreamName::DEFAULT,
+                &settings("https://ca.example/dir?x", Some("kid-1"))
+            )
         );
         assert!(!base.contains("kid"));
     }

@@ -8,15 +8,18 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::acme::account::AccountStatus;
 use crate::acme::certificate::IssuedChain;
 use crate::acme::id::AccountId;
 use crate::acme::job::Work;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
-use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::upstream::{self, Progress};
-use crate::worker::{Context, again, again_after_fault, ca_fault, done};
+use crate::upstream::{Chains, Error, Progress};
+use crate::worker::upstream::{Operation, Watched};
+use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere, failover};
 
 /// How long an order waits before it looks again whether it is first in line for its names.
 const IN_LINE: Duration = Duration::from_secs(1);
@@ -28,6 +31,9 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let Some(order) = context.store.order(id).await? else {
         return Ok(done());
     };
+    if let Some(settlement) = elsewhere(context, lease, &order.value) {
+        return Ok(settlement);
+    }
     let now = context.clock.now();
     match order.value.status(now) {
         OrderStatus::Processing => {}
@@ -41,6 +47,13 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
         return Ok(failed(context, order, problem));
     }
+    let Some(upstream) = context.upstream(order.value.upstream_name()) else {
+        // Only lanes of configured upstreams are worked on.
+        return Ok(again(context, IN_LINE, lease.job.faults));
+    };
+    if let Some(settlement) = failover::instead(context, upstream, &order) {
+        return Ok(settlement);
+    }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
     // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
     if context.store.first_in_line(&order.value).await? != Some(id) {
@@ -51,8 +64,8 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         return Ok(failed(context, order, Problem::internal()));
     };
     match validated.upstream() {
-        Some(_) => advance(context, lease, order, validated).await,
-        None => open(context, lease, order, validated).await,
+        Some(_) => advance(context, upstream, lease, order, validated).await,
+        None => open(context, upstream, lease, order, validated).await,
     }
 }
 
@@ -68,23 +81,29 @@ async fn may_issue(context: &Context, account: AccountId) -> Result<bool, StoreE
 /// Opens an order at the CA and stores its URL before anything else.
 async fn open(
     context: &Context,
+    upstream: &Watched,
     lease: &Lease,
     order: Versioned<Order>,
     validated: ValidatedOrder,
 ) -> Result<Settlement, StoreError> {
-    let url = match timed(context, "obtain", context.issuer.open(&validated)).await {
+    let request = upstream.issuer().open(&validated);
+    let url = match upstream.asked(context, Operation::Open, request).await {
         Ok(url) => url,
-        Err(error) => return Ok(refused(context, lease, order, &error)),
+        Err(error) => return Ok(refused(context, upstream, lease, order, &error)),
     };
-    context.ca.worked();
+    upstream.health.worked();
+    let ca_order = cleaned(&url, 200);
     let Versioned { value, version } = order;
     let opened = Versioned::with(version, value.opened_upstream(url));
     let order = context.store.checkpoint(lease, opened).await?;
-    tracing::info!(order.id = %order.value.id(), "an order was opened at the CA");
+    tracing::info!(
+        audit = true, account.id = %order.value.account(), order.id = %order.value.id(), upstream = %upstream.name(),
+        ca.order = ca_order, identifiers = names(&order.value), "order opened at the CA"
+    );
     // The CSR leaves next, so whatever has ended while the CA was asked is looked at again.
     match order.value.validated(context.clock.now()) {
         Some(validated) if may_issue(context, order.value.account()).await? => {
-            advance(context, lease, order, validated).await
+            advance(context, upstream, lease, order, validated).await
         }
         Some(_) | None => Ok(again(context, Duration::ZERO, 0)),
     }
@@ -92,20 +111,22 @@ async fn open(
 
 async fn advance(
     context: &Context,
+    upstream: &Watched,
     lease: &Lease,
     order: Versioned<Order>,
     validated: ValidatedOrder,
 ) -> Result<Settlement, StoreError> {
-    match timed(context, "obtain", context.issuer.advance(&validated)).await {
+    let request = upstream.issuer().advance(&validated);
+    match upstream.asked(context, Operation::Advance, request).await {
         Ok(Progress::Waiting { retry_after }) => {
-            context.ca.worked();
+            upstream.health.worked();
             Ok(again(context, retry_after, 0))
         }
-        Ok(Progress::Issued(pem)) => {
-            context.ca.worked();
-            Ok(collected(context, order, &validated, &pem))
+        Ok(Progress::Issued(chains)) => {
+            upstream.health.worked();
+            Ok(collected(context, order, &validated, &chains))
         }
-        Err(error) => Ok(refused(context, lease, order, &error)),
+        Err(error) => Ok(refused(context, upstream, lease, order, &error)),
     }
 }
 
@@ -114,15 +135,20 @@ fn collected(
     context: &Context,
     order: Versioned<Order>,
     validated: &ValidatedOrder,
-    pem: &str,
+    chains: &Chains,
 ) -> Settlement {
     let now = context.clock.now();
-    let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
+    let pem = &chains.first;
+    let mut chain = match IssuedChain::verify(pem, validated.ordered(), now) {
         Ok(chain) => chain,
         Err(mismatch) => {
-            context.metrics.certificate_mismatch.inc();
-            let evidence = crate::acme::problem::cleaned(&pem.replace('\n', " "), 16_384);
-            tracing::error!(audit = true, order.id = %order.value.id(), %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
+            let upstream = order.value.upstream_name();
+            let metrics = &context.metrics;
+            metrics.certificate_mismatch.inc();
+            let of_upstream = &metrics.upstream.certificate_mismatch;
+            of_upstream.with_label_values(&[upstream.as_str()]).inc();
+            let evidence = cleaned(&pem.replace('\n', " "), 16_384);
+            tracing::error!(audit = true, order.id = %order.value.id(), %upstream, %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
             let problem = Problem::new(
                 ProblemType::ServerInternal,
                 "the CA sent a certificate that does not match the order; it is withheld",
@@ -130,15 +156,34 @@ fn collected(
             return failed(context, order, problem);
         }
     };
+    for other in &chains.others {
+        if let Err(mismatch) = chain.add_alternate(other, validated.ordered(), now) {
+            tracing::warn!(order.id = %order.value.id(), %mismatch, "another chain of the CA's is done without");
+        }
+    }
     if order.value.status(now) != OrderStatus::Processing {
         tracing::warn!(
-            audit = true, order.id = %order.value.id(), certificate.sha256 = %chain.certificate.leaf().fingerprint(),
+            audit = true, order.id = %order.value.id(), upstream = %order.value.upstream_name(),
+            certificate.sha256 = %chain.certificate.leaf().fingerprint(),
             "the certificate came after the order's end; it is withheld"
         );
         let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
         return failed(context, order, problem);
     }
     let certificate = &chain.certificate;
+    let asked = validated.wishes();
+    let differs = |asked: Option<Timestamp>, got: Timestamp| {
+        asked.is_some_and(|asked| asked.as_second() != got.as_second())
+    };
+    if differs(asked.not_before, certificate.not_before())
+        || differs(asked.not_after, certificate.not_after())
+    {
+        tracing::warn!(
+            order.id = %order.value.id(), certificate.not_before = %certificate.not_before(),
+            certificate.not_after = %certificate.not_after(),
+            "the CA has not taken the validity that the client asked for; the order says what it is"
+        );
+    }
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
     let waited = order
         .value
@@ -165,6 +210,7 @@ fn collected(
     metrics.last_successful_certificate.set(now.as_second() as f64);
     tracing::info!(
         audit = true, account.id = %order.value.account(), order.id = %order.value.id(),
+        upstream = %order.value.upstream_name(),
         certificate.sha256 = %certificate.leaf().fingerprint(), certificate.not_after = %certificate.not_after(),
         identifiers = names(&order.value), "certificate issued"
     );
@@ -177,15 +223,22 @@ fn collected(
 }
 
 /// The CA did not do what was asked: wait, give up, or start over.
-fn refused(context: &Context, lease: &Lease, order: Versioned<Order>, error: &upstream::Error) -> Settlement {
+fn refused(
+    context: &Context,
+    upstream: &Watched,
+    lease: &Lease,
+    order: Versioned<Order>,
+    error: &Error,
+) -> Settlement {
     match error {
-        upstream::Error::Transient { .. } => ca_fault(context, lease, error),
-        upstream::Error::Permanent(problem) => {
-            context.ca.worked();
+        Error::Transient { .. } => ca_fault(context, upstream, lease, error),
+        Error::Permanent(problem) => {
+            upstream.health.worked();
             failed(context, order, problem.clone())
         }
-        upstream::Error::OrderGone(detail) => {
-            tracing::warn!(order.id = %order.value.id(), detail, "the CA's order is gone; another one will be opened");
+        Error::OrderGone(detail) => {
+            upstream.will_retry(context);
+            tracing::warn!(order.id = %order.value.id(), upstream = %upstream.name(), detail, "the CA's order is gone; another one will be opened");
             let Versioned { value, version } = order;
             let url = value
                 .validated(context.clock.now())
@@ -207,7 +260,7 @@ fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settl
         .inc();
     tracing::warn!(
         audit = true, account.id = %order.value.account(), order.id = %order.value.id(),
-        problem = problem.kind.name(), detail = problem.detail, identifiers = names(&order.value), "issuance failed"
+        upstream = %order.value.upstream_name(), problem = problem.kind.name(), detail = problem.detail, identifiers = names(&order.value), "issuance failed"
     );
     let Versioned { value, version } = order;
     Settlement {
@@ -223,21 +276,4 @@ fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settl
 fn names(order: &Order) -> String {
     let names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
     names.join(" ")
-}
-
-/// Runs a step at the CA and records how long it took.
-pub(crate) async fn timed<T>(context: &Context, operation: &str, step: impl Future<Output = T>) -> T {
-    let started = context.clock.instant();
-    let result = step.await;
-    let took = context
-        .clock
-        .instant()
-        .saturating_duration_since(started)
-        .as_secs_f64();
-    context
-        .metrics
-        .acme_roundtrip_duration
-        .with_label_values(&[operation])
-        .observe(took);
-    result
 }

@@ -3,31 +3,36 @@
 //! A job is leased, does one step, and settles: the order and what becomes of the job in one commit. A crash at any
 //! point loses at most the step, which is then done again by whoever leases the job next.
 
+mod failover;
 mod issuance;
 mod own_certificate;
+mod renewal;
 mod revocation;
 mod target;
 mod upkeep;
+pub mod upstream;
 mod validation;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::acme::identifier::DnsName;
-use crate::acme::job::WorkKind;
+use crate::acme::job::{Lane, WorkKind};
+use crate::acme::order::Order;
 use crate::acme::random::random_fraction;
+use crate::acme::upstream::UpstreamName;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::{Lease, Next, Settlement, Store, StoreError};
 use crate::tls::CertificateSlot;
-use crate::upstream::{self, Issuer};
+use crate::upstream::Error;
 use crate::validate::Validator;
 use crate::worker::target::Targets;
+use crate::worker::upstream::{Upstream, Watched};
 
 /// How long a lease holds. Longer than any step may take: every request to the CA and every validation has a deadline.
 const LEASE: Duration = Duration::from_secs(300);
@@ -48,37 +53,40 @@ const BACKOFF_FLOOR: Duration = Duration::from_secs(1);
 /// The longest back-off of one order at the CA.
 const BACKOFF_CEILING: Duration = Duration::from_secs(300);
 
-/// So many faults of the CA in a row open the circuit breaker: then one probe at a time goes through.
-const BREAKER_THRESHOLD: u32 = 5;
-
 /// How the worker works.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The names of the daemon's own certificate, the common name first, if it is to be bought from the CA.
+    /// The names of the daemon's own certificate, the common name first, if it is to be bought from a CA.
     pub own_certificate_names: Option<Vec<DnsName>>,
+    /// Where it is bought.
+    pub own_certificate_upstream: UpstreamName,
     /// How many validations run at a time.
     pub validations: usize,
-    /// How many orders are worked on at the CA at a time.
+    /// How many orders are worked on at each CA at a time.
     pub issuances: usize,
     /// How often a challenge is tried before a passing fault counts as final.
     pub validation_attempts: u32,
     /// How long the daemon's own order may stay at the CA.
     pub issuance_deadline: Duration,
-    /// The label of the metric that says whether the CA is up.
-    pub ca_url: String,
 }
 
 /// Everything that a job needs.
 pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) issuer: Arc<dyn Issuer>,
+    pub(crate) upstreams: BTreeMap<UpstreamName, Arc<Watched>>,
     pub(crate) validator: Validator,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slot: Arc<CertificateSlot>,
     pub(crate) settings: Settings,
-    pub(crate) ca: CaHealth,
     pub(crate) targets: Targets,
+}
+
+impl Context {
+    /// The upstream of this name, if it is configured.
+    pub(crate) fn upstream(&self, name: UpstreamName) -> Option<&Watched> {
+        self.upstreams.get(&name).map(Arc::as_ref)
+    }
 }
 
 /// Runs jobs until told to stop.
@@ -88,25 +96,29 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker over a store, a CA and a validator.
+    /// A worker over a store, the CAs and a validator.
     pub fn new(
         store: Arc<dyn Store>,
-        issuer: Arc<dyn Issuer>,
+        upstreams: Vec<Upstream>,
         validator: Validator,
         clock: Clock,
         metrics: Arc<Metrics>,
         slot: Arc<CertificateSlot>,
         settings: Settings,
     ) -> Self {
+        let now = clock.now();
+        let upstreams = upstreams.into_iter().map(|upstream| {
+            let name = upstream.name;
+            (name, Arc::new(Watched::new(upstream, now)))
+        });
         let context = Context {
             store,
-            issuer,
+            upstreams: upstreams.collect(),
             validator,
             clock,
             metrics,
             slot,
             settings,
-            ca: CaHealth::default(),
             targets: Targets::default(),
         };
         upkeep::report_unknown(&context);
@@ -118,22 +130,29 @@ impl Worker {
     /// Works until told to stop. Steps that are under way then are finished.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let settings = &self.context.settings;
-        let validations = self.queue(WorkKind::Validate, settings.validations, stop.clone());
-        let issuances = self.queue(WorkKind::Issue, settings.issuances, stop.clone());
-        let revocations = self.queue(WorkKind::Revoke, settings.issuances, stop.clone());
-        let upkeep = upkeep::run(Arc::clone(&self.context), stop);
-        tokio::join!(validations, issuances, revocations, upkeep);
+        let mut queues = JoinSet::new();
+        queues.spawn(
+            self.clone()
+                .queue(Lane::Validate, settings.validations, stop.clone()),
+        );
+        for name in self.context.upstreams.keys() {
+            for lane in [Lane::Issue(*name), Lane::Revoke(*name)] {
+                queues.spawn(self.clone().queue(lane, settings.issuances, stop.clone()));
+            }
+        }
+        let queues = async { while queues.join_next().await.is_some() {} };
+        tokio::join!(queues, upkeep::run(Arc::clone(&self.context), stop));
     }
 
-    /// Leases jobs of one kind as long as there are free places, and runs each as a task.
-    async fn queue(&self, kind: WorkKind, places: usize, mut stop: watch::Receiver<bool>) {
+    /// Leases jobs of one lane as long as there are free places, and runs each as a task.
+    async fn queue(self, lane: Lane, places: usize, mut stop: watch::Receiver<bool>) {
         let free = Arc::new(Semaphore::new(places));
         let mut tasks = JoinSet::new();
         while !*stop.borrow() {
             while tasks.try_join_next().is_some() {}
-            let free_now = self.places(kind, free.available_permits(), places);
-            let (limit, share) = portion(kind, free_now);
-            let leased = self.lease(kind, limit, share).await;
+            let free_now = self.places(lane, free.available_permits(), places);
+            let (limit, share) = portion(lane.kind(), free_now);
+            let leased = self.lease(lane, limit, share).await;
             let more_may_wait = !leased.is_empty() && leased.len() == limit;
             for lease in leased {
                 let (context, place) = (Arc::clone(&self.context), Arc::clone(&free));
@@ -159,25 +178,30 @@ impl Worker {
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn lease(&self, kind: WorkKind, limit: usize, share: usize) -> Vec<Lease> {
+    async fn lease(&self, lane: Lane, limit: usize, share: usize) -> Vec<Lease> {
         if limit == 0 {
             return Vec::new();
         }
         let now = self.context.clock.now();
-        match self.context.store.lease(kind, now, LEASE, limit, share).await {
+        match self.context.store.lease(lane, now, LEASE, limit, share).await {
             Ok(leases) => leases,
             Err(error) => {
-                tracing::error!(job.kind = kind.name(), %error, "no job can be leased");
+                tracing::error!(job.kind = lane.kind().name(), %error, "no job can be leased");
                 Vec::new()
             }
         }
     }
 
-    /// How many jobs of the kind may be started now.
-    fn places(&self, kind: WorkKind, free: usize, all: usize) -> usize {
-        match kind {
-            WorkKind::Validate => free,
-            WorkKind::Issue | WorkKind::Revoke => self.context.ca.places(free, all, self.context.clock.now()),
+    /// How many jobs of the lane may be started now.
+    fn places(&self, lane: Lane, free: usize, all: usize) -> usize {
+        match lane {
+            Lane::Validate => free,
+            Lane::Issue(name) | Lane::Revoke(name) => {
+                let upstream = self.context.upstream(name);
+                upstream.map_or(0, |upstream| {
+                    upstream.health.places(free, all, self.context.clock.now())
+                })
+            }
         }
     }
 }
@@ -253,6 +277,19 @@ pub(crate) fn done() -> Settlement {
     }
 }
 
+/// The job goes into the lane of its order's upstream, if it is in another one.
+pub(crate) fn elsewhere(context: &Context, lease: &Lease, order: &Order) -> Option<Settlement> {
+    let upstream = order.upstream_name();
+    (upstream != lease.job.upstream).then(|| Settlement {
+        next: Next::Moved {
+            upstream,
+            due: context.clock.now(),
+        },
+        order: None,
+        issuers: Vec::new(),
+    })
+}
+
 /// The job goes on after a wait.
 pub(crate) fn again(context: &Context, wait: Duration, faults: u32) -> Settlement {
     Settlement {
@@ -282,67 +319,22 @@ pub(crate) fn backoff(faults: u32, ceiling: Duration) -> Duration {
     base.mul_f64(jitter).max(BACKOFF_FLOOR / 2)
 }
 
-/// What the latest answers of the CA mean for all orders there: pauses, and the circuit breaker.
-#[derive(Default)]
-pub(crate) struct CaHealth {
-    ready: AtomicBool,
-    faults_in_a_row: AtomicU32,
-    paused_until: Mutex<Option<Timestamp>>,
-}
-
-impl CaHealth {
-    /// There is an account at the CA: orders may be worked on.
-    pub(crate) fn set_ready(&self) {
-        self.ready.store(true, Ordering::SeqCst);
-    }
-
-    fn places(&self, free: usize, all: usize, now: Timestamp) -> usize {
-        let paused = self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.ready.load(Ordering::SeqCst) || paused.is_some_and(|until| until > now) {
-            return 0;
-        }
-        match self.faults_in_a_row.load(Ordering::SeqCst) >= BREAKER_THRESHOLD {
-            // One probe at a time: only when nothing else is under way.
-            true => usize::from(free == all),
-            false => free,
-        }
-    }
-
-    /// The CA has answered as it should.
-    pub(crate) fn worked(&self) {
-        self.faults_in_a_row.store(0, Ordering::SeqCst);
-    }
-
-    /// The CA has not answered, or asked us to slow down.
-    pub(crate) fn failed(&self, now: Timestamp, retry_after: Option<Duration>, rate_limited: bool) {
-        let faults = self
-            .faults_in_a_row
-            .fetch_add(1, Ordering::SeqCst)
-            .saturating_add(1);
-        let pause = match (rate_limited, faults >= BREAKER_THRESHOLD) {
-            (true, _) => retry_after.unwrap_or(Duration::from_secs(60)),
-            (false, true) => backoff(faults - BREAKER_THRESHOLD + 1, Duration::from_secs(60)),
-            (false, false) => return,
-        };
-        let until = crate::acme::order::after(now, pause);
-        let mut paused = self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
-        *paused = (*paused).max(Some(until));
-    }
-}
-
 /// Logs and counts a fault of the CA, and tells how long to wait.
-pub(crate) fn ca_fault(context: &Context, lease: &Lease, error: &upstream::Error) -> Settlement {
+pub(crate) fn ca_fault(context: &Context, upstream: &Watched, lease: &Lease, error: &Error) -> Settlement {
     let (retry_after, rate_limited) = match error {
-        upstream::Error::Transient {
+        Error::Transient {
             retry_after,
             rate_limited,
             ..
         } => (*retry_after, *rate_limited),
-        upstream::Error::Permanent(_) | upstream::Error::OrderGone(_) => (None, false),
+        Error::Permanent(_) | Error::OrderGone(_) => (None, false),
     };
-    context.ca.failed(context.clock.now(), retry_after, rate_limited);
+    upstream
+        .health
+        .failed(context.clock.now(), retry_after, rate_limited);
+    upstream.will_retry(context);
     let settlement = again_after_fault(context, lease, retry_after);
-    tracing::warn!(job.work = %lease.job.work, job.faults = lease.job.faults, %error, rate_limited, "the CA did not answer as it should; will try again");
+    tracing::warn!(upstream = %upstream.name(), job.work = %lease.job.work, job.faults = lease.job.faults, %error, rate_limited, "the CA did not answer as it should; will try again");
     settlement
 }
 
@@ -386,39 +378,5 @@ mod tests {
                 "the last place is given, too"
             );
         }
-    }
-
-    #[test]
-    fn f2_after_five_faults_one_probe_at_a_time_goes_to_the_ca() {
-        let ca = CaHealth::default();
-        let now = Clock::system().now();
-        let later = crate::acme::order::after(now, Duration::from_secs(600));
-        assert_eq!(ca.places(64, 64, now), 0, "there is no account yet");
-        ca.set_ready();
-        assert_eq!(ca.places(64, 64, now), 64);
-        for _ in 0..BREAKER_THRESHOLD {
-            ca.failed(now, None, false);
-        }
-        assert_eq!(ca.places(64, 64, now), 0, "paused");
-        assert_eq!(ca.places(64, 64, later), 1);
-        assert_eq!(ca.places(63, 64, later), 0, "the probe is under way");
-        ca.worked();
-        assert_eq!(ca.places(63, 64, later), 63);
-    }
-
-    #[test]
-    fn f3_a_429_pauses_everything_at_the_ca_for_as_long_as_it_asks() {
-        let ca = CaHealth::default();
-        let now = Clock::system().now();
-        ca.set_ready();
-        ca.failed(now, Some(Duration::from_secs(30)), true);
-        assert_eq!(
-            ca.places(64, 64, crate::acme::order::after(now, Duration::from_secs(29))),
-            0
-        );
-        assert_eq!(
-            ca.places(64, 64, crate::acme::order::after(now, Duration::from_secs(31))),
-            64
-        );
     }
 }

@@ -120,6 +120,8 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
         Some(current) => serve(context, current).await?,
         None => None,
     };
+    let left = served.map_or(0, |validity| validity.not_after.as_second() - now.as_second());
+    context.metrics.own_certificate_days_left.set(days(left));
     let wanted = match (&record.current, served) {
         (Some(current), Some(validity)) => current.names != names || now >= validity.renew_at(),
         (_, None) | (None, _) => true,
@@ -133,6 +135,14 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
         Some(_) => State::Missing("the own certificate has expired; a new one has been asked for".to_owned()),
         None => State::Missing("the own certificate has been asked for and is not here yet; TLS clients will not trust this server".to_owned()),
     })
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a lifetime in seconds is far below 2^52"
+)]
+fn days(seconds: i64) -> f64 {
+    seconds.max(0) as f64 / 86_400.0
 }
 
 /// Writes down what is asked for, then asks.
@@ -179,12 +189,18 @@ async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result
         csr,
         now,
         context.settings.issuance_deadline,
-    );
+    )
+    .placed_at(context.settings.own_certificate_upstream);
     context
         .store
         .create_order(
             &order,
-            Some(Job::now(Work::Issue(asked.order), order.account(), now)),
+            Some(Job::now(
+                Work::Issue(asked.order),
+                order.account(),
+                order.upstream_name(),
+                now,
+            )),
         )
         .await?;
     Ok(())

@@ -1,12 +1,17 @@
 //! Revocation jobs (RFC 8555 §7.6): have the CA revoke a certificate. Only its confirmation makes it revoked.
 
+use std::time::Duration;
+
 use crate::acme::job::Work;
 use crate::acme::problem::Problem;
 use crate::acme::revocation::Revocation;
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::upstream;
-use crate::worker::issuance::timed;
-use crate::worker::{Context, ca_fault, done};
+use crate::upstream::Error;
+use crate::worker::upstream::Operation;
+use crate::worker::{Context, again, ca_fault, done, elsewhere};
+
+/// How long the job of an upstream that is not configured waits. Only lanes of configured ones are worked on.
+const UNCONFIGURED: Duration = Duration::from_secs(60);
 
 pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement, StoreError> {
     let Work::Revoke(id) = lease.job.work else {
@@ -19,26 +24,29 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     else {
         return Ok(done());
     };
+    if let Some(settlement) = elsewhere(context, lease, &order) {
+        return Ok(settlement);
+    }
+    // By the account that has bought the certificate.
+    let Some(upstream) = context.upstream(order.upstream_name()) else {
+        return Ok(again(context, UNCONFIGURED, lease.job.faults));
+    };
     let (Some(Revocation::Requested { reason, at }), Some(certificate)) =
         (order.revocation(), order.certificate())
     else {
         return Ok(done());
     };
     let requested = *at;
-    let answer = timed(
-        context,
-        "revoke",
-        context.issuer.revoke(certificate.leaf(), *reason),
-    )
-    .await;
+    let request = upstream.issuer().revoke(certificate.leaf(), *reason);
+    let answer = upstream.asked(context, Operation::Revoke, request).await;
     let answer: Result<(), Problem> = match answer {
         Ok(()) => Ok(()),
-        Err(upstream::Error::Permanent(problem)) => Err(problem),
-        Err(error @ (upstream::Error::Transient { .. } | upstream::Error::OrderGone(_))) => {
-            return Ok(ca_fault(context, lease, &error));
+        Err(Error::Permanent(problem)) => Err(problem),
+        Err(error @ (Error::Transient { .. } | Error::OrderGone(_))) => {
+            return Ok(ca_fault(context, upstream, lease, &error));
         }
     };
-    context.ca.worked();
+    upstream.health.worked();
     let now = context.clock.now();
     let status = if answer.is_ok() { "success" } else { "failure" };
     context
@@ -53,7 +61,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         .with_label_values(&["revoke"])
         .observe(waited);
     tracing::info!(
-        audit = true, account.id = %order.account(), order.id = %id, reason = ?reason,
+        audit = true, account.id = %order.account(), order.id = %id, upstream = %order.upstream_name(), reason = ?reason,
         certificate.sha256 = %certificate.leaf().fingerprint(), status, "certificate revocation"
     );
     Ok(Settlement {

@@ -1,16 +1,20 @@
 //! The daemon's own upkeep: its account at the CA, its certificate, the deletion of what is over, and the figures that
 //! operators see.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::acme::job::WorkKind;
+use crate::acme::job::{Lane, WorkKind};
+use crate::acme::upstream::UpstreamName;
 use crate::metrics::raise_to;
-use crate::upstream;
-use crate::worker::issuance::timed;
-use crate::worker::{Context, backoff, own_certificate};
+use crate::store::{Waiting, offers};
+use crate::upstream::Error;
+use crate::worker::upstream::{Operation, Watched};
+use crate::worker::{Context, backoff, failover, own_certificate, renewal};
 
 /// How often deletable orders are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -33,79 +37,111 @@ const PREPARE_CEILING: Duration = Duration::from_secs(60);
 /// The wait after the CA has refused the account for good: somebody must do something first (SECURITY F10).
 const PREPARE_REFUSED: Duration = Duration::from_secs(3600);
 
-const UPSTREAM_ACCOUNT: &str = "upstream account";
 const OWN_CERTIFICATE: &str = "own certificate";
 const STORE: &str = "store";
 
 /// Says what is missing before anything has been looked at: nobody is told that all is well before it is.
 pub(crate) fn report_unknown(context: &Context) {
     let health = &context.metrics.health;
-    let account = "the account at the CA has not been looked up yet".to_owned();
-    health.report(UPSTREAM_ACCOUNT, Err(account));
+    for name in context.upstreams.keys() {
+        let account = "the account at the CA has not been looked up yet".to_owned();
+        health.report(&account_at(*name), Err(account));
+        context.metrics.upstream.show(name.as_str());
+    }
     if context.settings.own_certificate_names.is_some() {
         let certificate = "the own certificate has not been looked up yet".to_owned();
         health.report(OWN_CERTIFICATE, Err(certificate));
     }
 }
 
-/// Runs all of it until told to stop.
-pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
-    let work = async {
-        tokio::join!(
-            prepare(&context),
-            probe(&context),
-            own(&context),
-            sweep(&context),
-            census(&context)
-        );
-    };
-    tokio::select! {
-        () = work => {}
-        _ = stop.wait_for(|stop| *stop) => {}
+/// What the account at the CA is called in the state of health.
+fn account_at(name: UpstreamName) -> String {
+    match name.is_default() {
+        true => "upstream account".to_owned(),
+        false => format!("upstream account {name}"),
     }
 }
 
+/// Runs all of it until told to stop.
+pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
+    let mut upstreams = JoinSet::new();
+    for upstream in context.upstreams.values() {
+        let (context, upstream) = (Arc::clone(&context), Arc::clone(upstream));
+        upstreams.spawn(async move {
+            tokio::join!(
+                prepare(&context, &upstream),
+                probe(&context, &upstream),
+                renewal::run(&context, &upstream),
+                failover::watch(&context, &upstream)
+            )
+        });
+    }
+    let work = async { tokio::join!(own(&context), sweep(&context), census(&context)) };
+    tokio::select! {
+        _ = work => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    // Until they are gone, they hold the store.
+    upstreams.shutdown().await;
+}
+
 /// Asks for the account at the CA until there is one. Only then are orders worked on.
-async fn prepare(context: &Context) {
+async fn prepare(context: &Context, upstream: &Watched) {
     let health = &context.metrics.health;
+    let (name, part) = (upstream.name(), account_at(upstream.name()));
     let mut faults = 0_u32;
     loop {
-        match timed(context, "register", context.issuer.prepare()).await {
+        let request = upstream.issuer().prepare();
+        match upstream.asked(context, Operation::Register, request).await {
             Ok(()) => break,
             Err(error) => {
                 faults = faults.saturating_add(1);
-                tracing::error!(%error, faults, "there is no account at the CA yet");
-                health.report(
-                    UPSTREAM_ACCOUNT,
-                    Err(format!("there is no account at the CA: {error}")),
-                );
+                upstream.will_retry(context);
+                tracing::error!(upstream = %name, %error, faults, "there is no account at the CA yet");
+                health.report(&part, Err(format!("there is no account at the CA: {error}")));
                 let wait = match error {
-                    upstream::Error::Permanent(_) => PREPARE_REFUSED,
-                    upstream::Error::Transient { retry_after, .. } => retry_after
+                    Error::Permanent(_) => PREPARE_REFUSED,
+                    Error::Transient { retry_after, .. } => retry_after
                         .unwrap_or(Duration::ZERO)
                         .max(backoff(faults, PREPARE_CEILING)),
-                    upstream::Error::OrderGone(_) => backoff(faults, PREPARE_CEILING),
+                    Error::OrderGone(_) => backoff(faults, PREPARE_CEILING),
                 };
                 tokio::time::sleep(wait).await;
             }
         }
     }
-    tracing::info!("the account at the CA is ready");
-    health.report(UPSTREAM_ACCOUNT, Ok(()));
-    context.ca.set_ready();
+    tracing::info!(upstream = %name, "the account at the CA is ready");
+    health.report(&part, Ok(()));
+    upstream.health.set_ready();
+    let ready = &context.metrics.upstream.ready;
+    ready.with_label_values(&[name.as_str()]).set(1);
 }
 
-async fn probe(context: &Context) {
+async fn probe(context: &Context, upstream: &Watched) {
     loop {
-        let up = context.issuer.probe().await;
-        if let Err(error) = &up {
-            tracing::warn!(%error, "the CA's directory does not answer");
+        let request = upstream.issuer().probe();
+        let up = upstream.asked(context, Operation::Probe, request).await;
+        match &up {
+            Ok(offered) => {
+                if let Err(error) = offers::save(&*context.store, upstream.name(), offered).await {
+                    tracing::error!(upstream = %upstream.name(), %error, "what the CA offers can not be stored");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(upstream = %upstream.name(), %error, "the CA's directory does not answer");
+            }
         }
-        let gauge = context
-            .metrics
+        upstream.health.probed(up.is_ok(), context.clock.now());
+        let (metrics, up) = (&context.metrics, i64::from(up.is_ok()));
+        metrics
             .external_ca_up
-            .with_label_values(&[&context.settings.ca_url]);
-        gauge.set(i64::from(up.is_ok()));
+            .with_label_values(&[&upstream.upstream.ca_url])
+            .set(up);
+        metrics
+            .upstream
+            .up
+            .with_label_values(&[upstream.name().as_str()])
+            .set(up);
         tokio::time::sleep(PROBE_EVERY).await;
     }
 }
@@ -143,16 +179,20 @@ async fn sweep(context: &Context) {
 
 async fn census(context: &Context) {
     let metrics = &context.metrics;
+    let mut unconfigured = BTreeSet::new();
     loop {
         match context.store.census().await {
             Ok(census) => {
-                for kind in WorkKind::ALL {
-                    let waiting = census.jobs.get(&kind).copied().unwrap_or(0);
-                    metrics
-                        .jobs_waiting
-                        .with_label_values(&[kind.name()])
-                        .set(whole(waiting));
+                for name in census.lanes.keys().filter_map(|lane| lane.upstream()) {
+                    if context.upstream(name).is_none() && unconfigured.insert(name) {
+                        tracing::error!(
+                            upstream = %name,
+                            "there are jobs for an upstream that is not configured any more; they wait until it is again"
+                        );
+                    }
                 }
+                let names = context.upstreams.keys().chain(&unconfigured);
+                report_lanes(context, &census.lanes, names.copied());
                 raise_to(&metrics.store_commits, census.commits);
                 raise_to(&metrics.store_syncs, census.syncs);
                 metrics.store_bytes.set(whole(census.bytes_on_disk));
@@ -166,6 +206,40 @@ async fn census(context: &Context) {
             .map_err(|error| error.to_string());
         metrics.health.report(STORE, room);
         tokio::time::sleep(CENSUS_EVERY).await;
+    }
+}
+
+/// What waits for whom, and for how long.
+fn report_lanes(
+    context: &Context,
+    lanes: &BTreeMap<Lane, Waiting>,
+    names: impl Iterator<Item = UpstreamName>,
+) {
+    let metrics = &context.metrics;
+    for kind in WorkKind::ALL {
+        let of_kind = lanes.iter().filter(|(lane, _)| lane.kind() == kind);
+        let jobs: u64 = of_kind.map(|(_, waiting)| waiting.jobs).sum();
+        metrics
+            .jobs_waiting
+            .with_label_values(&[kind.name()])
+            .set(whole(jobs));
+    }
+    let now = context.clock.now();
+    for name in names {
+        for kind in [WorkKind::Issue, WorkKind::Revoke] {
+            let waiting = lanes.get(&Lane::of(kind, name));
+            let labels = [name.as_str(), kind.name()];
+            let upstream = &metrics.upstream;
+            let jobs = upstream.jobs_waiting.with_label_values(&labels);
+            jobs.set(whole(waiting.map_or(0, |waiting| waiting.jobs)));
+            let age = waiting.map_or(0.0, |waiting| now.duration_since(waiting.since).as_secs_f64());
+            upstream.oldest_job.with_label_values(&labels).set(age.max(0.0));
+        }
+        if let Some(upstream) = context.upstream(name) {
+            let open = i64::from(upstream.health.breaker_is_open());
+            let breaker = &metrics.upstream.breaker_open;
+            breaker.with_label_values(&[name.as_str()]).set(open);
+        }
     }
 }
 

@@ -305,6 +305,50 @@ fn an_order_is_in_line_from_finalization_to_its_end() {
 }
 
 #[test]
+fn an_order_is_placed_elsewhere_only_while_none_is_opened_for_it() {
+    let names = ["a.example.com"];
+    let elsewhere: UpstreamName = "elsewhere".parse().unwrap();
+    let at_upstream = |order: Order| order.placed_at(elsewhere).upstream_name();
+    for movable in [order(&names), ready(&names), finalized(ready(&names), &names)] {
+        assert!(movable.upstream_name().is_default() && !movable.is_opened_upstream());
+        assert_eq!(at_upstream(movable), elsewhere);
+    }
+    let opened = finalized(ready(&names), &names).opened_upstream("one".to_owned());
+    assert!(opened.is_opened_upstream());
+    assert_eq!(at_upstream(opened.clone()), UpstreamName::DEFAULT);
+    assert_eq!(
+        opened
+            .clone()
+            .placed_at(elsewhere)
+            .validated(at(5))
+            .unwrap()
+            .upstream_name(),
+        UpstreamName::DEFAULT
+    );
+    assert_eq!(
+        at_upstream(opened.clone().failed(dns_problem(), at(4))),
+        UpstreamName::DEFAULT
+    );
+    assert_eq!(
+        at_upstream(opened.upstream_is_gone("one")),
+        elsewhere,
+        "it bought nothing"
+    );
+}
+
+#[test]
+fn a_record_without_an_upstream_is_the_default_ones_and_stays_as_it_was() {
+    let written = serde_json::to_value(order(&["a.example.com"])).unwrap();
+    assert!(written.get("upstream").is_none());
+    let read: Order = serde_json::from_value(written).unwrap();
+    assert!(read.upstream_name().is_default());
+    let placed = read.placed_at("elsewhere".parse().unwrap());
+    let written = serde_json::to_value(&placed).unwrap();
+    assert_eq!(written["upstream"], "elsewhere");
+    assert_eq!(serde_json::from_value::<Order>(written).unwrap(), placed);
+}
+
+#[test]
 fn the_daemons_own_order_goes_to_the_ca_without_a_client() {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(["proxy.example.com".to_owned()]).unwrap();

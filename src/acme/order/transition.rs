@@ -14,7 +14,9 @@ use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
 use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, ValidatedOrder, Verdict, after};
 use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::renewal::Advice;
 use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
+use crate::acme::upstream::UpstreamName;
 
 impl Order {
     /// The client says that a challenge is met (RFC 8555 §7.5.1).
@@ -185,9 +187,25 @@ impl Order {
             id: self.id,
             identifiers,
             csr: csr.clone(),
+            upstream_name: self.upstream,
             upstream: upstream.clone(),
             expires: self.expires,
+            wishes: self.wishes.clone(),
+            validated: now,
         })
+    }
+
+    /// The order is placed at this upstream. One that has been opened at another stays there, for there it may be
+    /// paid for; so does one that has ended.
+    pub fn placed_at(self, upstream: UpstreamName) -> Self {
+        match self.stage {
+            Stage::Open | Stage::Processing { upstream: None, .. } => Self { upstream, ..self },
+            Stage::Processing {
+                upstream: Some(_), ..
+            }
+            | Stage::Issued { .. }
+            | Stage::Failed { .. } => self,
+        }
     }
 
     /// An order was opened at the CA under this URL. Only the first URL counts.
@@ -312,6 +330,24 @@ impl Order {
             @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
         };
         Self { stage, ..self }
+    }
+
+    /// The order is invalid, and stands in the way of another one that replaces the same certificate no more. One that
+    /// is not invalid stays as it is.
+    pub fn gives_up_replacing(self, now: Timestamp) -> Self {
+        let gave_up_replacing = self.gave_up_replacing || self.status(now) == OrderStatus::Invalid;
+        Self {
+            gave_up_replacing,
+            ..self
+        }
+    }
+
+    /// The CA has been asked about the certificate's renewal.
+    pub fn advised(self, advice: Advice) -> Self {
+        Self {
+            advice: Some(advice),
+            ..self
+        }
     }
 
     fn authorization_mut(&mut self, id: AuthorizationId) -> Option<&mut Authorization> {

@@ -18,6 +18,7 @@ fn key(kid: &str, provisioner: &str, created: u64) -> ExternalAccountKey {
             allow: vec!["*.example.com".to_owned()],
             ..NameLimits::default()
         },
+        upstream: None,
         expires: Some(at(9)),
     };
     ExternalAccountKey::new(self::kid(kid), provisioner.to_owned(), terms, at(created))

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acme::id::AccountId;
-use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::job::{Job, Lane, Work, WorkKind};
 use crate::acme::problem::Problem;
 use crate::store::contract::{
-    Backend, LIFETIME, again, all, answered, at, create, done, far, finalized, issued, lease, leased,
+    Backend, HERE, LIFETIME, again, all, answered, at, create, done, far, finalized, issued, lease, leased,
     leased_for, names, order,
 };
-use crate::store::{Lease, Settlement, Store, StoreError, Versioned};
+use crate::store::{Lease, Next, Settlement, Store, StoreError, Versioned};
 
 pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend: &impl Backend) {
     let store = backend.open().await;
@@ -20,14 +20,14 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
         let order = finalized(names(&["a.example.com"]), at(0));
         let job = Job {
             due: at(due),
-            ..Job::now(Work::Issue(order.id()), order.account(), at(0))
+            ..Job::now(Work::Issue(order.id()), order.account(), HERE, at(0))
         };
         store.create_order(&order, Some(job)).await.unwrap();
         longest_due.insert(0, job);
     }
     assert!(lease(&store, WorkKind::Revoke, 99).await.is_empty());
     let first = store
-        .lease(WorkKind::Issue, at(4), LIFETIME, 3, 99)
+        .lease(Lane::Issue(HERE), at(4), LIFETIME, 3, 99)
         .await
         .unwrap();
     assert_eq!(
@@ -38,7 +38,7 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
         let store = Arc::clone(&store);
         async move {
             store
-                .lease(WorkKind::Issue, at(49), LIFETIME, 5, 99)
+                .lease(Lane::Issue(HERE), at(49), LIFETIME, 5, 99)
                 .await
                 .unwrap()
         }
@@ -49,7 +49,86 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
     assert_eq!(works, longest_due[3..50].iter().map(|job| job.work).collect());
     let tokens: BTreeSet<u64> = first.iter().chain(&others).map(|lease| lease.token).collect();
     assert_eq!(tokens.len(), 50);
-    assert_eq!(store.census().await.unwrap().jobs[&WorkKind::Issue], 60);
+    let waiting = store.census().await.unwrap().lanes[&Lane::Issue(HERE)];
+    assert_eq!((waiting.jobs, waiting.since), (60, at(0)), "leased or not");
+}
+
+pub(crate) async fn a_lane_hands_out_its_own_jobs_only(backend: &impl Backend) {
+    let mut store = backend.open().await;
+    let there = "another".parse().unwrap();
+    let mut orders = Vec::new();
+    for upstream in [HERE, there, there] {
+        let order = finalized(names(&["a.example.com"]), at(0)).placed_at(upstream);
+        create(&store, &order, Some(Work::Issue(order.id()))).await;
+        orders.push(order.id());
+    }
+    let take = async |store: &Arc<dyn Store>, lane, span| {
+        let leases = store.lease(lane, at(9), span, 99, 99).await.unwrap();
+        leases
+            .iter()
+            .map(|lease| lease.job.work.order())
+            .collect::<BTreeSet<_>>()
+    };
+    let of_there = BTreeSet::from([orders[1], orders[2]]);
+    assert_eq!(take(&store, Lane::Issue(there), LIFETIME).await, of_there);
+    assert!(take(&store, Lane::Revoke(there), LIFETIME).await.is_empty());
+    assert!(take(&store, Lane::Validate, LIFETIME).await.is_empty());
+    let lanes = store.census().await.unwrap().lanes;
+    assert_eq!(
+        (
+            lanes.len(),
+            lanes[&Lane::Issue(HERE)].jobs,
+            lanes[&Lane::Issue(there)].jobs
+        ),
+        (2, 1, 2)
+    );
+    // Lanes are known after a restart, and when leases have run out.
+    drop(store);
+    store = backend.open().await;
+    for span in [Duration::ZERO, LIFETIME] {
+        assert_eq!(
+            take(&store, Lane::Issue(HERE), span).await,
+            BTreeSet::from([orders[0]])
+        );
+        assert_eq!(take(&store, Lane::Issue(there), span).await, of_there);
+    }
+}
+
+pub(crate) async fn a_job_moves_to_another_lane_with_its_order_or_not_at_all(backend: &impl Backend) {
+    let mut store = backend.open().await;
+    let there = "another".parse().unwrap();
+    let (order, held) = leased(&store).await;
+    let moved = |version| Settlement {
+        next: Next::Moved {
+            upstream: there,
+            due: at(5),
+        },
+        order: Some(Versioned::with(version, order.value.clone().placed_at(there))),
+        issuers: Vec::new(),
+    };
+    let stale = store.settle(held.clone(), moved(order.version + 1)).await;
+    assert_eq!(stale, Err(StoreError::Conflict));
+    assert_eq!(store.settle(held.clone(), moved(order.version)).await, Ok(()));
+    for _ in 0..2 {
+        assert!(lease(&store, WorkKind::Issue, 500).await.is_empty());
+        let found = store
+            .lease(Lane::Issue(there), at(5), LIFETIME, 9, 9)
+            .await
+            .unwrap();
+        let found: Vec<_> = found.iter().map(|lease| lease.job).collect();
+        assert_eq!(
+            found,
+            [Job {
+                upstream: there,
+                due: at(5),
+                ..held.job
+            }]
+        );
+        let stored = store.order(order.value.id()).await.unwrap().unwrap();
+        assert_eq!(stored.value.upstream_name(), there);
+        drop(store);
+        store = backend.open().await;
+    }
 }
 
 pub(crate) async fn f20_leases_are_shared_out_between_owners(backend: &impl Backend) {
@@ -62,7 +141,7 @@ pub(crate) async fn f20_leases_are_shared_out_between_owners(backend: &impl Back
         }
     }
     let take = async |store: &Arc<dyn Store>, span, limit, share| {
-        let leases = store.lease(WorkKind::Validate, at(9), span, limit, share);
+        let leases = store.lease(Lane::Validate, at(9), span, limit, share);
         leases.await.unwrap()
     };
     let of = |leases: &[Lease]| {
@@ -102,14 +181,8 @@ pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backen
     // Owners are known after a restart, too.
     drop(store);
     store = backend.open().await;
-    let held = store
-        .lease(WorkKind::Validate, at(9), LIFETIME, 1, 99)
-        .await
-        .unwrap();
-    let next = store
-        .lease(WorkKind::Validate, at(9), LIFETIME, 1, 99)
-        .await
-        .unwrap();
+    let held = store.lease(Lane::Validate, at(9), LIFETIME, 1, 99).await.unwrap();
+    let next = store.lease(Lane::Validate, at(9), LIFETIME, 1, 99).await.unwrap();
     let mut owners = [held[0].job.owner, next[0].job.owner];
     owners.sort_unstable();
     let mut both = [early, late];
@@ -120,12 +193,12 @@ pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backen
 pub(crate) async fn f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it(backend: &impl Backend) {
     let store = backend.open().await;
     let (_, held) = leased(&store).await;
-    let ahead = store.lease(WorkKind::Issue, far(), LIFETIME, 9, 9);
+    let ahead = store.lease(Lane::Issue(HERE), far(), LIFETIME, 9, 9);
     assert_eq!(ahead.await, Ok(vec![]));
     assert_eq!(store.settle(held, done(None)).await, Ok(()));
     let order = finalized(names(&["a.example.com"]), at(0));
     create(&store, &order, Some(Work::Issue(order.id()))).await;
-    let over = store.lease(WorkKind::Issue, far(), Duration::ZERO, 9, 9);
+    let over = store.lease(Lane::Issue(HERE), far(), Duration::ZERO, 9, 9);
     let over = over.await.unwrap().remove(0);
     let next = lease(&store, WorkKind::Issue, 1).await.remove(0);
     assert_eq!(next.job, over.job);
@@ -259,8 +332,8 @@ pub(crate) async fn jobs_of_unknown_kinds_are_left_alone(backend: &impl Backend)
     let store = backend.open().await;
     for kind in WorkKind::ALL {
         assert!(lease(&store, kind, 9999).await.is_empty());
-        assert_eq!(store.census().await.unwrap().jobs[&kind], 0);
     }
+    assert!(store.census().await.unwrap().lanes.is_empty());
     store.commit(Versioned::with(1, order), None).await.unwrap();
     drop(store);
     assert_eq!(backend.size().await, without + 1);

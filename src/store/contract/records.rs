@@ -11,7 +11,7 @@ use crate::acme::order::{Order, Settled, Verdict};
 use crate::acme::problem::Problem;
 use crate::jose::jwk::Jwk;
 use crate::store::contract::{
-    Backend, LIFETIME, account, again, all, answered, at, create, done, far, finalized, issued, lease,
+    Backend, HERE, LIFETIME, account, again, all, answered, at, create, done, far, finalized, issued, lease,
     leased, names, order,
 };
 use crate::store::{Registration, Settlement, StoreError, Versioned};
@@ -116,7 +116,7 @@ pub(crate) async fn of_many_commits_on_one_version_one_wins(backend: &impl Backe
         let version = store.order(order.id()).await.unwrap().unwrap().version;
         let commits = (0..50).map(|_| {
             let (store, order) = (Arc::clone(&store), Versioned::with(version, order.clone()));
-            let job = Job::now(work, order.value.account(), at(1));
+            let job = Job::now(work, order.value.account(), HERE, at(1));
             async move { store.commit(order, Some(job)).await }
         });
         let outcomes = all(commits).await;
@@ -139,7 +139,7 @@ pub(crate) async fn an_order_and_its_job_are_one_write(backend: &impl Backend) {
     let pending = order(AccountId::random());
     create(&store, &pending, None).await;
     let (answered, work) = answered(pending);
-    let job = Some(Job::now(work, answered.account(), at(1)));
+    let job = Some(Job::now(work, answered.account(), HERE, at(1)));
     let stale = Versioned::with(7, answered.clone());
     assert_eq!(store.commit(stale, job).await, Err(StoreError::Conflict));
     assert!(lease(&store, WorkKind::Validate, 1).await.is_empty());
@@ -201,6 +201,24 @@ pub(crate) async fn the_line_is_ordered_by_finalization(backend: &impl Backend) 
     }
     assert_eq!(store.first_in_line(&late).await, Ok(None));
     assert_eq!(store.first_in_line(&alone).await, Ok(Some(alone.id())));
+}
+
+pub(crate) async fn each_upstream_has_lines_of_its_own(backend: &impl Backend) {
+    let store = backend.open().await;
+    let there = "another".parse().unwrap();
+    let here = finalized(names(&["a.example.com"]), at(1));
+    let beside = finalized(names(&["a.example.com"]), at(2)).placed_at(there);
+    for order in [&here, &beside] {
+        create(&store, order, None).await;
+        assert_eq!(store.first_in_line(order).await, Ok(Some(order.id())));
+    }
+    let moved = here.clone().placed_at(there);
+    store
+        .commit(Versioned::with(1, moved.clone()), None)
+        .await
+        .unwrap();
+    assert_eq!(store.first_in_line(&here).await, Ok(None), "it has left its line");
+    assert_eq!(store.first_in_line(&beside).await, Ok(Some(moved.id())));
 }
 
 pub(crate) async fn orders_are_listed_by_account(backend: &impl Backend) {

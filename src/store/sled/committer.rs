@@ -357,6 +357,12 @@ impl Committer {
                         faults,
                         ..lease.job
                     }),
+                    Next::Moved { upstream, due } => Some(Job {
+                        upstream,
+                        due,
+                        faults: 0,
+                        ..lease.job
+                    }),
                 };
                 let Some(job) = follows.or(next) else {
                     writes.insert(keys::job(&work), None);

@@ -12,23 +12,25 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::acme::id::AccountId;
-use crate::acme::job::{Job, Work, WorkKind};
+use crate::acme::job::{Job, Lane, Work};
 use crate::acme::random::random_bytes;
-use crate::store::{Lease, StoreError};
+use crate::store::{Lease, StoreError, Waiting};
 
 /// The index.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     entries: BTreeMap<Work, Entry>,
-    lanes: BTreeMap<WorkKind, Lane>,
+    lanes: BTreeMap<Lane, Line>,
 }
 
-/// The jobs of one kind, in such an order that each lease is found in logarithmic time.
+/// The jobs of one lane, in such an order that each lease is found in logarithmic time.
 #[derive(Debug, Default)]
-struct Lane {
+struct Line {
     owners: HashMap<AccountId, Owner>,
     /// The owners of waiting jobs: how many leases each holds, and when the first of its jobs is due.
-    line: BTreeSet<(usize, Timestamp, AccountId)>,
+    next: BTreeSet<(usize, Timestamp, AccountId)>,
+    /// Since when each job waits to be done, leased or not.
+    all: BTreeSet<(Timestamp, Work)>,
     /// When each lease runs out.
     leased: BTreeSet<(Instant, Work)>,
 }
@@ -40,17 +42,17 @@ struct Owner {
     waiting: BTreeSet<(Timestamp, Work)>,
 }
 
-impl Lane {
+impl Line {
     /// Changes what is known of an owner, and with it the owner's place in the line.
     fn change(&mut self, id: AccountId, change: impl FnOnce(&mut Owner)) {
         let owner = self.owners.entry(id).or_default();
         if let Some((due, _)) = owner.waiting.first() {
-            self.line.remove(&(owner.held, *due, id));
+            self.next.remove(&(owner.held, *due, id));
         }
         change(owner);
         match owner.waiting.first() {
             Some((due, _)) => {
-                self.line.insert((owner.held, *due, id));
+                self.next.insert((owner.held, *due, id));
             }
             None if owner.held == 0 => {
                 self.owners.remove(&id);
@@ -61,10 +63,10 @@ impl Lane {
 
     /// Takes the next due job of the owner who holds the fewest leases, but not `share` or more. `held` is the fewest
     /// to look for, and moves on as nobody with so few is found.
-    fn next(&mut self, now: Timestamp, share: usize, held: &mut usize) -> Option<Work> {
+    fn take(&mut self, now: Timestamp, share: usize, held: &mut usize) -> Option<Work> {
         while *held < share {
             let from = (*held, Timestamp::MIN, AccountId::from_bytes([0; 16]));
-            let (found, due, owner) = *self.line.range(from..).next()?;
+            let (found, due, owner) = *self.next.range(from..).next()?;
             if found == *held && due <= now {
                 let mut taken = None;
                 self.change(owner, |owner| {
@@ -120,13 +122,14 @@ impl Queue {
         let Some(entry) = self.entries.remove(work) else {
             return;
         };
-        let lane = self.lanes.entry(work.kind()).or_default();
+        let line = self.lanes.entry(entry.job.lane()).or_default();
+        line.all.remove(&(entry.job.since, *work));
         match entry.holder {
             Some(holder) => {
-                lane.leased.remove(&(holder.until, *work));
-                lane.change(entry.job.owner, |owner| owner.held = owner.held.saturating_sub(1));
+                line.leased.remove(&(holder.until, *work));
+                line.change(entry.job.owner, |owner| owner.held = owner.held.saturating_sub(1));
             }
-            None => lane.change(entry.job.owner, |owner| {
+            None => line.change(entry.job.owner, |owner| {
                 owner.waiting.remove(&(entry.job.due, *work));
             }),
         }
@@ -135,8 +138,9 @@ impl Queue {
     /// The job waits, and nobody holds it.
     pub(crate) fn wait(&mut self, job: Job) {
         self.remove(&job.work);
-        let lane = self.lanes.entry(job.work.kind()).or_default();
-        lane.change(job.owner, |owner| {
+        let line = self.lanes.entry(job.lane()).or_default();
+        line.all.insert((job.since, job.work));
+        line.change(job.owner, |owner| {
             owner.waiting.insert((job.due, job.work));
         });
         self.entries.insert(job.work, Entry { job, holder: None });
@@ -145,17 +149,17 @@ impl Queue {
     /// Takes due jobs.
     pub(crate) fn lease(
         &mut self,
-        kind: WorkKind,
+        lane: Lane,
         now: Timestamp,
         until: Instant,
         limit: usize,
         share: usize,
     ) -> Vec<Lease> {
-        let lane = self.lanes.entry(kind).or_default();
+        let line = self.lanes.entry(lane).or_default();
         let mut leases = Vec::new();
         let mut held = 0;
         while leases.len() < limit {
-            let Some(work) = lane.next(now, share, &mut held) else {
+            let Some(work) = line.take(now, share, &mut held) else {
                 break;
             };
             let Some(entry) = self.entries.get_mut(&work) else {
@@ -168,7 +172,7 @@ impl Queue {
                 settling: false,
                 again: None,
             });
-            lane.leased.insert((until, work));
+            line.leased.insert((until, work));
             leases.push(Lease {
                 job: entry.job,
                 token,
@@ -178,8 +182,8 @@ impl Queue {
     }
 
     /// Jobs whose leases have run out go back into the queue.
-    pub(crate) fn expire(&mut self, kind: WorkKind, now: Instant) {
-        let over = self.lanes.entry(kind).or_default().leased.iter();
+    pub(crate) fn expire(&mut self, lane: Lane, now: Instant) {
+        let over = self.lanes.entry(lane).or_default().leased.iter();
         let over = over.take_while(|(until, _)| *until <= now);
         let over: Vec<Work> = over.map(|(_, work)| *work).collect();
         for work in over {
@@ -223,10 +227,18 @@ impl Queue {
         Ok(())
     }
 
-    /// How many jobs there are of a kind.
-    pub(crate) fn count(&self, kind: WorkKind) -> u64 {
-        let of_kind = self.entries.keys().filter(|work| work.kind() == kind);
-        of_kind.count().try_into().unwrap_or(u64::MAX)
+    /// The jobs by lane.
+    pub(crate) fn census(&self) -> BTreeMap<Lane, Waiting> {
+        let waiting = |line: &Line| {
+            line.all.first().map(|(since, _)| Waiting {
+                jobs: line.all.len().try_into().unwrap_or(u64::MAX),
+                since: *since,
+            })
+        };
+        let lanes = self.lanes.iter();
+        lanes
+            .filter_map(|(lane, line)| Some((*lane, waiting(line)?)))
+            .collect()
     }
 }
 
@@ -234,7 +246,10 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::acme::id::OrderId;
+    use crate::acme::upstream::UpstreamName;
     use std::time::Duration;
+
+    const HERE: UpstreamName = UpstreamName::DEFAULT;
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -243,8 +258,12 @@ mod tests {
     impl Queue {
         /// Whether nothing is left of jobs that are gone.
         fn is_clean(&self) -> bool {
-            let clean =
-                |lane: &Lane| lane.owners.is_empty() && lane.line.is_empty() && lane.leased.is_empty();
+            let clean = |line: &Line| {
+                line.owners.is_empty()
+                    && line.next.is_empty()
+                    && line.all.is_empty()
+                    && line.leased.is_empty()
+            };
             self.entries.is_empty() && self.lanes.values().all(clean)
         }
     }
@@ -252,33 +271,33 @@ mod tests {
     #[test]
     fn a_settlement_under_way_keeps_the_lease_from_running_out() {
         let mut queue = Queue::default();
-        let job = Job::now(Work::Issue(OrderId::random()), AccountId::DAEMON, at(0));
+        let job = Job::now(Work::Issue(OrderId::random()), AccountId::DAEMON, HERE, at(0));
         queue.add(job);
         let now = Instant::now();
-        let lease = queue.lease(WorkKind::Issue, at(1), now, 9, 9).remove(0);
+        let lease = queue.lease(Lane::Issue(HERE), at(1), now, 9, 9).remove(0);
         assert_eq!(queue.begin_settling(&lease), Ok(None));
-        queue.expire(WorkKind::Issue, now);
-        assert!(queue.lease(WorkKind::Issue, at(3), now, 9, 9).is_empty());
+        queue.expire(Lane::Issue(HERE), now);
+        assert!(queue.lease(Lane::Issue(HERE), at(3), now, 9, 9).is_empty());
         assert_eq!(queue.begin_settling(&lease), Err(StoreError::LeaseLost));
         queue.remove(&job.work);
-        assert_eq!(queue.count(WorkKind::Issue), 0);
+        assert!(queue.census().is_empty());
         assert!(queue.is_clean());
     }
 
     #[test]
     fn work_enqueued_while_it_is_done_is_done_once_more() {
         let mut queue = Queue::default();
-        let job = Job::now(Work::Revoke(OrderId::random()), AccountId::DAEMON, at(0));
+        let job = Job::now(Work::Revoke(OrderId::random()), AccountId::DAEMON, HERE, at(0));
         queue.add(job);
         let now = Instant::now();
-        let lease = queue.lease(WorkKind::Revoke, at(1), now, 9, 9).remove(0);
+        let lease = queue.lease(Lane::Revoke(HERE), at(1), now, 9, 9).remove(0);
         let later = Job { due: at(5), ..job };
         assert!(queue.follow(later));
-        assert!(queue.lease(WorkKind::Revoke, at(1), now, 9, 9).is_empty());
+        assert!(queue.lease(Lane::Revoke(HERE), at(1), now, 9, 9).is_empty());
         assert_eq!(queue.begin_settling(&lease), Ok(Some(later)));
         assert!(!queue.follow(later));
         queue.wait(later);
-        assert_eq!(queue.lease(WorkKind::Revoke, at(5), now, 9, 9).len(), 1);
+        assert_eq!(queue.lease(Lane::Revoke(HERE), at(5), now, 9, 9).len(), 1);
     }
 
     #[test]
@@ -286,18 +305,18 @@ mod tests {
         let mut queue = Queue::default();
         let (many, few) = (AccountId::random(), AccountId::random());
         for _ in 0..100_000 {
-            queue.add(Job::now(Work::Revoke(OrderId::random()), many, at(0)));
+            queue.add(Job::now(Work::Revoke(OrderId::random()), many, HERE, at(0)));
         }
         let now = Instant::now();
-        let held = queue.lease(WorkKind::Revoke, at(1), now, 99, 64);
+        let held = queue.lease(Lane::Revoke(HERE), at(1), now, 99, 64);
         assert_eq!(held.len(), 64);
         // If each of these went through the waiting jobs, this test would not end.
         for _ in 0..50_000 {
-            assert!(queue.lease(WorkKind::Revoke, at(1), now, 99, 64).is_empty());
+            assert!(queue.lease(Lane::Revoke(HERE), at(1), now, 99, 64).is_empty());
         }
-        let one = Job::now(Work::Revoke(OrderId::random()), few, at(1));
+        let one = Job::now(Work::Revoke(OrderId::random()), few, HERE, at(1));
         queue.add(one);
-        let lease = queue.lease(WorkKind::Revoke, at(1), now, 99, 64);
+        let lease = queue.lease(Lane::Revoke(HERE), at(1), now, 99, 64);
         assert_eq!(lease.iter().map(|lease| lease.job).collect::<Vec<_>>(), [one]);
         let works: Vec<Work> = queue.entries.keys().copied().collect();
         for work in works {

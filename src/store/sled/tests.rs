@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::acme::id::AccountId;
-use crate::store::contract::{self, Backend, LIFETIME, account, answered, contract, order};
+use crate::store::contract::{self, Backend, HERE, LIFETIME, account, answered, contract, order};
 
 struct Sled(tempfile::TempDir);
 
@@ -126,7 +126,7 @@ async fn i3_readers_see_no_write_before_it_is_on_the_disk() {
     let writing = {
         let (store, job) = (
             Arc::clone(&store),
-            Job::now(work, changed.account(), Timestamp::UNIX_EPOCH),
+            Job::now(work, changed.account(), HERE, Timestamp::UNIX_EPOCH),
         );
         tokio::spawn(async move { store.commit(Versioned::with(1, changed), Some(job)).await })
     };
@@ -136,15 +136,12 @@ async fn i3_readers_see_no_write_before_it_is_on_the_disk() {
         Ok(Some(Versioned::with(1, order.clone())))
     );
     let now = Timestamp::MAX;
-    assert_eq!(
-        store.lease(WorkKind::Validate, now, LIFETIME, 9, 9).await,
-        Ok(vec![])
-    );
+    assert_eq!(store.lease(Lane::Validate, now, LIFETIME, 9, 9).await, Ok(vec![]));
     release.send(()).unwrap();
     writing.await.unwrap().unwrap();
     assert_eq!(
         store
-            .lease(WorkKind::Validate, now, LIFETIME, 9, 9)
+            .lease(Lane::Validate, now, LIFETIME, 9, 9)
             .await
             .unwrap()
             .len(),
@@ -201,7 +198,7 @@ async fn f22_after_a_failed_sync_nothing_is_acknowledged_any_more() {
     ));
     let now = Timestamp::MAX;
     assert!(matches!(
-        store.lease(WorkKind::Issue, now, LIFETIME, 9, 9).await,
+        store.lease(Lane::Issue(HERE), now, LIFETIME, 9, 9).await,
         Err(StoreError::Failed(_))
     ));
     assert_eq!(
@@ -301,7 +298,7 @@ async fn f21_a_nearly_full_disk_refuses_new_work_and_recovers_without_a_restart(
         Ok(Registration::Exists(_))
     ));
     let (changed, work) = answered(pending);
-    let job = Job::now(work, changed.account(), Timestamp::UNIX_EPOCH);
+    let job = Job::now(work, changed.account(), HERE, Timestamp::UNIX_EPOCH);
     assert_eq!(
         store.commit(Versioned::with(1, changed.clone()), Some(job)).await,
         Ok(())

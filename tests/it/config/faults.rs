@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use acme_proxy::config::Config;
 use acme_proxy::config::Overrides;
 use serde_json::Value;
+use serde_json::json;
 use tempfile::TempDir;
 
+use crate::config::KEY;
 use crate::config::lines;
 use crate::config::load;
 use crate::config::load_text;
@@ -80,9 +82,9 @@ const BAD_VALUES: &str = r#"
 /authority/config/eab_hmac_key | "file:/dev/null" | "file:/dev/null" names an empty file
 /authority/config/eab_kid | "env:NO_SUCH_VARIABLE_9" | names a variable that is not set
 /authority/config/certlifetime | -1 | certlifetime: -1 is out of range; write a number of days
-/authority/config/dns01_txt/provider | "cloudflare" | the known ones: "exec"
+/authority/config/dns01_txt/provider | "bind" | provider: "bind" is no provider of this version; the known ones: "acme-dns", "azuredns", "cloudflare"
 /authority/config/dns01_txt | {"provider": "exec"} | dns01_txt.env_vars: EXEC_PATH is missing
-/authority/config/dns01 | {"provider": "exec", "env_vars": {"EXEC_PATH": "dns.sh"}} | dns01.env_vars: EXEC_PATH is not the full path of a file
+/authority/config/dns01 | {"provider": "exec", "env_vars": {"EXEC_PATH": "dns.sh"}} | dns01.env_vars.EXEC_PATH: is not the full path of a file
 /authority/config/metrics | {"port": 70000} | metrics.port: 70000 is out of range; write a port
 /authority/config/metrics | {"enabled": "yes"} | metrics.enabled: is a string; write true or false
 /authority/config/validation/resolvers | ["dns.example.com"] | is no address of a DNS server
@@ -93,6 +95,25 @@ const BAD_VALUES: &str = r#"
 /authority/config/limits/pending_orders_per_account | "300" | pending_orders_per_account: is a string; write a whole number
 /authority/config/limits/names_per_order | 101 | names_per_order: 101 is more than the public CAs take
 /authority/config/cors | "*" | cors: is a string; write true or false
+/authority/config/upstreams | {} | upstreams: is an object; write a list
+/authority/config/upstreams | [{"ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[0].name: is missing; write
+/authority/config/upstreams | [{"name": "B", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[0].name: "B" is no name of an upstream; write
+/authority/config/upstreams | [{"name": "default", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[0].name: "default" is the one that authority.config itself describes; write another
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}, {"name": "b", "ca_url": "https://c.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[1].name: "b" is taken already; write another
+/authority/config/upstreams | [{"name": "b", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | authority.config.upstreams[0].ca_url: is missing; write the CA's directory URL
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2"}] | authority.config.upstreams[0].eab_hmac_key: is missing; write both parts
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "not base64!"}] | upstreams[0].eab_hmac_key: [redacted] is not base64url; write
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://ca.example.com/dir", "eab_kid": "kid-1", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[0].eab_kid: is the EAB of upstream "default" at the same CA; write
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "domains": "example.org"}] | upstreams[0].domains: is a string; write a list
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "domains": ["*.example.org"]}] | upstreams[0].domains[0]: "*.example.org" is no domain; write
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "domains": ["example.org"]}, {"name": "c", "ca_url": "https://c.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "domains": ["example.net", "Example.ORG"]}] | upstreams[1].domains[1]: "Example.ORG" is claimed by upstream "b" already; leave it
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "failover": "c"}] | upstreams[0].failover: "c" is no upstream of this file; there are: default, b
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "failover": "b"}] | upstreams[0].failover: "b" is this upstream itself; write
+/authority/config/upstreams | [{"name": "b", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "failover": "default", "failover_after": "0s"}] | upstreams[0].failover_after: is less than a second; write
+/authority/config/failover | "b" | authority.config.failover: "b" is no upstream of this file; there are: default
+/authority/config/failover | "default" | authority.config.failover: "default" is this upstream itself
+/authority/provisioners/0/upstream | "b" | authority.provisioners[0].upstream: "b" is no upstream of this file; there are: default
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "upstream": "b"}] | eabKeys[0].upstream: "b" is no upstream of this file; there are: default
 /authority/config/blocked_keys | true | blocked_keys: is true; write a string
 /authority/config/blocked_keys | "/nowhere.dat" | blocked_keys: "/nowhere.dat" can not be read: No such file or directory (os error 2); write the full path of a blocklist.dat
 /authority/config/blocked_keys | "/dev/null" | blocked_keys: "/dev/null" is no list of badkeys: it is empty; write
@@ -120,6 +141,26 @@ fn c1201_every_bad_value_is_an_error_with_key_and_value_and_fix() {
         );
         assert!(lines[0].contains("ca.json:"), "{lines:?}");
     }
+}
+
+#[test]
+fn the_daemons_own_names_must_lead_to_one_ca() {
+    let there = json!([{
+        "name": "there", "ca_url": "https://there.example/dir", "eab_kid": "kid-2", "eab_hmac_key": KEY,
+        "domains": ["example.org"],
+    }]);
+    let upstreams = ("/authority/config/upstreams", there);
+    let names = |names: Value| [("/dnsNames", names), upstreams.clone()];
+    let config = load(&names(json!(["acme.example.org", "example.org"]))).unwrap();
+    assert_eq!(config.worker.own_certificate_upstream.as_str(), "there");
+    assert_eq!(config.warnings, [""; 0]);
+    let lines = lines(load(&names(json!(["acme.example.org", "acme.example.com"]))));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("dnsNames: acme.example.org and acme.example.com are for different CAs")
+            && lines[0].contains("write tls.certificate and tls.key, or names of one"),
+        "{lines:?}"
+    );
 }
 
 #[test]

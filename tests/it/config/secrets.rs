@@ -28,7 +28,7 @@ fn secrets_come_from_files_and_the_environment_too() {
         ("/authority/config/eab_kid", json!("env:PATH")),
     ];
     let config = load(&changes).unwrap();
-    let eab = config.upstream.eab.clone().unwrap();
+    let eab = config.upstreams[0].settings.eab.clone().unwrap();
     assert_eq!(eab.hmac_key.reveal(), &(0..32).collect::<Vec<u8>>());
     assert_eq!(eab.kid.reveal(), std::env::var("PATH").unwrap().trim());
     assert_eq!(config.warnings, [""; 0]);
@@ -132,10 +132,13 @@ fn no_secret_is_ever_printed() {
         ),
     ];
     let config = load(&good).unwrap();
-    let solver_settings = config.upstream.dns01.as_ref().unwrap();
-    assert_eq!(solver_settings.environment["TOKEN"].reveal(), "CANARY-token");
+    let solver_settings = config.upstreams[0].settings.dns01.as_ref().unwrap();
+    assert_eq!(solver_settings.secrets[0].reveal(), "CANARY-token");
     assert_eq!(solver_settings.polling_interval, Duration::from_secs(5));
-    assert_eq!(config.upstream.eab.as_ref().unwrap().kid.reveal(), "CANARY-kid");
+    assert_eq!(
+        config.upstreams[0].settings.eab.as_ref().unwrap().kid.reveal(),
+        "CANARY-kid"
+    );
     let mut printed = format!(
         "{config:?}\n{config:#?}\n{}\n{}",
         config.report(),

@@ -182,7 +182,12 @@ impl Daemon {
         self.running.task.await.unwrap().unwrap();
         let config = Config::load(&self.directory.path().join("ca.json"), &Overrides::default()).unwrap();
         let store = SledStore::open(config.store).unwrap();
-        let record = store.load(&vault_name(&config.upstream)).await.unwrap().unwrap();
+        let default = &config.upstreams[0];
+        let record = store
+            .load(&vault_name(default.name, &default.settings))
+            .await
+            .unwrap()
+            .unwrap();
         drop(store);
         let record: Value = serde_json::from_slice(&record.value).unwrap();
         self.running = serve(self.directory.path(), &self.clock).await.unwrap();

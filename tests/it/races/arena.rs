@@ -13,12 +13,14 @@ use acme_proxy::acme::challenge::ChallengeType;
 use acme_proxy::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use acme_proxy::acme::order::{Order, OrderStatus};
 use acme_proxy::acme::problem::{NamedIdentifier, Problem};
+use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
 use acme_proxy::jose::jwk::{Curve, Jwk};
 use acme_proxy::metrics::Metrics;
 use acme_proxy::policy::blocked_keys::BlockedKeys;
 use acme_proxy::policy::limits::Limits;
 use acme_proxy::policy::names::NameRules;
+use acme_proxy::policy::routes::Routes;
 use acme_proxy::policy::{self, ExternalAccounts, Policy, Provisioner};
 use acme_proxy::ra::account::NewAccount;
 use acme_proxy::ra::order::NewOrder;
@@ -26,8 +28,8 @@ use acme_proxy::ra::{Refusal, RegistrationAuthority};
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{self, Store as _};
 use acme_proxy::tls::CertificateSlot;
-use acme_proxy::upstream::Issuer;
 use acme_proxy::validate::{self, Validator};
+use acme_proxy::worker::upstream::Upstream;
 use acme_proxy::worker::{self, Worker};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -108,10 +110,15 @@ impl Arena {
         let web = Web::start().await;
         let (stop, stopped) = watch::channel(false);
         for _ in 0..WORKERS {
-            let issuer: Arc<dyn Issuer> = ca.clone();
+            let upstream = Upstream {
+                name: UpstreamName::DEFAULT,
+                ca_url: String::new(),
+                issuer: ca.clone(),
+                failover: None,
+            };
             let worker = Worker::new(
                 shaken(Side::Back),
-                issuer,
+                vec![upstream],
                 validator(dns, &web),
                 clock.clone(),
                 Arc::new(Metrics::new().unwrap()),
@@ -240,7 +247,7 @@ impl Arena {
     pub(crate) async fn rest(&self) {
         for waited in 1..=REST {
             let census = self.store.census().await.unwrap();
-            if census.jobs.values().all(|jobs| *jobs == 0) && self.journal.is_complete() {
+            if census.lanes.is_empty() && self.journal.is_complete() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -308,11 +315,11 @@ fn validator(dns: SocketAddr, web: &Web) -> Validator {
 fn worker_settings() -> worker::Settings {
     worker::Settings {
         own_certificate_names: None,
+        own_certificate_upstream: UpstreamName::DEFAULT,
         validations: 64,
         issuances: 8,
         validation_attempts: 3,
         issuance_deadline: DEADLINE,
-        ca_url: String::new(),
     }
 }
 
@@ -325,12 +332,15 @@ fn policy() -> Policy {
             website: None,
             caa_identities: Vec::new(),
             names: NameRules::default(),
+            upstream: None,
             external_accounts: ExternalAccounts::default(),
         }],
         names: NameRules::default(),
+        routes: Routes::default(),
         issuance_deadline: DEADLINE,
         order_lifetime: ORDER_LIFETIME,
         limits: Limits::default(),
+        wishes: std::collections::BTreeMap::new(),
         blocked_keys: BlockedKeys::default(),
     })
 }

@@ -139,6 +139,7 @@ pub(crate) async fn registration_against_registration_with_one_external_key(aren
     let terms = Terms {
         one_time: true,
         names: NameLimits::default(),
+        upstream: None,
         expires: None,
     };
     let external = ExternalAccountKey::new(KeyId::random(), PROVISIONER.to_owned(), terms, arena.clock.now());

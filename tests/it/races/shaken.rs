@@ -9,8 +9,10 @@ use acme_proxy::acme::account::Account;
 use acme_proxy::acme::certificate::{Der, Fingerprint};
 use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
 use acme_proxy::acme::id::{AccountId, OrderId};
-use acme_proxy::acme::job::{Job, WorkKind};
+use acme_proxy::acme::job::{Job, Lane};
 use acme_proxy::acme::order::Order;
+use acme_proxy::acme::renewal::CertificateId;
+use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{Census, Lease, Registration, Settlement, Store, StoreError, Versioned};
@@ -138,6 +140,23 @@ impl Store for Shaken {
             .await
     }
 
+    async fn order_of_certificate_id(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
+        self.call(self.store.order_of_certificate_id(id)).await
+    }
+
+    async fn replacement_of(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
+        self.call(self.store.replacement_of(id)).await
+    }
+
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        self.call(self.store.renewals_due(upstream, now, limit)).await
+    }
+
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {
         let first = Versioned::with(0, order.clone());
         self.write(Some(first), self.store.create_order(order, work))
@@ -184,18 +203,18 @@ impl Store for Shaken {
 
     async fn lease(
         &self,
-        kind: WorkKind,
+        lane: Lane,
         now: Timestamp,
         span: Duration,
         limit: usize,
         share: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        let lost = kind == WorkKind::Issue && self.lossy.load(Ordering::SeqCst) && self.dice.one_in(2);
+        let lost = matches!(lane, Lane::Issue(_)) && self.lossy.load(Ordering::SeqCst) && self.dice.one_in(2);
         let span = if lost { Duration::ZERO } else { span };
         if lost {
             self.journal.add(Entry::LeaseLost);
         }
-        self.call(self.store.lease(kind, now, span, limit, share)).await
+        self.call(self.store.lease(lane, now, span, limit, share)).await
     }
 
     async fn checkpoint(

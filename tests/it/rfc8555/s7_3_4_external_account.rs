@@ -50,7 +50,7 @@ async fn register(client: &Client, binding: &Value) -> Answer {
 }
 
 /// A client whose account is bound to the key.
-async fn bound(daemon: &Daemon, kid: &str, key: &[u8]) -> Client {
+pub(crate) async fn bound(daemon: &Daemon, kid: &str, key: &[u8]) -> Client {
     let newcomer = Client::stranger(&daemon.site);
     let answer = register(&newcomer, &binding(&newcomer, kid, key))
         .await
@@ -397,7 +397,7 @@ async fn revoke(daemon: &Daemon, kid: &str) {
 }
 
 /// The secret in what `eab add` prints.
-fn secret_in(printed: &str) -> Vec<u8> {
+pub(crate) fn secret_in(printed: &str) -> Vec<u8> {
     let (_, key) = printed.split_once("--eab-hmac-key ").unwrap();
     crate::harness::key::unb64(key.trim())
 }

@@ -1,0 +1,107 @@
+//! Failover: when a CA has failed for long, the orders that have not been opened there go to another CA, if the
+//! configuration says so.
+//!
+//! An order that has been opened stays, for it may be paid for. A request for an order whose answer was lost opened at
+//! most one that issues nothing and expires.
+
+use std::time::Duration;
+
+use crate::acme::job::Lane;
+use crate::acme::order::{Order, OrderStatus};
+use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
+use crate::worker::upstream::Watched;
+use crate::worker::{Context, LEASE, again};
+
+/// How often a CA is looked at that has a failover.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How many orders are moved at a time.
+const BATCH: usize = 64;
+
+/// How long a job that stays is left alone.
+const STAYS: Duration = Duration::from_secs(10);
+
+/// Moves the CA's orders whenever that is due, while its own queue does not: it is paused, or there is no account.
+pub(crate) async fn watch(context: &Context, first: &Watched) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if first.health.places(1, 1, context.clock.now()) == 0
+            && let Some(second) = stand_in(context, first)
+        {
+            divert(context, first, second).await;
+        }
+    }
+}
+
+/// Who takes the CA's new orders now, if anybody is to. It must be well: of two CAs that fail, none is better than the
+/// other.
+fn stand_in<'a>(context: &'a Context, first: &Watched) -> Option<&'a Watched> {
+    let failover = first.upstream.failover?;
+    let failed = first.health.has_failed_for(failover.after, context.clock.now());
+    let second = context.upstream(failover.to).filter(|_| failed)?;
+    second.health.is_well().then_some(second)
+}
+
+/// Moves an order that has not been opened at the CA, if that is due.
+pub(crate) fn instead(context: &Context, first: &Watched, order: &Versioned<Order>) -> Option<Settlement> {
+    let second = stand_in(context, first)?;
+    (!order.value.is_opened_upstream()).then(|| moved(context, order.clone(), second))
+}
+
+async fn divert(context: &Context, first: &Watched, second: &Watched) {
+    let now = context.clock.now();
+    let lane = Lane::Issue(first.name());
+    let leased = context.store.lease(lane, now, LEASE, BATCH, usize::MAX).await;
+    let leases = leased.unwrap_or_else(|error| {
+        tracing::error!(upstream = %first.name(), %error, "no job can be leased");
+        Vec::new()
+    });
+    for lease in leases {
+        let moved = match settlement(context, &lease, second).await {
+            Ok(settlement) => context.store.settle(lease.clone(), settlement).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = moved {
+            tracing::debug!(job.work = %lease.job.work, %error, "an order was not moved");
+            // Somebody else has changed the order. If the lease is lost, it is theirs.
+            drop(
+                context
+                    .store
+                    .settle(lease.clone(), again(context, STAYS, lease.job.faults))
+                    .await,
+            );
+        }
+    }
+}
+
+async fn settlement(context: &Context, lease: &Lease, second: &Watched) -> Result<Settlement, StoreError> {
+    let now = context.clock.now();
+    let order = context.store.order(lease.job.work.order()).await?;
+    let movable = order.filter(|order| {
+        order.value.status(now) == OrderStatus::Processing && !order.value.is_opened_upstream()
+    });
+    Ok(match movable {
+        Some(order) => moved(context, order, second),
+        None => again(context, STAYS, lease.job.faults),
+    })
+}
+
+fn moved(context: &Context, order: Versioned<Order>, second: &Watched) -> Settlement {
+    let Versioned {
+        value: order,
+        version,
+    } = order;
+    let (from, to) = (order.upstream_name(), second.name());
+    let failovers = &context.metrics.upstream.failovers;
+    failovers.with_label_values(&[from.as_str()]).inc();
+    tracing::warn!(
+        audit = true, account.id = %order.account(), order.id = %order.id(), upstream = %to, upstream.before = %from,
+        "the order goes to another CA, for this one has failed for too long"
+    );
+    let due = context.clock.now();
+    Settlement {
+        next: Next::Moved { upstream: to, due },
+        order: Some(Versioned::with(version, order.placed_at(to))),
+        issuers: Vec::new(),
+    }
+}

@@ -1,0 +1,346 @@
+//! A CA as the worker sees it: who issues there, and what its latest answers mean for all jobs that wait for it. What
+//! happens at one CA holds up nothing at another.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::acme::order::after;
+use crate::acme::upstream::UpstreamName;
+use crate::upstream::{Error, Issuer};
+use crate::worker::{Context, backoff};
+
+/// So many faults of the CA in a row open the circuit breaker: then one probe at a time goes through.
+const BREAKER_THRESHOLD: u32 = 5;
+
+/// How long the breaker lets nothing through at most, before the next probe.
+const PAUSE_CEILING: Duration = Duration::from_secs(60);
+
+/// The pause after a 429 that does not say how long.
+const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long ago the latest fault must be for a good directory to mean that the CA is well. Longer than any back-off:
+/// while jobs wait for a CA, they find out sooner.
+const QUIET: Duration = Duration::from_secs(600);
+
+/// A CA with our account there.
+pub struct Upstream {
+    /// Its name in the configuration.
+    pub name: UpstreamName,
+    /// Its directory: a label of the metric that says whether the CA is up.
+    pub ca_url: String,
+    /// Issues.
+    pub issuer: Arc<dyn Issuer>,
+    /// Where orders go when it fails, if they do.
+    pub failover: Option<Failover>,
+}
+
+/// When orders that have not been opened at a CA go to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failover {
+    /// The other one.
+    pub to: UpstreamName,
+    /// For how long the CA must have failed.
+    pub after: Duration,
+}
+
+/// What is asked of a CA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Register,
+    Open,
+    Advance,
+    Revoke,
+    RenewalInfo,
+    Probe,
+}
+
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Register => "register",
+            Self::Open => "open",
+            Self::Advance => "advance",
+            Self::Revoke => "revoke",
+            Self::RenewalInfo => "renewal",
+            Self::Probe => "probe",
+        }
+    }
+
+    /// The Go program's word for it, if it had one.
+    fn roundtrip(self) -> Option<&'static str> {
+        match self {
+            Self::Register => Some("register"),
+            Self::Open | Self::Advance => Some("obtain"),
+            Self::Revoke => Some("revoke"),
+            Self::RenewalInfo | Self::Probe => None,
+        }
+    }
+}
+
+/// The upstream with its state of health.
+pub(crate) struct Watched {
+    pub(crate) upstream: Upstream,
+    pub(crate) health: CaHealth,
+}
+
+impl Watched {
+    /// Nothing is known of the CA yet, and there is no account there.
+    pub(crate) fn new(upstream: Upstream, now: Timestamp) -> Self {
+        Self {
+            upstream,
+            health: CaHealth::failing_since(now),
+        }
+    }
+
+    pub(crate) fn name(&self) -> UpstreamName {
+        self.upstream.name
+    }
+
+    pub(crate) fn issuer(&self) -> &dyn Issuer {
+        self.upstream.issuer.as_ref()
+    }
+
+    /// Records how long a request to this CA takes, and what comes of it.
+    pub(crate) async fn asked<T>(
+        &self,
+        context: &Context,
+        operation: Operation,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let started = context.clock.instant();
+        let result = request.await;
+        let took = context.clock.instant().saturating_duration_since(started);
+        let metrics = &context.metrics;
+        if let Some(roundtrip) = operation.roundtrip() {
+            metrics
+                .acme_roundtrip_duration
+                .with_label_values(&[roundtrip])
+                .observe(took.as_secs_f64());
+        }
+        let (name, upstream) = (self.name(), &metrics.upstream);
+        let outcome = match &result {
+            Ok(_) => "done",
+            Err(Error::Transient {
+                rate_limited: true, ..
+            }) => "rate_limited",
+            Err(Error::Transient { .. }) => "retry",
+            Err(Error::Permanent(_)) => "refused",
+            Err(Error::OrderGone(_)) => "gone",
+        };
+        upstream
+            .requests
+            .with_label_values(&[name.as_str(), operation.name(), outcome])
+            .inc();
+        if outcome == "rate_limited" {
+            upstream.rate_limited.with_label_values(&[name.as_str()]).inc();
+        }
+        result
+    }
+
+    /// What was asked is going to be asked again.
+    pub(crate) fn will_retry(&self, context: &Context) {
+        let retries = &context.metrics.upstream.retries;
+        retries.with_label_values(&[self.name().as_str()]).inc();
+    }
+}
+
+/// What the latest answers of the CA mean for all orders there: pauses, the circuit breaker, failover.
+pub(crate) struct CaHealth {
+    ready: AtomicBool,
+    faults_in_a_row: AtomicU32,
+    times: Mutex<Times>,
+}
+
+struct Times {
+    paused_until: Option<Timestamp>,
+    /// Since when it has done nothing that was asked of it, or has had no account of ours.
+    failing_since: Option<Timestamp>,
+    /// When it last failed to do what a job asked.
+    last_fault: Option<Timestamp>,
+}
+
+impl CaHealth {
+    fn failing_since(now: Timestamp) -> Self {
+        Self {
+            ready: AtomicBool::new(false),
+            faults_in_a_row: AtomicU32::new(0),
+            times: Mutex::new(Times {
+                paused_until: None,
+                failing_since: Some(now),
+                last_fault: None,
+            }),
+        }
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is an account at the CA: orders may be worked on.
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::SeqCst);
+        self.times().failing_since = None;
+    }
+
+    /// How many more jobs may be started now, if so many of all places are free.
+    pub(crate) fn places(&self, free: usize, all: usize, now: Timestamp) -> usize {
+        let paused = self.times().paused_until.is_some_and(|until| until > now);
+        if !self.ready.load(Ordering::SeqCst) || paused {
+            return 0;
+        }
+        match self.breaker_is_open() {
+            // One probe at a time: only when nothing else is under way.
+            true => usize::from(free == all),
+            false => free,
+        }
+    }
+
+    /// Whether one probe at a time goes through, and nothing else.
+    pub(crate) fn breaker_is_open(&self) -> bool {
+        self.faults_in_a_row.load(Ordering::SeqCst) >= BREAKER_THRESHOLD
+    }
+
+    /// Whether the CA has failed for at least so long.
+    pub(crate) fn has_failed_for(&self, span: Duration, now: Timestamp) -> bool {
+        let since = self.times().failing_since;
+        since.is_some_and(|since| after(since, span) <= now)
+    }
+
+    /// Whether there is an account at the CA, and nothing that speaks against it.
+    pub(crate) fn is_well(&self) -> bool {
+        self.ready.load(Ordering::SeqCst) && self.times().failing_since.is_none()
+    }
+
+    /// The CA has answered a job as it should.
+    pub(crate) fn worked(&self) {
+        self.faults_in_a_row.store(0, Ordering::SeqCst);
+        self.times().failing_since = None;
+    }
+
+    /// The directory has been looked at. That it answers says little while jobs fail.
+    pub(crate) fn probed(&self, is_up: bool, now: Timestamp) {
+        let mut times = self.times();
+        let quiet = times.last_fault.is_none_or(|last| after(last, QUIET) <= now);
+        match is_up {
+            false => times.failing_since = times.failing_since.or(Some(now)),
+            true if quiet && self.ready.load(Ordering::SeqCst) => times.failing_since = None,
+            true => {}
+        }
+    }
+
+    /// The CA has not answered a job, or asked us to slow down: who does that is there.
+    pub(crate) fn failed(&self, now: Timestamp, retry_after: Option<Duration>, rate_limited: bool) {
+        let faults = self
+            .faults_in_a_row
+            .fetch_add(1, Ordering::SeqCst)
+            .saturating_add(1);
+        let mut times = self.times();
+        if !rate_limited {
+            times.failing_since = times.failing_since.or(Some(now));
+            times.last_fault = Some(now);
+        }
+        let pause = match (rate_limited, faults >= BREAKER_THRESHOLD) {
+            (true, _) => retry_after.unwrap_or(RATE_LIMIT_PAUSE),
+            (false, true) => backoff(faults - BREAKER_THRESHOLD + 1, PAUSE_CEILING),
+            (false, false) => return,
+        };
+        times.paused_until = times.paused_until.max(Some(after(now, pause)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    fn ready(now: Timestamp) -> CaHealth {
+        let ca = CaHealth::failing_since(now);
+        ca.set_ready();
+        ca
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn f2_after_five_faults_one_probe_at_a_time_goes_to_the_ca() {
+        let now = Clock::system().now();
+        let ca = CaHealth::failing_since(now);
+        let later = after(now, seconds(600));
+        assert_eq!(ca.places(64, 64, now), 0, "there is no account yet");
+        ca.set_ready();
+        assert_eq!(ca.places(64, 64, now), 64);
+        for _ in 0..BREAKER_THRESHOLD {
+            assert!(!ca.breaker_is_open());
+            ca.failed(now, None, false);
+        }
+        assert!(ca.breaker_is_open());
+        assert_eq!(ca.places(64, 64, now), 0, "paused");
+        assert_eq!(ca.places(64, 64, later), 1);
+        assert_eq!(ca.places(63, 64, later), 0, "the probe is under way");
+        ca.worked();
+        assert_eq!(ca.places(63, 64, later), 63);
+    }
+
+    #[test]
+    fn f3_a_429_pauses_everything_at_the_ca_for_as_long_as_it_asks() {
+        let now = Clock::system().now();
+        let ca = ready(now);
+        ca.failed(now, Some(seconds(30)), true);
+        assert_eq!(ca.places(64, 64, after(now, seconds(29))), 0);
+        assert_eq!(ca.places(64, 64, after(now, seconds(31))), 64);
+    }
+
+    #[test]
+    fn a_ca_fails_from_the_first_fault_on_until_it_does_what_a_job_asks() {
+        let now = Clock::system().now();
+        let at = |second| after(now, seconds(second));
+        let ca = CaHealth::failing_since(now);
+        ca.probed(true, at(100));
+        assert!(ca.has_failed_for(seconds(300), at(300)), "no account for so long");
+        assert!(!ca.has_failed_for(seconds(301), at(300)) && !ca.is_well());
+        ca.set_ready();
+        assert!(!ca.has_failed_for(seconds(0), at(300)) && ca.is_well());
+        for second in [310, 400, 700] {
+            ca.failed(at(second), None, false);
+            ca.probed(true, at(second + 50));
+        }
+        assert!(
+            ca.has_failed_for(seconds(400), at(710)),
+            "its directory answers, its orders do not"
+        );
+        ca.worked();
+        assert!(ca.is_well());
+    }
+
+    #[test]
+    fn a_directory_that_answers_again_is_believed_unless_jobs_have_failed_lately() {
+        let now = Clock::system().now();
+        let at = |second| after(now, seconds(second));
+        let ca = ready(now);
+        ca.probed(false, at(10));
+        ca.probed(false, at(40));
+        assert!(ca.has_failed_for(seconds(30), at(40)));
+        ca.probed(true, at(70));
+        assert!(ca.is_well());
+        ca.failed(at(80), None, false);
+        ca.probed(true, at(80 + QUIET.as_secs() - 1));
+        assert!(!ca.is_well());
+        ca.probed(true, at(80 + QUIET.as_secs()));
+        assert!(ca.is_well(), "one fault long ago is forgotten");
+    }
+
+    #[test]
+    fn a_ca_that_asks_us_to_slow_down_has_not_failed() {
+        let now = Clock::system().now();
+        let ca = ready(now);
+        for _ in 0..100 {
+            ca.failed(now, Some(seconds(3600)), true);
+        }
+        assert!(ca.is_well());
+    }
+}
