@@ -204,12 +204,27 @@ impl IssuedChain {
         if chain.len() > MAX_CHAIN {
             return Err(Mismatch("the chain has more than six certificates"));
         }
-        let mut chain = chain.into_iter();
-        let leaf = chain.next().ok_or(Mismatch("the chain is empty"))?;
-        let issuers = in_order(&leaf, chain.collect())?;
+        let leaf = leaf_of(&mut chain)?;
+        let issuers = in_order(&leaf, chain)?;
         let certificate = verify_leaf(leaf, &issuers, ordered, now)?;
         Ok(Self { certificate, issuers })
     }
+}
+
+/// Takes the leaf out: the first certificate that is no CA's, or the first of all. RFC 8555 §7.4.2 puts it first; a chain
+/// that is turned round is as good.
+fn leaf_of(chain: &mut Vec<Der>) -> Result<Der, Mismatch> {
+    if chain.is_empty() {
+        return Err(Mismatch("the chain is empty"));
+    }
+    let mut leaf = 0;
+    for (index, candidate) in chain.iter().enumerate() {
+        if !parsed(candidate)?.is_ca() {
+            leaf = index;
+            break;
+        }
+    }
+    Ok(chain.remove(leaf))
 }
 
 /// The issuers with each one certifying the one before it, or an error if they do not form one line above the leaf.

@@ -1,8 +1,17 @@
-//! The CA's side: real Pebble, and a double that lies. Needs Debian's packages `pebble` and `curl`.
+//! The CA's side: real Pebble, a double that lies, and the scripted CA with the whole daemon before it. Needs Debian's
+//! packages `pebble` and `curl`. `docs/UPSTREAM.md` says which test shows which rule.
 
+mod account;
+mod answers;
+mod bodies;
+mod certificates;
 mod double;
 mod hostile;
+mod outage;
 mod pebble;
+mod scene;
+mod table;
+mod way;
 
 use std::path::PathBuf;
 use std::sync::Arc;
