@@ -49,9 +49,8 @@ pub(crate) enum CertificateStatus {
 }
 
 impl Pebble {
-    /// Starts it with its DNS, and waits until it answers. A new order gets an authorization that is valid already, if
-    /// there is one, with a likelihood of `reuse` percent.
-    pub(crate) fn start(directory: &Path, runtime: &Runtime, reuse: u8) -> Self {
+    /// Starts it with its DNS, and waits until it answers. The variables say how it behaves.
+    pub(crate) fn start(directory: &Path, runtime: &Runtime, variables: &[(&str, &str)]) -> Self {
         let tls_root = directory.join("pebble-tls-root.pem");
         make_certificate(directory, &tls_root);
         let dns = Dns::start(runtime);
@@ -72,7 +71,7 @@ impl Pebble {
         command.args(["-dnsserver", &dns.address().to_string()]);
         command
             .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_AUTHZREUSE", reuse.to_string());
+            .envs(variables.iter().copied());
         let mut daemon = Daemon::start("pebble", "pebble", &mut command, directory.join("pebble.log"));
 
         let web = Web::trusting(&tls_root, "localhost");

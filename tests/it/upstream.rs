@@ -6,6 +6,7 @@ mod answers;
 mod bodies;
 mod certificates;
 mod double;
+mod downtime;
 mod hostile;
 mod outage;
 mod pebble;
