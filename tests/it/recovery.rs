@@ -7,7 +7,6 @@ pub(crate) mod client;
 pub(crate) mod ledger;
 mod point;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,11 +19,11 @@ use crate::harness::process::{Installation, NAME, PATIENCE};
 use crate::harness::storm::{Moment, fraction};
 use crate::harness::world::World;
 use crate::recovery::client::Client;
-use crate::recovery::ledger::Ledger;
+use crate::recovery::ledger::{Ledger, Verdict};
 use crate::recovery::point::{POINTS, Point};
 
-/// How many clients order at the same time.
-const CLIENTS: usize = 16;
+/// How many clients order at the same time from a daemon.
+const CLIENTS: usize = 8;
 
 /// How many orders a client places under one account.
 const ORDERS_PER_ACCOUNT: usize = 4;
@@ -32,12 +31,40 @@ const ORDERS_PER_ACCOUNT: usize = 4;
 /// How long everything that is under way may take to end once the killing is over.
 const END: Duration = Duration::from_secs(120);
 
-/// `kill -9` at every step of SECURITY 4.2 in turn, and after every second one at random.
+/// How many daemons are killed side by side, each with a CA and clients of its own: most of the time they wait.
+const WORLDS: usize = 4;
+
+/// `kill -9` at every step of SECURITY 4.2 in turn, and every third time at random.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::print_stdout, reason = "the figures are asked for")]
 async fn f24_kill_9_at_each_step_and_at_any_moment_loses_nothing_and_buys_nothing_twice() {
     let cycles: usize =
         std::env::var("SOAK_CYCLES").map_or(POINTS.len() * 3, |cycles| cycles.parse().unwrap());
+    let point = |cycle: usize| (cycle % 3 != 2).then(|| &POINTS[cycle % POINTS.len()]);
+    let mut worlds = JoinSet::new();
+    for world in 0..WORLDS {
+        let kills = (world..cycles).step_by(WORLDS).map(point);
+        worlds.spawn(killed(kills.collect()));
+    }
+    let verdict = worlds.join_all().await.into_iter().reduce(Verdict::and).unwrap();
+    for part in POINTS.iter().map(Some).chain([None]) {
+        let name = part.map_or("at random".to_owned(), Point::to_string);
+        let times =
+            (0..cycles).filter(|&cycle| point(cycle).map(Point::to_string) == part.map(Point::to_string));
+        println!("{:>6}  {name}", times.count());
+    }
+    println!(
+        "kill -9 cycles: {cycles}, orders acknowledged: {}, lost: {}, issued twice: {}, stuck: {}",
+        verdict.acknowledged,
+        verdict.lost.len(),
+        verdict.issued_twice.len(),
+        verdict.stuck.len()
+    );
+    verdict.assert_clean();
+}
+
+/// What has become of the orders of a daemon that is killed at these points, or at random.
+async fn killed(kills: Vec<Option<&'static Point>>) -> Verdict {
     let world = World::with(Duration::from_millis(100), |options| {
         options.processing = Duration::from_millis(300);
     });
@@ -49,18 +76,10 @@ async fn f24_kill_9_at_each_step_and_at_any_moment_loses_nothing_and_buys_nothin
         let client = Client::new(&world, &ledger);
         clients.spawn(order_until(enough.clone(), client, number));
     }
-    let mut named = POINTS.iter().cycle();
-    let mut kills = BTreeMap::<String, u32>::new();
-    for cycle in 0..cycles {
-        let point = named.next().filter(|_| cycle % 3 != 2);
+    for point in kills {
         match point {
             Some(point) => point.kill(&world).await,
             None => kill_at_random(&world.installation).await,
-        }
-        let name = point.map_or("at random".to_owned(), Point::to_string);
-        *kills.entry(name).or_default() += 1;
-        if cycle % 50 == 49 {
-            println!("{} of {cycles} kills", cycle + 1);
         }
     }
     let mut daemon = world.installation.start();
@@ -68,20 +87,12 @@ async fn f24_kill_9_at_each_step_and_at_any_moment_loses_nothing_and_buys_nothin
     enough.store(true, Ordering::Relaxed);
     let ended = timeout(END, async { while clients.join_next().await.is_some() {} }).await;
     clients.shutdown().await;
+    if ended.is_err() {
+        ledger.complain("a client did not come to an end".to_owned());
+    }
     let verdict = ledger.audit(&world).await;
     daemon.stop().await;
-    for (point, times) in kills {
-        println!("{times:>6}  {point}");
-    }
-    println!(
-        "kill -9 cycles: {cycles}, orders acknowledged: {}, lost: {}, issued twice: {}, stuck: {}",
-        verdict.acknowledged,
-        verdict.lost.len(),
-        verdict.issued_twice.len(),
-        verdict.stuck.len()
-    );
-    verdict.assert_clean();
-    ended.expect("a client did not come to an end");
+    verdict
 }
 
 /// One certificate after the other, each for names of its own.
