@@ -163,8 +163,7 @@ impl Script {
         *lock(&self.asked).entry(step).or_default() += 1;
         let mut rules = lock(&self.rules);
         let mut of_step = rules.iter_mut().filter(|(at, ..)| *at == step);
-        let holds = of_step.find_map(|(_, times, what)| times.holds().then(|| what.clone()));
-        holds
+        of_step.find_map(|(_, times, what)| times.holds().then(|| what.clone()))
     }
 
     /// How often each step was asked for.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::harness::ca::problem::Problem;
 use crate::harness::ca::script::Step;
 use crate::harness::ca::script::Times;
@@ -12,18 +10,11 @@ use crate::upstream::scene::Scene;
 
 const NAMES: [&str; 1] = ["www.example.com"];
 
-/// The account is looked up before anything happens to it.
-async fn settled(scene: &Scene) {
-    scene
-        .soon("there is an account", async || scene.missing().await == json!({}))
-        .await;
-}
-
 #[tokio::test]
 async fn f9_while_the_account_is_deactivated_or_lost_orders_wait_and_no_other_one_is_made() {
     for lost in [false, true] {
         let scene = Scene::with(|ca| ca.eab_once = true).await;
-        settled(&scene).await;
+        scene.ready().await;
         if lost {
             let gone = Problem::new(400, "accountDoesNotExist", "no such account");
             for step in [Step::NewOrder, Step::Account] {
@@ -60,15 +51,14 @@ async fn f9_while_the_account_is_deactivated_or_lost_orders_wait_and_no_other_on
 #[tokio::test]
 async fn f10_with_an_eab_that_is_refused_the_daemon_serves_and_says_what_to_look_at() {
     let scene = Scene::with(|ca| ca.eab_once = true).await;
-    settled(&scene).await;
+    scene.ready().await;
     let scene = scene
         .restarted_with(|file| file["authority"]["config"]["eab_kid"] = "another".into())
         .await;
     scene
         .soon("it says what is missing", async || {
-            let missing = scene.missing().await;
-            let account = missing["upstream account"].as_str().unwrap_or_default();
-            account.contains("authority.config.eab_kid")
+            let trouble = scene.account_trouble().await;
+            trouble.contains("authority.config.eab_kid")
         })
         .await;
     let waiting = scene.finalized(&NAMES).await;
@@ -105,7 +95,7 @@ async fn rule_1_ten_restarts_spend_one_eab_and_make_one_account() {
 #[tokio::test]
 async fn f16_a_ca_whose_resources_have_moved_is_found_by_its_directory() {
     let scene = Scene::new().await;
-    settled(&scene).await;
+    scene.ready().await;
     let before = scene.finalized(&NAMES).await;
     scene.issued(&before, &NAMES).await;
     scene.daemon.ca.moves();
@@ -118,7 +108,7 @@ async fn f16_a_ca_whose_resources_have_moved_is_found_by_its_directory() {
 #[tokio::test]
 async fn f17_new_terms_make_orders_wait_for_the_operator_and_are_not_agreed_to() {
     let scene = Scene::new().await;
-    settled(&scene).await;
+    scene.ready().await;
     let terms = Problem::new(403, "userActionRequired", "agree to the new terms");
     scene.will(Step::NewOrder, Times::Always, Twist::Refuse(terms));
     let registrations = scene.asked(Step::NewAccount);

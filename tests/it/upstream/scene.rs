@@ -92,6 +92,7 @@ impl Scene {
     pub(crate) async fn restarted_with(self, change: impl FnOnce(&mut Value)) -> Self {
         Self {
             daemon: self.daemon.restart_with(change).await,
+            client: self.client.clone(),
             ..self
         }
     }
@@ -100,6 +101,7 @@ impl Scene {
     pub(crate) async fn restarted_after(self, meanwhile: impl FnOnce(&Path)) -> Self {
         Self {
             daemon: self.daemon.restart_after(meanwhile).await,
+            client: self.client.clone(),
             ..self
         }
     }
@@ -157,6 +159,8 @@ impl Scene {
     pub(crate) async fn pass(&self, span: Duration) {
         self.clock.advance(span);
         sleep(LOOK).await;
+        // The one that is kept may have become too old.
+        drop(self.client.nonce().await);
     }
 
     /// Time passes until something holds.
@@ -214,9 +218,19 @@ impl Scene {
         (kind.rsplit(':').next().unwrap().to_owned(), text("detail"))
     }
 
-    /// What is missing, by the health page.
-    pub(crate) async fn missing(&self) -> Value {
-        self.daemon.site.get("/health").await.expect(200).json()["missing"].clone()
+    /// What the health page says about the account at the CA; nothing if all is well.
+    pub(crate) async fn account_trouble(&self) -> String {
+        let health = self.daemon.site.get("/health").await.expect(200).json();
+        let trouble = health["missing"]["upstream account"].as_str();
+        trouble.unwrap_or_default().to_owned()
+    }
+
+    /// Waits until there is an account at the CA.
+    pub(crate) async fn ready(&self) {
+        self.soon("there is an account", async || {
+            self.account_trouble().await.is_empty()
+        })
+        .await;
     }
 
     /// A line of the metrics, by name and labels; 0 if there is none.

@@ -28,9 +28,7 @@ async fn refused(scene: &Scene, why: &str) {
     let finalized = scene.finalized(&NAMES).await;
     scene
         .soon("it says what is missing", async || {
-            let missing = scene.missing().await;
-            let account = missing["upstream account"].as_str().unwrap_or_default();
-            account.contains(why)
+            scene.account_trouble().await.contains(why)
         })
         .await;
     assert_eq!(scene.look(&finalized).await["status"], "processing");
