@@ -37,7 +37,7 @@ const WORLDS: usize = 4;
 /// `kill -9` at every step of SECURITY 4.2 in turn, and every third time at random.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::print_stdout, reason = "the figures are asked for")]
-async fn f24_kill_9_at_each_step_and_at_any_moment_loses_nothing_and_buys_nothing_twice() {
+async fn f24_kill_9_at_any_moment_loses_nothing_and_buys_nothing_twice() {
     let cycles: usize =
         std::env::var("SOAK_CYCLES").map_or(POINTS.len() * 3, |cycles| cycles.parse().unwrap());
     let point = |cycle: usize| (cycle % 3 != 2).then(|| &POINTS[cycle % POINTS.len()]);
@@ -127,7 +127,7 @@ async fn kill_at_random(installation: &Installation) {
 
 /// The same steps, each with one order that nothing else goes on beside.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f24_an_order_that_is_cut_off_at_any_step_is_taken_up_where_it_was() {
+async fn f24_an_order_that_is_cut_off_between_the_daemon_and_the_ca_is_taken_up_where_it_was() {
     let world = World::with(Duration::ZERO, |options| {
         options.processing = Duration::from_millis(300);
     });
