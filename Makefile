@@ -29,7 +29,7 @@ check: needs ## Format, lints with warnings denied, one crypto provider
 	  if $(CARGO) tree --locked -e normal,build -i $$crate 2>/dev/null | grep -q .; then \
 	    echo "$$crate is linked into the daemon: the only crypto provider is aws-lc-rs" >&2; exit 1; fi; done
 
-unit: needs ## Unit and integration tests
+unit: needs needs-test ## Unit and integration tests
 	$(CARGO) test --locked --lib --test it --examples -- --test-threads=8
 	$(CARGO) test --locked --doc
 
@@ -86,7 +86,7 @@ needs-fuzz:
 
 needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
-	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble openssl:openssl
+	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl
 
 clean: ## Removes what was built
 	$(CARGO) clean

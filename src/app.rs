@@ -195,6 +195,7 @@ fn upstream(configured: config::Upstream, vault: Arc<dyn Vault>) -> anyhow::Resu
         name,
         settings,
         failover,
+        wishes: _,
     } = configured;
     let ca_url = settings.directory.clone();
     let ca = Ca::new(settings, vault).with_context(|| format!("the upstream {name}"))?;

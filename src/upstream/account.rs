@@ -339,7 +339,7 @@ pub async fn stands(client: &Client, account: &Registered) -> Result<bool, Fault
 
 /// Posts a payload signed by the account's key, which is named by the account's URL if it has one already. An empty
 /// payload makes a POST-as-GET (RFC 8555 §6.3).
-async fn signed(
+pub(crate) async fn signed(
     client: &Client,
     new_nonce: &str,
     key: &Key,
@@ -458,6 +458,8 @@ mod tests {
                 hmac_key: Secret::new(vec![7; 32]),
             }),
             dns01: None,
+            lifetime: None,
+            profile: None,
         }
     }
 

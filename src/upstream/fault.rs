@@ -179,6 +179,7 @@ fn for_the_client(kind: Option<ProblemType>) -> ProblemType {
         Some(ProblemType::UnsupportedIdentifier) => ProblemType::UnsupportedIdentifier,
         Some(ProblemType::BadRevocationReason) => ProblemType::BadRevocationReason,
         Some(ProblemType::AlreadyRevoked) => ProblemType::AlreadyRevoked,
+        Some(ProblemType::InvalidProfile) => ProblemType::InvalidProfile,
         _ => ProblemType::ServerInternal,
     }
 }

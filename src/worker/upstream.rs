@@ -54,6 +54,7 @@ pub(crate) enum Operation {
     Open,
     Advance,
     Revoke,
+    RenewalInfo,
     Probe,
 }
 
@@ -64,6 +65,7 @@ impl Operation {
             Self::Open => "open",
             Self::Advance => "advance",
             Self::Revoke => "revoke",
+            Self::RenewalInfo => "renewal",
             Self::Probe => "probe",
         }
     }
@@ -74,7 +76,7 @@ impl Operation {
             Self::Register => Some("register"),
             Self::Open | Self::Advance => Some("obtain"),
             Self::Revoke => Some("revoke"),
-            Self::Probe => None,
+            Self::RenewalInfo | Self::Probe => None,
         }
     }
 }

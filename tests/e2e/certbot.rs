@@ -10,6 +10,8 @@ use crate::acme_proxy::CLIENTS_KID;
 use crate::acme_proxy::Upstream;
 use crate::certificate::Leaf;
 use crate::certificate::check;
+use crate::certificate::check_up_to;
+use crate::certificate::openssl;
 use crate::dns::hook;
 use crate::environment::Environment;
 use crate::environment::Host;
@@ -51,6 +53,12 @@ impl<'a> Certbot<'a> {
     }
 
     fn obtain(&self, arguments: &[&str]) -> Leaf {
+        self.ask(arguments);
+        self.leaf()
+    }
+
+    /// Gets a certificate by http-01, unchecked.
+    fn ask(&self, arguments: &[&str]) {
         let address = self.host.address.to_string();
         let port = self.host.http_port().to_string();
         let standalone = [
@@ -60,10 +68,15 @@ impl<'a> Certbot<'a> {
             "--http-01-port",
             &port,
         ];
-        self.obtain_by(&standalone, arguments)
+        self.ask_by(&standalone, arguments);
     }
 
     fn obtain_by(&self, authenticator: &[&str], arguments: &[&str]) -> Leaf {
+        self.ask_by(authenticator, arguments);
+        self.leaf()
+    }
+
+    fn ask_by(&self, authenticator: &[&str], arguments: &[&str]) {
         let mut all = vec!["certonly"];
         all.extend(authenticator);
         all.extend(["--agree-tos", "--register-unsafely-without-email"]);
@@ -71,7 +84,6 @@ impl<'a> Certbot<'a> {
         all.extend(self.names.iter().flat_map(|name| ["-d", name]));
         all.extend(arguments);
         self.run(&all);
-        self.leaf()
     }
 
     fn revoke(&self, arguments: &[&str]) {
@@ -107,6 +119,30 @@ impl<'a> Certbot<'a> {
     fn status(&self, leaf: &Leaf) -> CertificateStatus {
         self.host.environment.pebble.status(&leaf.serial)
     }
+}
+
+#[test]
+fn l2_certbot_gets_the_chain_that_it_prefers() {
+    let environment = Environment::shared();
+    let names = ["chain.example.com"];
+    let certbot = Certbot::on(&environment, &names);
+    let root = &environment.pebble.other_root;
+    let subject = openssl(&[
+        &"x509",
+        &"-in",
+        root,
+        &"-noout",
+        &"-subject",
+        &"-nameopt",
+        &"multiline",
+    ]);
+    let (_, name) = subject.trim().rsplit_once("= ").unwrap();
+    certbot.ask(&["--preferred-chain", name]);
+    let (chain, key) = (certbot.file("fullchain.pem"), certbot.file("privkey.pem"));
+    let leaf = check_up_to(root, &chain, &key, &names);
+    assert_eq!(certbot.status(&leaf), CertificateStatus::Valid);
+    let pem = std::fs::read_to_string(chain).unwrap();
+    assert_eq!(pem.matches("BEGIN CERTIFICATE").count(), 4, "three intermediates");
 }
 
 #[test]

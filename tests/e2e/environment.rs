@@ -55,7 +55,11 @@ impl Environment {
         std::fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).unwrap();
         let runtime = Runtime::new().unwrap();
         let tunnel = runtime.block_on(connect::start()).unwrap();
-        let pebble = Pebble::start(directory.path(), &runtime, variables);
+        let zone = match upstream {
+            Upstream::Rfc2136(server) => Some(server),
+            Upstream::Dns01 | Upstream::Prevalidated => None,
+        };
+        let pebble = Pebble::start(directory.path(), &runtime, variables, zone);
         let place = Place::free();
         let acme_proxy = AcmeProxy::start(directory.path(), &place, &pebble, upstream);
         Self {

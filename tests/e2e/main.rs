@@ -31,6 +31,9 @@ mod dns;
 #[cfg(test)]
 mod environment;
 #[cfg(test)]
+#[path = "../../examples/loopback/knot.rs"]
+mod knot;
+#[cfg(test)]
 mod lego;
 #[cfg(test)]
 mod mod_md;

@@ -1,13 +1,17 @@
 //! The CA's side: real Pebble, a double that lies, and the scripted CA with the whole daemon before it. Needs Debian's
-//! packages `pebble` and `curl`. `docs/UPSTREAM.md` says which test shows which rule.
+//! packages `pebble`, `knot` and `curl`. `docs/UPSTREAM.md` says which test shows which rule.
 
 mod account;
 mod answers;
 mod bodies;
 mod certificates;
+mod dns;
 mod double;
 mod downtime;
 mod hostile;
+#[path = "../../examples/loopback/knot.rs"]
+mod knot;
+mod offers;
 mod outage;
 mod pebble;
 mod scene;
@@ -164,7 +168,7 @@ async fn opened(ca: &dyn Issuer, order: Order) -> Order {
 async fn issued(ca: &dyn Issuer, order: &Order) -> Result<String, Error> {
     for _ in 0..200 {
         match ca.advance(&validated(order)).await {
-            Ok(Progress::Issued(chain)) => return Ok(chain),
+            Ok(Progress::Issued(chains)) => return Ok(chains.first),
             Ok(Progress::Waiting { .. }) | Err(Error::Transient { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -1,6 +1,6 @@
 //! What a CA may send, and what of it is never handed out (CONFORMANCE K13, SECURITY C1102, C1103).
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, IsCa, KeyPair};
 use std::time::Duration;
 
 use super::*;
@@ -87,6 +87,48 @@ fn the_ordered_certificate_is_accepted_with_its_chain_leaf_first() {
     let whole = to_pem(std::iter::once(chain.certificate.leaf()).chain(&chain.issuers));
     assert_eq!(whole.matches("BEGIN CERTIFICATE").count(), 3);
     assert!(IssuedChain::verify(&whole, scene.order.ordered(), now()).is_ok());
+}
+
+#[test]
+fn l2_other_chains_of_the_same_leaf_are_kept_up_to_eight_and_36_kib() {
+    let scene = Scene::new();
+    let leaf = scene.leaf(&params(&NAMES));
+    let sent = pem(&[&leaf, &scene.intermediate.pem()]);
+    let ordered = scene.order.ordered();
+    let verified = || IssuedChain::verify(&sent, ordered, now()).unwrap();
+    let crossed = |size: usize| {
+        let mut params = ca_params("intermediate");
+        let padding = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![4; size]);
+        params.custom_extensions.push(padding);
+        let signed = params.signed_by(scene.intermediate.key(), &scene.root).unwrap();
+        pem(&[&leaf, &signed.pem(), &scene.root.pem()])
+    };
+    let mut chain = verified();
+    assert_eq!(chain.add_alternate(&sent, ordered, now()), Ok(()));
+    assert!(
+        chain.certificate.alternates().is_empty(),
+        "it is the first one again"
+    );
+    let others: Vec<String> = (0..9).map(|_| crossed(10)).collect();
+    for other in &others[..8] {
+        assert_eq!(chain.add_alternate(other, ordered, now()), Ok(()));
+    }
+    assert_eq!(chain.add_alternate(&others[0], ordered, now()), Ok(()), "known");
+    assert!(chain.add_alternate(&others[8], ordered, now()).is_err());
+    assert_eq!(chain.certificate.alternates().len(), 8);
+    assert_eq!(chain.issuers.len(), 1 + 8 + 1, "the root once");
+    assert_eq!(chain.certificate.issuers().len(), 1);
+
+    let mut chain = verified();
+    let kept = (0..8).filter(|_| chain.add_alternate(&crossed(8000), ordered, now()).is_ok());
+    assert_eq!(kept.count(), 4);
+    let another = scene.leaf(&params(&NAMES));
+    let another = pem(&[&another, &scene.intermediate.pem()]);
+    let before = chain.issuers.clone();
+    for refused in [another.as_str(), "", &leaf] {
+        assert!(chain.add_alternate(refused, ordered, now()).is_err());
+    }
+    assert_eq!(chain.issuers, before);
 }
 
 #[test]
