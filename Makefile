@@ -4,12 +4,12 @@ CARGO ?= cargo
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 POWERCUT_CYCLES ?= 200
-KILL_CYCLES ?= 200
+SOAK_CYCLES ?= 1000
 RACE_SCHEDULES ?= 10000
 LIVES_CASES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients suite powercut powercut-short kill9 races lives fuzz fuzz-short bench build install needs needs-fuzz needs-test clean
+.PHONY: help demo test check unit clients suite powercut powercut-short soak races lives fuzz fuzz-short bench build install needs needs-fuzz needs-test clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,8 +47,8 @@ powercut: needs ## Simulated power cuts under load: what was acknowledged must b
 	$(CARGO) build --locked --example powercut
 	$(SUDO) $(TARGET_DIR)/debug/examples/powercut run --cycles $(POWERCUT_CYCLES)
 
-kill9: needs ## kill -9 during issuance, again and again (KILL_CYCLES=200)
-	KILL_CYCLES=$(KILL_CYCLES) $(CARGO) test --locked --test it -- --nocapture recovery
+soak: needs ## kill -9 at each step of issuance and at random, again and again (SOAK_CYCLES=1000)
+	SOAK_CYCLES=$(SOAK_CYCLES) $(CARGO) test --locked --test it -- --nocapture recovery::f24_kill_9
 
 races: needs ## Races between clients, worker and clock, in random schedules (RACE_SCHEDULES=10000)
 	RACE_SCHEDULES=$(RACE_SCHEDULES) $(CARGO) test --locked --test it -- --nocapture races::

@@ -1,11 +1,13 @@
 //! certbot, standalone (http-01): Debian's, and the latest from `PyPI`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::acme_proxy::CLIENTS_HMAC_KEY;
 use crate::acme_proxy::CLIENTS_KID;
+use crate::acme_proxy::Upstream;
 use crate::certificate::Leaf;
 use crate::certificate::check;
 use crate::certificate::check_up_to;
@@ -14,6 +16,7 @@ use crate::dns::hook;
 use crate::environment::Environment;
 use crate::environment::Host;
 use crate::pebble::CertificateStatus;
+use crate::process::read;
 
 /// certbot on a host.
 struct Certbot<'a> {
@@ -248,4 +251,38 @@ fn f2_certbot_registers_by_external_account_binding() {
         CLIENTS_HMAC_KEY,
     ];
     assert!(certbot.obtain(&binding).is_p256());
+}
+
+#[test]
+fn f4_half_of_all_nonces_refused_names_proved_each_time_and_long_chains_keep_no_certificate_from_certbot() {
+    let pebble = [
+        ("PEBBLE_WFE_NONCEREJECT", "50"),
+        ("PEBBLE_CHAIN_LENGTH", "3"),
+        ("PEBBLE_ALTERNATE_ROOTS", "2"),
+        ("PEBBLE_AUTHZREUSE", "0"),
+    ];
+    let environment = Environment::start_with(Upstream::Dns01, &pebble);
+    let name = "hostile.example.com";
+    let names = [name];
+    let certbot = Certbot::on(&environment, &names);
+    let mut serials = BTreeSet::new();
+    for number in 1..=4 {
+        let leaf = certbot.obtain(&["--force-renewal"]);
+        assert!(serials.insert(leaf.serial), "a new certificate each time");
+        let chain = read(&certbot.file("fullchain.pem"));
+        assert_eq!(
+            chain.matches("BEGIN CERTIFICATE").count(),
+            4,
+            "the leaf and three intermediates"
+        );
+        let calls = environment.dns01_calls(name).into_iter();
+        let values: BTreeSet<String> = calls.map(|(_, value)| value).collect();
+        assert_eq!(values.len(), number, "each order is proved to the CA anew");
+    }
+    let pebble = &environment.pebble;
+    assert_eq!(
+        (pebble.accounts(), pebble.orders()),
+        (1, 5),
+        "certbot's orders, and acme-proxy's own"
+    );
 }

@@ -52,9 +52,14 @@ pub(crate) enum CertificateStatus {
 }
 
 impl Pebble {
-    /// Starts it with its DNS, which it asks unless there is another, and waits until it answers. A new order gets an authorization that is valid already, if
-    /// there is one, with a likelihood of `reuse` percent.
-    pub(crate) fn start(directory: &Path, runtime: &Runtime, reuse: u8, zone: Option<SocketAddr>) -> Self {
+    /// Starts it with its DNS, which it asks unless there is another, and waits until it answers. The variables say more
+    /// about how it behaves.
+    pub(crate) fn start(
+        directory: &Path,
+        runtime: &Runtime,
+        variables: &[(&str, &str)],
+        zone: Option<SocketAddr>,
+    ) -> Self {
         let tls_root = directory.join("pebble-tls-root.pem");
         make_certificate(directory, &tls_root);
         let dns = Dns::start(runtime);
@@ -75,9 +80,9 @@ impl Pebble {
         command.args(["-dnsserver", &zone.unwrap_or(dns.address()).to_string()]);
         command
             .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_AUTHZREUSE", reuse.to_string())
             .env("PEBBLE_CHAIN_LENGTH", "3")
-            .env("PEBBLE_ALTERNATE_ROOTS", "2");
+            .env("PEBBLE_ALTERNATE_ROOTS", "2")
+            .envs(variables.iter().copied());
         let mut daemon = Daemon::start("pebble", "pebble", &mut command, directory.join("pebble.log"));
 
         let web = Web::trusting(&tls_root, "localhost");

@@ -7,6 +7,7 @@ mod bodies;
 mod certificates;
 mod dns;
 mod double;
+mod downtime;
 mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
 mod knot;

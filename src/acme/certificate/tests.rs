@@ -135,9 +135,17 @@ fn l2_other_chains_of_the_same_leaf_are_kept_up_to_eight_and_36_kib() {
 fn f7_issuers_in_another_order_are_put_right() {
     let scene = Scene::new();
     let leaf = scene.leaf(&params(&NAMES));
-    let sent = pem(&[&leaf, &scene.root.pem(), &scene.intermediate.pem()]);
-    let chain = IssuedChain::verify(&sent, scene.order.ordered(), now()).unwrap();
-    assert_eq!(chain.issuers[0].as_bytes(), &scene.intermediate.der()[..]);
+    let (above, root) = (scene.intermediate.pem(), scene.root.pem());
+    for sent in [
+        [&leaf, &root, &above],
+        [&root, &above, &leaf],
+        [&above, &leaf, &root],
+    ] {
+        let chain = IssuedChain::verify(&pem(&sent.map(String::as_str)), scene.order.ordered(), now());
+        let chain = chain.unwrap();
+        assert_eq!(chain.issuers[0].as_bytes(), &scene.intermediate.der()[..]);
+        assert_eq!(to_pem([chain.certificate.leaf()]), leaf.replace("\r\n", "\n"));
+    }
 }
 
 #[test]
@@ -236,7 +244,7 @@ fn c1102_c1103_a_chain_that_is_none_is_withheld() {
         leaf.clone(),
         pem(&[&leaf, &root]),
         pem(&[&leaf, &stranger.pem()]),
-        pem(&[&above, &leaf]),
+        pem(&[&above, &stranger.pem()]),
         pem(&[&leaf, &above, &scene.key.serialize_pem()]),
         pem(&[&leaf, &above, &above]),
         pem(&[&leaf, &above, &root, &root, &root, &root, &root]),

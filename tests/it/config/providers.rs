@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use acme_proxy::upstream::dns::Dns01;
 use acme_proxy::upstream::dns::provider;
 use serde_json::Value;
 use serde_json::json;
@@ -64,6 +65,11 @@ const PROVIDERS: [(&str, &str, &str); 11] = [
 
 fn solver(provider: &str, variables: Value) -> [(&'static str, Value); 1] {
     [(PLACE, json!({ "provider": provider, "env_vars": variables }))]
+}
+
+fn read(provider: &str, variables: Value) -> Dns01 {
+    let config = load(&solver(provider, variables)).unwrap();
+    config.upstreams[0].settings.dns01.clone().unwrap()
 }
 
 #[test]
@@ -192,14 +198,13 @@ fn a_value_may_be_in_a_file_in_both_notations() {
         json!({ "DESEC_TOKEN_FILE": path, "DESEC_PROPAGATION_TIMEOUT": "300" }),
         json!({ "DESEC_TOKEN": format!("file:{}", path.display()), "DESEC_PROPAGATION_TIMEOUT": "300" }),
     ] {
-        let settings = load(&solver("desec", variables)).unwrap().upstream.dns01.unwrap();
+        let settings = read("desec", variables);
         assert_eq!(settings.secrets[0].reveal(), "the-token");
         assert_eq!(settings.propagation_timeout, Duration::from_secs(300));
     }
     let credentials = "[default]\naws_access_key_id = id\naws_secret_access_key = the-secret\n";
     fs::write(&path, credentials).unwrap();
-    let settings = load(&solver("route53", json!({ "AWS_SHARED_CREDENTIALS_FILE": path }))).unwrap();
-    let secrets = settings.upstream.dns01.unwrap().secrets;
+    let secrets = read("route53", json!({ "AWS_SHARED_CREDENTIALS_FILE": path })).secrets;
     assert!(secrets.iter().any(|secret| secret.reveal() == "the-secret"));
     fs::write(
         &path,
@@ -207,10 +212,6 @@ fn a_value_may_be_in_a_file_in_both_notations() {
     )
     .unwrap();
     let variables = json!({ "RFC2136_NAMESERVER": "ns1.example.com", "RFC2136_TSIG_FILE": path });
-    let settings = load(&solver("rfc2136", variables))
-        .unwrap()
-        .upstream
-        .dns01
-        .unwrap();
+    let settings = read("rfc2136", variables);
     assert!(format!("{settings:?}").contains("HmacSha512"));
 }

@@ -265,6 +265,8 @@ pub(crate) fn issuer(ca: &ca::Running, directory: &Path) -> Ca {
         email: None,
         eab: Some(eab),
         dns01: None,
+        lifetime: None,
+        profile: None,
     };
     Ca::new(settings, Arc::new(MemoryVault::default())).unwrap()
 }

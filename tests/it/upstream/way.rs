@@ -59,6 +59,8 @@ async fn f6_tls_older_than_1_2_is_neither_offered_nor_taken() {
         email: None,
         eab: None,
         dns01: None,
+        lifetime: None,
+        profile: None,
     };
     let ca = Ca::new(settings, Arc::new(MemoryVault::default())).unwrap();
     let server = async {
