@@ -187,10 +187,10 @@ impl Stranger {
 
 /// The URL with another id than the one in it: 32 hexadecimal digits, of which these bits are turned over.
 fn of_nothing(url: &str, bits: u128) -> anyhow::Result<String> {
-    let ids = url.split('/').filter_map(|part| part.get(..32));
-    let id = ids
-        .filter(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        .last();
+    let id = url
+        .rsplit('/')
+        .filter_map(|part| part.get(..32))
+        .find(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let id = id.with_context(|| format!("there is no id in {url}"))?;
     let other = format!("{:032x}", u128::from_str_radix(id, 16)? ^ bits);
     Ok(url.replace(id, &other))
