@@ -9,6 +9,8 @@
 mod http_server;
 #[path = "jws.rs"]
 mod jws;
+#[path = "key_change.rs"]
+mod key_change;
 #[path = "pki.rs"]
 pub(crate) mod pki;
 #[path = "problem.rs"]

@@ -100,6 +100,7 @@ fn route(ca: &Ca, path: &str, request: Verified) -> Result<Response, Problem> {
     match path.as_slice() {
         ["new-account"] => ca.new_account(request),
         ["account", id] => ca.show_account(&request, id),
+        ["key-change"] => ca.key_change(&request),
         ["new-order"] => ca.new_order(&request),
         ["order", id] => ca.show_order(&request, id),
         ["order", id, "finalize"] => ca.finalize(&request, id),

@@ -36,7 +36,7 @@ pub(crate) struct Ca {
 /// A request whose signature, nonce and URL are good.
 pub(crate) struct Verified {
     signer: Signer,
-    payload: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
 }
 
 enum Signer {
@@ -45,7 +45,7 @@ enum Signer {
 }
 
 impl Verified {
-    fn account(&self) -> Result<usize, Problem> {
+    pub(crate) fn account(&self) -> Result<usize, Problem> {
         match &self.signer {
             Signer::Account(account) => Ok(account.id),
             Signer::Key(_) => Err(Problem::malformed("sign with the account's kid")),
@@ -86,7 +86,7 @@ struct Revoke {
 }
 
 impl Ca {
-    fn url(&self, path: std::fmt::Arguments<'_>) -> String {
+    pub(crate) fn url(&self, path: std::fmt::Arguments<'_>) -> String {
         format!("{}/{path}", self.base)
     }
 
@@ -97,6 +97,7 @@ impl Ca {
             "newAccount": self.url(format_args!("new-account")),
             "newOrder": self.url(format_args!("new-order")),
             "revokeCert": self.url(format_args!("revoke-cert")),
+            "keyChange": self.url(format_args!("key-change")),
             "meta": { "externalAccountRequired": true },
         })
     }
@@ -187,9 +188,12 @@ impl Ca {
 
     fn account_reply(&self, status: StatusCode, id: usize) -> Response {
         let mut response = reply(status, &json!({ "status": "valid" }));
-        let location = self.url(format_args!("account/{id}"));
-        add(response.headers_mut(), LOCATION, &location);
+        add(response.headers_mut(), LOCATION, &self.account_url(id));
         response
+    }
+
+    pub(crate) fn account_url(&self, id: usize) -> String {
+        self.url(format_args!("account/{id}"))
     }
 
     /// RFC 8555 §7.4. A lifetime that the client asks for is refused, as by Let's Encrypt.

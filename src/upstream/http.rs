@@ -100,6 +100,8 @@ pub struct Directory {
     pub new_account: String,
     new_order: String,
     revoke_cert: Option<String>,
+    /// `keyChange`.
+    pub key_change: Option<String>,
     #[serde(default)]
     meta: Meta,
 }
@@ -164,10 +166,12 @@ impl Client {
         self.permitted(&directory.new_nonce)?;
         self.permitted(&directory.new_account)?;
         self.permitted(&directory.new_order)?;
-        directory
-            .revoke_cert
-            .as_ref()
-            .map_or(Ok(()), |url| self.permitted(url).map(drop))?;
+        for url in [&directory.revoke_cert, &directory.key_change]
+            .into_iter()
+            .flatten()
+        {
+            self.permitted(url)?;
+        }
         Ok(directory)
     }
 

@@ -8,7 +8,7 @@ mod issuance;
 mod own_certificate;
 mod revocation;
 mod target;
-mod upkeep;
+pub(crate) mod upkeep;
 pub mod upstream;
 mod validation;
 

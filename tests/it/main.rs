@@ -22,4 +22,5 @@ mod rfc8738;
 mod start;
 mod tampered_store;
 mod upstream;
+mod upstream_cli;
 mod upstreams;

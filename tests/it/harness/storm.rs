@@ -21,7 +21,7 @@ pub(crate) enum Moment {
     Done,
 }
 
-/// A request by what it asks for: `new-account`, `new-order`, `order`, `finalize`, `certificate`.
+/// A request by what it asks for: `new-account`, `new-order`, `order`, `finalize`, `certificate`, `key-change`.
 type Step = &'static str;
 
 /// The trouble.
@@ -110,6 +110,7 @@ fn step_of(path: &str) -> Step {
         ["order", _] => "order",
         ["order", _, "finalize"] => "finalize",
         ["certificate", _] => "certificate",
+        ["key-change"] => "key-change",
         _ => "another",
     }
 }
