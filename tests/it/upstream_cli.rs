@@ -411,7 +411,7 @@ async fn what_is_no_account_of_this_ca_is_not_imported_and_nothing_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_1_another_eab_makes_another_account_and_the_one_before_still_revokes() {
+async fn rule_1_another_directory_makes_another_account_and_the_one_before_is_kept() {
     let world = Arc::new(generous().await);
     let daemon = started(&world).await;
     daemon.stop().await;
