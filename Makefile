@@ -4,12 +4,12 @@ CARGO ?= cargo
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 POWERCUT_CYCLES ?= 200
-KILL_CYCLES ?= 200
+SOAK_CYCLES ?= 1000
 RACE_SCHEDULES ?= 10000
 LIVES_CASES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients suite powercut powercut-short kill9 races lives fuzz fuzz-short bench build install needs needs-fuzz needs-test clean
+.PHONY: help demo test check unit clients suite powercut powercut-short soak races lives fuzz fuzz-short bench build install needs needs-fuzz needs-test clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -29,7 +29,7 @@ check: needs ## Format, lints with warnings denied, one crypto provider
 	  if $(CARGO) tree --locked -e normal,build -i $$crate 2>/dev/null | grep -q .; then \
 	    echo "$$crate is linked into the daemon: the only crypto provider is aws-lc-rs" >&2; exit 1; fi; done
 
-unit: needs ## Unit and integration tests
+unit: needs needs-test ## Unit and integration tests
 	$(CARGO) test --locked --lib --test it --examples -- --test-threads=8
 	$(CARGO) test --locked --doc
 
@@ -47,8 +47,8 @@ powercut: needs ## Simulated power cuts under load: what was acknowledged must b
 	$(CARGO) build --locked --example powercut
 	$(SUDO) $(TARGET_DIR)/debug/examples/powercut run --cycles $(POWERCUT_CYCLES)
 
-kill9: needs ## kill -9 during issuance, again and again (KILL_CYCLES=200)
-	KILL_CYCLES=$(KILL_CYCLES) $(CARGO) test --locked --test it -- --nocapture recovery
+soak: needs ## kill -9 at each step of issuance and at random, again and again (SOAK_CYCLES=1000)
+	SOAK_CYCLES=$(SOAK_CYCLES) $(CARGO) test --locked --test it -- --nocapture recovery::f24_kill_9
 
 races: needs ## Races between clients, worker and clock, in random schedules (RACE_SCHEDULES=10000)
 	RACE_SCHEDULES=$(RACE_SCHEDULES) $(CARGO) test --locked --test it -- --nocapture races::
@@ -86,7 +86,7 @@ needs-fuzz:
 
 needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
-	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble openssl:openssl
+	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl
 
 clean: ## Removes what was built
 	$(CARGO) clean

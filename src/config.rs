@@ -4,6 +4,7 @@
 //! Nothing is ignored in silence: every key without effect is a warning, every bad value an error with its key, its
 //! value and the fix, and one run shows all of them. Reading writes nothing and asks no network.
 
+mod dns01;
 mod external_account;
 mod limits;
 mod names;
@@ -271,6 +272,10 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     let (mut policy, (upstreams, mut validate, deadline, metrics, limits, cors, blocked_keys)) = authority?;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
+    let wishes = upstreams.all.iter();
+    policy.wishes = wishes
+        .map(|upstream| (upstream.name, upstream.wishes.clone()))
+        .collect();
     policy.blocked_keys = blocked_keys;
     (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);

@@ -7,10 +7,12 @@ pub mod blocked_keys;
 pub mod limits;
 pub mod names;
 pub mod routes;
+pub mod wishes;
 
 pub use crate::acme::external_account::{KeyId, MacKey};
 pub use crate::acme::upstream::UpstreamName;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::acme::challenge::ChallengeType;
@@ -25,6 +27,7 @@ use crate::policy::blocked_keys::BlockedKeys;
 use crate::policy::limits::Limits;
 use crate::policy::names::NameRules;
 use crate::policy::routes::Routes;
+use crate::policy::wishes::WishRules;
 
 /// The challenges of a provisioner whose configuration names none.
 pub const ENABLED_BY_DEFAULT: [ChallengeType; 3] = ChallengeType::ALL;
@@ -47,6 +50,8 @@ pub struct Settings {
     pub order_lifetime: Duration,
     /// How much may be asked for.
     pub limits: Limits,
+    /// What may be asked for beyond names, by upstream.
+    pub wishes: BTreeMap<UpstreamName, WishRules>,
     /// Keys that are in no certificate and no account.
     pub blocked_keys: BlockedKeys,
 }
@@ -155,6 +160,12 @@ impl Policy {
     /// How much may be asked for.
     pub fn limits(&self) -> Limits {
         self.settings.limits
+    }
+
+    /// What may be asked of an upstream beyond names.
+    pub fn wishes(&self, upstream: UpstreamName) -> WishRules {
+        let rules = self.settings.wishes.get(&upstream);
+        rules.cloned().unwrap_or_default()
     }
 
     /// Where the key with this hash is known from, if others than its owner have it.

@@ -27,7 +27,7 @@ pub(crate) fn check(
         ensure!(rest.is_empty(), "there are bytes after a certificate");
         path.push(certificate);
     }
-    ensure!(path.len() == 3, "the chain is not a leaf and one intermediate");
+    ensure!(path.len() >= 3, "the chain is not a leaf and an intermediate");
 
     for (subject, issuer) in path.iter().zip(path.iter().skip(1)) {
         ensure!(

@@ -2,10 +2,12 @@
 //!
 //! `SERVE=1` keeps acme-proxy running afterwards, and prints the certbot command to try against it.
 
+#[expect(dead_code, reason = "what goes wrong at the CA is for tests")]
 #[path = "../throwaway_ca/ca.rs"]
 mod ca;
 mod check;
 mod client;
+#[expect(dead_code, reason = "only a test asks what the proxy has seen")]
 #[path = "../loopback/connect.rs"]
 mod connect;
 #[path = "../loopback/dns.rs"]

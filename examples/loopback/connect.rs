@@ -4,6 +4,7 @@
 //! `/etc/hosts`.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
@@ -14,7 +15,19 @@ use tokio::task::JoinHandle;
 pub(crate) struct Connect {
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    requests: Requests,
     server: JoinHandle<()>,
+}
+
+/// The first line of every request.
+type Requests = Arc<Mutex<Vec<String>>>;
+
+impl Connect {
+    /// The first line of every request so far.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.clone()
+    }
 }
 
 impl Drop for Connect {
@@ -29,21 +42,31 @@ pub(crate) async fn start() -> anyhow::Result<Connect> {
         .await
         .context("the HTTPS proxy cannot listen on 127.0.0.1")?;
     let address = listener.local_addr()?;
+    let requests = Requests::default();
+    let seen = requests.clone();
     let server = tokio::spawn(async move {
         loop {
             if let Ok((client, _)) = listener.accept().await {
+                let seen = seen.clone();
                 // A tunnel that breaks is the client's affair.
-                tokio::spawn(async move { tunnel(client).await.ok() });
+                tokio::spawn(async move { tunnel(client, &seen).await.ok() });
             }
         }
     });
-    Ok(Connect { address, server })
+    Ok(Connect {
+        address,
+        requests,
+        server,
+    })
 }
 
-async fn tunnel(client: TcpStream) -> std::io::Result<()> {
+async fn tunnel(client: TcpStream, seen: &Requests) -> std::io::Result<()> {
     let mut client = BufReader::new(client);
     let mut request = String::new();
     client.read_line(&mut request).await?;
+    seen.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(request.trim_end().to_owned());
     let mut header = String::new();
     while client.read_line(&mut header).await? > 2 {
         header.clear();

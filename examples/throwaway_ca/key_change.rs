@@ -32,7 +32,7 @@ impl Ca {
         let payload = inner.verify(&new)?;
         let change: KeyChange = serde_json::from_slice(&payload)
             .map_err(|_| Problem::malformed("the inner payload is not as it should be"))?;
-        if named != self.url(format_args!("key-change")) || change.account != self.account_url(account) {
+        if named != self.resource("key-change") || change.account != self.account_url(account) {
             return Err(Problem::malformed("the inner request is about something else"));
         }
         let old = Jwk::parse(&change.old_key)?;

@@ -1,5 +1,9 @@
 //! Runs the throwaway CA by itself, for the benchmark and for trying acme-proxy by hand. A test double: see `ca.rs`.
 
+#[expect(
+    dead_code,
+    reason = "most of what goes wrong at the CA is for tests of the whole daemon"
+)]
 #[path = "ca.rs"]
 mod ca;
 #[cfg(test)]
@@ -67,13 +71,11 @@ async fn main() -> anyhow::Result<()> {
         eab,
         eab_once: arguments.eab_once,
         prevalidated: !arguments.challenges,
-        challenges: defaults.challenges,
         challenges_succeed: !arguments.fail_challenges,
         processing: Duration::from_millis(arguments.processing),
         bad_nonces: arguments.bad_nonces,
-        revocations_refused: false,
         life: arguments.life.map(Duration::from_secs),
-        trouble: defaults.trouble,
+        ..ca::Options::default()
     })
     .await?;
     std::fs::write(&arguments.root, &running.root_pem)

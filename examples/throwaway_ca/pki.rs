@@ -9,25 +9,33 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use aws_lc_rs::rand;
+use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber, SignatureAlgorithm,
 };
-use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
+use super::jws::encode;
 use super::problem::Problem;
+
+const INTERMEDIATE: &str = "Throwaway Intermediate";
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The two CA certificates and the key that signs leaves.
+/// The CA certificates and the key that signs leaves.
 pub(crate) struct Pki {
     root: CertifiedIssuer<'static, KeyPair>,
+    /// Signs leaves.
     intermediate: CertifiedIssuer<'static, KeyPair>,
-    intermediate_pem: String,
+    /// What stands under the leaf: the chain to the root, and those to the other roots.
+    issuers: Vec<String>,
     life: Option<Duration>,
 }
 
@@ -35,21 +43,67 @@ pub(crate) struct Pki {
 pub(crate) struct Leaf {
     /// Lower-case hexadecimal.
     pub(crate) serial: String,
-    /// Leaf and intermediate, PEM.
+    /// Leaf and intermediates, PEM.
     pub(crate) chain: String,
+    /// The same to the other roots.
+    pub(crate) alternates: Vec<String>,
+    /// RFC 9773 §4.1.
+    pub(crate) id: String,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+}
+
+/// The notBefore and the notAfter that were asked for.
+pub(crate) type Dates = (Option<Timestamp>, Option<Timestamp>);
+
+/// How a certificate differs from what was ordered.
+#[derive(Debug, Clone)]
+pub(crate) enum Flaw {
+    /// Its key is not the CSR's.
+    OtherKey,
+    /// It has these names and no others.
+    Names(Vec<String>),
+    /// It is a CA.
+    IsCa,
+    /// It was valid from then to then.
+    Dates(Timestamp, Timestamp),
+    /// The intermediate below it has not signed it.
+    OtherIssuer,
 }
 
 impl Pki {
-    /// Makes the keys and certificates. Leaves are valid for `life`, or as long as a public CA's.
+    /// Makes the keys and certificates: one intermediate, and no other chains.
     pub(crate) fn generate(life: Option<Duration>) -> anyhow::Result<Self> {
+        Self::with_chains(life, 1, 0)
+    }
+
+    /// Makes the keys and certificates: so many intermediates, one at least, and chains to so many further roots. Leaves
+    /// are valid for `life`, or as long as a public CA's.
+    pub(crate) fn with_chains(
+        life: Option<Duration>,
+        intermediates: usize,
+        alternates: usize,
+    ) -> anyhow::Result<Self> {
         let root = CertifiedIssuer::self_signed(ca_params("Throwaway Root", 3650), KeyPair::generate()?)?;
-        let params = ca_params("Throwaway Intermediate", 1825);
-        let intermediate = CertifiedIssuer::signed_by(params, KeyPair::generate()?, &root)?;
-        let intermediate_pem = intermediate.pem();
+        let key = KeyPair::generate()?;
+        let mut tops = Vec::new();
+        for number in 1..=alternates {
+            let params = ca_params(&format!("Throwaway Root {number}"), 3650);
+            let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+            tops.push(ca_params(INTERMEDIATE, 1825).signed_by(&key, &root)?.pem());
+        }
+        let mut intermediate = CertifiedIssuer::signed_by(ca_params(INTERMEDIATE, 1825), key, &root)?;
+        tops.insert(0, intermediate.pem());
+        let mut below = String::new();
+        for number in 2..=intermediates {
+            let params = ca_params(&format!("{INTERMEDIATE} {number}"), 1825);
+            intermediate = CertifiedIssuer::signed_by(params, KeyPair::generate()?, &intermediate)?;
+            below.insert_str(0, &intermediate.pem());
+        }
         Ok(Self {
             root,
             intermediate,
-            intermediate_pem,
+            issuers: tops.iter().map(|top| format!("{below}{top}")).collect(),
             life,
         })
     }
@@ -60,27 +114,42 @@ impl Pki {
     }
 
     /// TLS for the CA's own listener: a certificate for the loopback names, under its own root.
-    pub(crate) fn server_config(&self) -> anyhow::Result<rustls::ServerConfig> {
+    pub(crate) fn server_config(&self, expired: bool) -> anyhow::Result<rustls::ServerConfig> {
         let key = KeyPair::generate()?;
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let mut params = CertificateParams::new(names)?;
         dated(&mut params, 90);
+        if expired {
+            params.not_after = params.not_before + Duration::from_secs(60);
+        }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(&key, &self.intermediate)?;
+        let mut chain = vec![leaf.der().clone()];
+        for issuer in CertificateDer::pem_slice_iter(self.issuers.concat().as_bytes()) {
+            chain.push(issuer?);
+        }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_single_cert(
-                vec![leaf.der().clone(), self.intermediate.der().clone()],
-                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-            )
+            .with_single_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
             .context("the CA's own TLS certificate")
     }
 
     /// Issues a leaf for the CSR's key, if the CSR is signed by that key and names exactly the order's identifiers.
     pub(crate) fn issue(&self, csr: &[u8], identifiers: &[String]) -> Result<Leaf, Problem> {
+        self.issue_as(csr, identifiers, (None, None), None)
+    }
+
+    /// The same with these dates; the flaw, if there is one, comes after everything has been looked at.
+    pub(crate) fn issue_as(
+        &self,
+        csr: &[u8],
+        identifiers: &[String],
+        (not_before, not_after): Dates,
+        flaw: Option<&Flaw>,
+    ) -> Result<Leaf, Problem> {
         let (rest, csr) =
             X509CertificationRequest::from_der(csr).map_err(|_| Problem::bad_csr("the CSR is not DER"))?;
         if !rest.is_empty() {
@@ -95,16 +164,67 @@ impl Pki {
             ));
         }
         let key = SubjectKey::read(&csr)?;
+        let names = match flaw {
+            Some(Flaw::Names(names)) => names,
+            _ => identifiers,
+        };
+        let dates = match flaw {
+            Some(Flaw::Dates(from, until)) => (Some(*from), Some(*until)),
+            _ => (not_before, not_after),
+        };
+        let mut params = self.leaf_params(names, dates)?;
+        if matches!(flaw, Some(Flaw::IsCa)) {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let serial = random_serial()?;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let (not_before, not_after) = (
+            stamp(params.not_before.unix_timestamp())?,
+            stamp(params.not_after.unix_timestamp())?,
+        );
+        let leaf = match flaw {
+            Some(Flaw::OtherKey) => {
+                let other = KeyPair::generate().map_err(Problem::internal)?;
+                params.signed_by(&other, &self.intermediate)
+            }
+            Some(Flaw::OtherIssuer) => {
+                // The same name, so that only the signature tells.
+                let key_of_other = KeyPair::generate().map_err(Problem::internal)?;
+                let other = rcgen::Issuer::new(ca_params(INTERMEDIATE, 1825), key_of_other);
+                params.signed_by(&key, &other)
+            }
+            _ => params.signed_by(&key, &self.intermediate),
+        };
+        let leaf = leaf.map_err(Problem::internal)?;
+        let mut chains = self.issuers.iter().map(|issuers| leaf.pem() + issuers);
+        Ok(Leaf {
+            serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(),
+            chain: chains.next().unwrap_or_default(),
+            alternates: chains.collect(),
+            id: format!("{}.{}", key_identifier(leaf.der())?, encode(serial)),
+            not_before,
+            not_after,
+        })
+    }
 
-        let mut params = CertificateParams::new(identifiers).map_err(Problem::internal)?;
+    fn leaf_params(
+        &self,
+        names: &[String],
+        (not_before, not_after): Dates,
+    ) -> Result<CertificateParams, Problem> {
+        let mut params = CertificateParams::new(names).map_err(Problem::internal)?;
         match self.life {
             Some(life) => valid_from_now(&mut params, life),
             None => dated(&mut params, 90),
         }
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let date = |stamp: Timestamp| epoch + Duration::from_secs(stamp.as_second().unsigned_abs());
+        params.not_before = not_before.map_or(params.not_before, date);
+        params.not_after = not_after.map_or(params.not_after, date);
         params.distinguished_name = rcgen::DistinguishedName::new();
         // RFC 5280 appendix A.1: ub-common-name is 64 characters. An address is no common name.
         let fits = |name: &&String| name.len() <= 64 && name.parse::<IpAddr>().is_err();
-        if let Some(name) = identifiers.iter().find(fits) {
+        if let Some(name) = names.iter().find(fits) {
             params
                 .distinguished_name
                 .push(DnType::CommonName, DnValue::Utf8String(name.clone()));
@@ -112,16 +232,27 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        let serial = random_serial()?;
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
-        let leaf = params
-            .signed_by(&key, &self.intermediate)
-            .map_err(Problem::internal)?;
-        Ok(Leaf {
-            serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(),
-            chain: leaf.pem() + &self.intermediate_pem,
-        })
+        Ok(params)
     }
+}
+
+fn stamp(seconds: i64) -> Result<Timestamp, Problem> {
+    Timestamp::from_second(seconds).map_err(Problem::internal)
+}
+
+/// The first half of a certificate's identifier (RFC 9773 §4.1).
+fn key_identifier(der: &[u8]) -> Result<String, Problem> {
+    let (_, leaf) = X509Certificate::from_der(der).map_err(Problem::internal)?;
+    let identifiers = leaf
+        .iter_extensions()
+        .filter_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(authority) => authority.key_identifier.as_ref(),
+            _ => None,
+        });
+    let identifier = identifiers.last();
+    let identifier =
+        identifier.ok_or_else(|| Problem::internal("a leaf without an authority key identifier"))?;
+    Ok(encode(identifier.0))
 }
 
 fn ca_params(name: &str, days: u32) -> CertificateParams {

@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::jws::{self, Jwk};
 use super::problem::Problem;
+use super::script::Step;
 
 /// Locks; a thread that panicked while it held the lock has failed the test anyway.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -20,6 +22,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Account {
     pub(crate) id: usize,
     pub(crate) key: Jwk,
+}
+
+/// How the CA takes an account.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AccountStatus {
+    Valid,
+    Deactivated,
 }
 
 /// RFC 8555 §9.7.7 and RFC 8738.
@@ -66,12 +75,30 @@ pub(crate) enum Phase {
     Issued { visible: Instant, serial: String },
 }
 
+/// What an order asks for beside names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Terms {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_before: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_after: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) profile: Option<String>,
+    /// RFC 9773 §5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replaces: Option<String>,
+}
+
 /// RFC 8555 §7.1.3.
 pub(crate) struct Order {
     pub(crate) id: usize,
     pub(crate) account: usize,
     pub(crate) authorizations: Vec<Authorization>,
+    pub(crate) terms: Terms,
     pub(crate) phase: Phase,
+    /// Every CSR that was sent, base64url.
+    pub(crate) csrs: Vec<String>,
     /// Finalize requests that were accepted.
     pub(crate) finalizes: u64,
     /// Finalize requests that were refused.
@@ -91,6 +118,11 @@ impl Order {
         }
     }
 
+    /// The names in order, joined by commas.
+    fn name_set(&self) -> String {
+        sorted(self.names())
+    }
+
     /// The names, as they go into a certificate.
     pub(crate) fn names(&self) -> Vec<String> {
         let value = |authz: &Authorization| authz.identifier.value.clone();
@@ -101,8 +133,17 @@ impl Order {
 /// A certificate that was issued.
 pub(crate) struct Certificate {
     pub(crate) account: usize,
+    /// PEM.
     pub(crate) chain: String,
+    /// Chains of the same leaf to other roots.
+    pub(crate) alternates: Vec<String>,
+    /// RFC 9773 §4.1.
+    pub(crate) id: String,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
     pub(crate) revoked: bool,
+    /// Whether an order that replaces it has been finalized.
+    pub(crate) replaced: bool,
 }
 
 /// All of it.
@@ -118,6 +159,7 @@ pub(crate) struct Memory {
 #[derive(Default)]
 struct Accounts {
     list: Vec<Arc<Account>>,
+    status: Vec<AccountStatus>,
     by_thumbprint: HashMap<String, usize>,
     eab_uses: usize,
 }
@@ -145,6 +187,17 @@ impl Memory {
         lock(&self.accounts).by_thumbprint.get(key.thumbprint()).copied()
     }
 
+    /// How the account is taken.
+    pub(crate) fn status(&self, id: usize) -> AccountStatus {
+        let accounts = lock(&self.accounts);
+        accounts.status.get(id).copied().unwrap_or(AccountStatus::Valid)
+    }
+
+    /// Changes how all accounts are taken that there are.
+    pub(crate) fn take_accounts_as(&self, status: AccountStatus) {
+        lock(&self.accounts).status.fill(status);
+    }
+
     /// Registers the key. A binding that works only once is refused if it has been used.
     pub(crate) fn register(&self, key: Jwk, eab_once: bool) -> Result<usize, Problem> {
         let mut accounts = lock(&self.accounts);
@@ -156,6 +209,7 @@ impl Memory {
         let id = accounts.list.len();
         accounts.by_thumbprint.insert(key.thumbprint().to_owned(), id);
         accounts.list.push(Arc::new(Account { id, key }));
+        accounts.status.push(AccountStatus::Valid);
         Ok(id)
     }
 
@@ -181,18 +235,76 @@ impl Memory {
     }
 
     /// Opens an order.
-    pub(crate) fn open(&self, account: usize, authorizations: Vec<Authorization>) -> Arc<Mutex<Order>> {
+    pub(crate) fn open(
+        &self,
+        account: usize,
+        authorizations: Vec<Authorization>,
+        terms: Terms,
+    ) -> Arc<Mutex<Order>> {
         let mut orders = lock(&self.orders);
         let order = Arc::new(Mutex::new(Order {
             id: orders.len(),
             account,
             authorizations,
+            terms,
             phase: Phase::Open,
+            csrs: Vec::new(),
             finalizes: 0,
             refused: 0,
         }));
         orders.push(order.clone());
         order
+    }
+
+    /// The account's order for the same names and profile that is not finalized yet.
+    pub(crate) fn open_order(
+        &self,
+        account: usize,
+        wanted: &[Authorization],
+        profile: &Option<String>,
+    ) -> Option<Arc<Mutex<Order>>> {
+        let wanted = sorted(
+            wanted
+                .iter()
+                .map(|authz| authz.identifier.value.clone())
+                .collect(),
+        );
+        let orders = lock(&self.orders);
+        let same = |order: &&Arc<Mutex<Order>>| {
+            let order = lock(order);
+            order.account == account
+                && matches!(order.status(), "pending" | "ready")
+                && order.terms.profile == *profile
+                && order.name_set() == wanted
+        };
+        orders.iter().find(same).cloned()
+    }
+
+    /// RFC 9773 §5: whether an order of the account may name this certificate as the one that it replaces.
+    pub(crate) fn may_replace(&self, account: usize, id: &str) -> Result<(), Problem> {
+        let certificates = lock(&self.certificates);
+        match certificates.values().find(|certificate| certificate.id == id) {
+            Some(certificate) if certificate.account != account => Err(Problem::new(
+                403,
+                "unauthorized",
+                "the replaced certificate is another account's",
+            )),
+            Some(certificate) if certificate.replaced => Err(Problem::new(
+                409,
+                "alreadyReplaced",
+                "the certificate has been replaced already",
+            )),
+            Some(_) => Ok(()),
+            None => Err(Problem::malformed("no such certificate to replace")),
+        }
+    }
+
+    /// The certificate has been replaced.
+    pub(crate) fn replace(&self, id: &str) {
+        let mut certificates = lock(&self.certificates);
+        if let Some(certificate) = certificates.values_mut().find(|certificate| certificate.id == id) {
+            certificate.replaced = true;
+        }
     }
 
     /// The account's order with the number.
@@ -206,7 +318,7 @@ impl Memory {
         (owner == account).then_some(order).ok_or_else(Problem::not_found)
     }
 
-    /// The figures.
+    /// The figures, without those of the script.
     pub(crate) fn stats(&self) -> Stats {
         let (accounts, eab_uses) = {
             let accounts = lock(&self.accounts);
@@ -216,11 +328,10 @@ impl Memory {
         let orders: Vec<OrderStats> = orders.iter().map(|order| OrderStats::of(&lock(order))).collect();
         let mut issued = BTreeMap::new();
         for order in orders.iter().filter(|order| order.issued > 0) {
-            let mut names = order.identifiers.clone();
-            names.sort();
-            *issued.entry(names.join(",")).or_default() += order.issued;
+            *issued.entry(sorted(order.identifiers.clone())).or_default() += order.issued;
         }
         Stats {
+            asked: BTreeMap::new(),
             accounts,
             eab_uses,
             orders_opened: orders.len(),
@@ -230,6 +341,11 @@ impl Memory {
             revocations: lock(&self.revocations).clone(),
         }
     }
+}
+
+fn sorted(mut names: Vec<String>) -> String {
+    names.sort();
+    names.join(",")
 }
 
 /// 128 random bits, as text.
@@ -243,6 +359,8 @@ pub(crate) fn random_text() -> String {
 /// What the CA has been asked, and what it has done: served at `/stats`.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Stats {
+    /// How often each step was asked for, whatever the answer.
+    pub(crate) asked: BTreeMap<Step, usize>,
     pub(crate) accounts: usize,
     pub(crate) eab_uses: usize,
     pub(crate) orders_opened: usize,
@@ -261,6 +379,9 @@ pub(crate) struct OrderStats {
     pub(crate) id: usize,
     pub(crate) identifiers: Vec<String>,
     pub(crate) status: String,
+    pub(crate) terms: Terms,
+    /// Every CSR that was sent, base64url, whatever came of it.
+    pub(crate) csrs: Vec<String>,
     /// Finalize requests that were accepted.
     pub(crate) finalizes: u64,
     /// Finalize requests that were refused.
@@ -275,6 +396,8 @@ impl OrderStats {
             id: order.id,
             identifiers: order.names(),
             status: order.status().to_owned(),
+            terms: order.terms.clone(),
+            csrs: order.csrs.clone(),
             finalizes: order.finalizes,
             refused: order.refused,
             issued: matches!(order.phase, Phase::Issued { .. }).into(),

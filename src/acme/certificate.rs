@@ -26,6 +26,12 @@ const MAX_CHAIN: usize = 6;
 /// The longest chain that is accepted, in bytes of PEM.
 pub const MAX_CHAIN_BYTES: usize = 64 * 1024;
 
+/// The most chains that are kept for a leaf besides the first. No CA has as many.
+pub const MAX_ALTERNATES: usize = 8;
+
+/// The most that the issuers' certificates of all chains may have together, in bytes.
+const MAX_ISSUERS_BYTES: usize = 36 * 1024;
+
 /// How far the CA's clock may be ahead of ours, in seconds.
 const CLOCK_SKEW: i64 = 300;
 
@@ -127,6 +133,9 @@ pub struct IssuedCertificate {
     order: OrderId,
     leaf: Der,
     issuers: Vec<Fingerprint>,
+    /// The certificates above the leaf in the CA's other chains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    alternates: Vec<Vec<Fingerprint>>,
     not_before: Timestamp,
     not_after: Timestamp,
 }
@@ -145,6 +154,11 @@ impl IssuedCertificate {
     /// The certificates above the leaf, nearest first.
     pub fn issuers(&self) -> &[Fingerprint] {
         &self.issuers
+    }
+
+    /// The certificates above the leaf in the CA's other chains, nearest first.
+    pub fn alternates(&self) -> &[Vec<Fingerprint>] {
+        &self.alternates
     }
 
     /// The first moment of the leaf's validity.
@@ -174,7 +188,7 @@ pub struct Ordered<'a> {
 pub struct IssuedChain {
     /// The leaf, for the order's record.
     pub certificate: IssuedCertificate,
-    /// The certificates above it, nearest first.
+    /// The certificates above it, nearest first, and those of its other chains.
     pub issuers: Vec<Der>,
 }
 
@@ -204,12 +218,60 @@ impl IssuedChain {
         if chain.len() > MAX_CHAIN {
             return Err(Mismatch("the chain has more than six certificates"));
         }
-        let mut chain = chain.into_iter();
-        let leaf = chain.next().ok_or(Mismatch("the chain is empty"))?;
-        let issuers = in_order(&leaf, chain.collect())?;
+        let leaf = leaf_of(&mut chain)?;
+        let issuers = in_order(&leaf, chain)?;
         let certificate = verify_leaf(leaf, &issuers, ordered, now)?;
         Ok(Self { certificate, issuers })
     }
+
+    /// Takes in another chain for the same leaf, checked like the first (RFC 8555 §7.4.2).
+    ///
+    /// # Errors
+    ///
+    /// [`Mismatch`]. The first chain is as good as it was.
+    pub fn add_alternate(&mut self, pem: &str, ordered: Ordered<'_>, now: Timestamp) -> Result<(), Mismatch> {
+        let other = Self::verify(pem, ordered, now)?;
+        if other.certificate.leaf != self.certificate.leaf {
+            return Err(Mismatch("it is another chain's leaf"));
+        }
+        let above = other.certificate.issuers;
+        if above == self.certificate.issuers || self.certificate.alternates.contains(&above) {
+            return Ok(());
+        }
+        if self.certificate.alternates.len() >= MAX_ALTERNATES {
+            return Err(Mismatch("there are more chains than are kept"));
+        }
+        let mut issuers = self.issuers.clone();
+        for issuer in other.issuers {
+            if !issuers.contains(&issuer) {
+                issuers.push(issuer);
+            }
+        }
+        // All of them are one write.
+        let bytes: usize = issuers.iter().map(|issuer| issuer.as_bytes().len()).sum();
+        if bytes > MAX_ISSUERS_BYTES {
+            return Err(Mismatch("its chains are too long together"));
+        }
+        self.issuers = issuers;
+        self.certificate.alternates.push(above);
+        Ok(())
+    }
+}
+
+/// Takes the leaf out: the first certificate that is no CA's, or the first of all. RFC 8555 §7.4.2 puts it first; a chain
+/// that is turned round is as good.
+fn leaf_of(chain: &mut Vec<Der>) -> Result<Der, Mismatch> {
+    if chain.is_empty() {
+        return Err(Mismatch("the chain is empty"));
+    }
+    let mut leaf = 0;
+    for (index, candidate) in chain.iter().enumerate() {
+        if !parsed(candidate)?.is_ca() {
+            leaf = index;
+            break;
+        }
+    }
+    Ok(chain.remove(leaf))
 }
 
 /// The issuers with each one certifying the one before it, or an error if they do not form one line above the leaf.
@@ -273,6 +335,7 @@ fn verify_leaf(
         order: ordered.order,
         leaf,
         issuers: issuers.iter().map(Der::fingerprint).collect(),
+        alternates: Vec::new(),
         not_before: time(not_before)?,
         not_after: time(not_after)?,
     })

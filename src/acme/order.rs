@@ -20,6 +20,7 @@ use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
 use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::renewal::{self, Advice, CertificateId, RenewalInfo};
 use crate::acme::revocation::Revocation;
 use crate::acme::upstream::UpstreamName;
 
@@ -42,6 +43,31 @@ pub struct Order {
     expires: Timestamp,
     authorizations: Vec<Authorization>,
     stage: Stage,
+    #[serde(default)]
+    wishes: Wishes,
+    /// It has failed, and whoever replaces the certificate that it was to replace need not wait for its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    gave_up_replacing: bool,
+    /// What the CA has said about the certificate's renewal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    advice: Option<Advice>,
+}
+
+/// What a client asks for beyond the names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wishes {
+    /// The first moment of the certificate's validity (RFC 8555 §7.4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// The last moment of the certificate's validity (RFC 8555 §7.4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
+    /// The profile of the certificate (draft-ietf-acme-profiles).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The certificate that the new one replaces (RFC 9773 §5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<CertificateId>,
 }
 
 /// How far the order has come beyond its authorizations.
@@ -147,6 +173,8 @@ pub struct ValidatedOrder {
     upstream_name: UpstreamName,
     upstream: Option<String>,
     expires: Timestamp,
+    wishes: Wishes,
+    validated: Timestamp,
 }
 
 impl ValidatedOrder {
@@ -188,6 +216,16 @@ impl ValidatedOrder {
     pub fn expires(&self) -> Timestamp {
         self.expires
     }
+
+    /// What the client asks for beyond the names.
+    pub fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
+    /// When the proof was made.
+    pub fn validated(&self) -> Timestamp {
+        self.validated
+    }
 }
 
 impl Order {
@@ -212,7 +250,15 @@ impl Order {
             expires: after(now, lifetime),
             authorizations: identifiers.into_iter().map(offering).collect(),
             stage: Stage::Open,
+            wishes: Wishes::default(),
+            gave_up_replacing: false,
+            advice: None,
         }
+    }
+
+    /// The same order, asking for more than names.
+    pub fn wishing(self, wishes: Wishes) -> Self {
+        Self { wishes, ..self }
     }
 
     /// The daemon's own order, for the names in its configuration: whoever writes the configuration controls the
@@ -244,6 +290,9 @@ impl Order {
                 finalized: now,
                 upstream: None,
             },
+            wishes: Wishes::default(),
+            gave_up_replacing: false,
+            advice: None,
         }
     }
 
@@ -392,6 +441,55 @@ impl Order {
             Stage::Processing { finalized, .. } => Some(finalized),
             Stage::Open | Stage::Issued { .. } | Stage::Failed { .. } => None,
         }
+    }
+
+    /// What the client asks for beyond the names.
+    pub fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
+    /// The certificate that this order replaces, so that no other order may, unless it is known to have failed.
+    pub fn holds_replaced(&self) -> Option<&CertificateId> {
+        let refused = |a: &Authorization| a.problem().is_some() || a.is_deactivated();
+        let failed = match &self.stage {
+            Stage::Failed { .. } => true,
+            Stage::Open | Stage::Processing { .. } => self.authorizations.iter().any(refused),
+            Stage::Issued { .. } => false,
+        };
+        let replaced = self.wishes.replaces.as_ref();
+        replaced.filter(|_| !failed && !self.gave_up_replacing)
+    }
+
+    /// What the CA has said about the certificate's renewal.
+    pub fn advice(&self) -> Option<&Advice> {
+        self.advice.as_ref()
+    }
+
+    /// When to renew the certificate (RFC 9773 §4.2), if there is one.
+    pub fn renewal(&self) -> Option<RenewalInfo> {
+        let certificate = self.certificate()?;
+        Some(renewal::window(
+            certificate,
+            self.revocation(),
+            self.advice.as_ref(),
+        ))
+    }
+
+    /// When the CA is to be asked about the renewal of the certificate: as long as a client may want to know.
+    pub fn renewal_due(&self) -> Option<Timestamp> {
+        let Stage::Issued {
+            certificate,
+            issued,
+            revocation,
+            ..
+        } = &self.stage
+        else {
+            return None;
+        };
+        let due = self.advice.as_ref().map_or(*issued, |advice| advice.ask_again);
+        let is_revoked = matches!(revocation, Some(Revocation::Confirmed { .. }));
+        let is_of_use = !is_revoked && self.account != AccountId::DAEMON && due < certificate.not_after();
+        is_of_use.then_some(due)
     }
 
     /// When the record is of no use to anybody any more, and may be deleted.

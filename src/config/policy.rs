@@ -1,5 +1,6 @@
 //! `authority`: the provisioners and the rules about names.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -63,6 +64,7 @@ pub(crate) fn read(
         issuance_deadline: DAY,
         order_lifetime: DAY,
         limits: Limits::default(),
+        wishes: BTreeMap::new(),
         blocked_keys: BlockedKeys::default(),
     })
 }

@@ -140,8 +140,8 @@ impl Config {
         if let Some(dns01) = &upstream.dns01 {
             writeln!(
                 out,
-                "  Its dns-01 challenges are solved by {}.",
-                dns01.program.display()
+                "  Its dns-01 challenges are solved by the DNS provider {}.",
+                dns01.name
             )?;
         }
         Ok(())

@@ -1,22 +1,18 @@
 //! `authority.config`: the CA, who we are there, and the secrets for it.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::reader::Place;
+use crate::config::dns01;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
-use crate::config::reader::all;
 use crate::config::server::pem_file;
-use crate::config::value::DnsServer;
 use crate::config::value::base64url;
-use crate::upstream::Dns01;
+use crate::policy::wishes::WishRules;
 use crate::upstream::Eab;
 use crate::upstream::Secret;
 use crate::upstream::Settings;
@@ -36,12 +32,9 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
     });
     let email = email(config);
     let eab = eab(config);
-    let dns01 = dns01(config);
-    let lifetime = config.number::<u32>("certlifetime", "a number of days, e.g. 90");
-    if let Ok(Some((1.., place))) = &lifetime {
-        place.warn("is not honoured yet: the CA decides how long certificates are valid");
-    }
-    lifetime?;
+    let dns01 = dns01::read(config);
+    let lifetime = lifetime(config);
+    let profile = config.text("profile");
     let (eab, dns01) = (eab?, dns01?);
     if eab.is_none() && dns01.is_none() {
         config.place("eab_kid").warn(
@@ -49,9 +42,7 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
              to register the account, or to issue",
         );
     }
-    let variables = dns01
-        .as_ref()
-        .is_some_and(|solver| !solver.environment.is_empty());
+    let variables = dns01.as_ref().is_some_and(|solver| !solver.secrets.is_empty());
     let inline = variables
         || ["eab_kid", "eab_hmac_key"]
             .into_iter()
@@ -68,7 +59,27 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
         email: email?,
         eab,
         dns01,
+        lifetime: lifetime?,
+        profile: profile?.map(|text| text.value.to_owned()),
     })
+}
+
+/// What clients may ask of this CA beyond names.
+pub(crate) fn wishes(config: &Section<'_>) -> Result<WishRules, Reported> {
+    let profiles = config.texts("profiles");
+    let validity = config.flag("client_validity")?;
+    let profiles: Vec<String> = profiles?.into_iter().map(|text| text.value.to_owned()).collect();
+    Ok(WishRules {
+        profiles: config.has("profiles").then_some(profiles),
+        validity: validity.unwrap_or(false),
+    })
+}
+
+/// The Go program's 0 leaves it to the CA.
+fn lifetime(config: &Section<'_>) -> Result<Option<Duration>, Reported> {
+    let days = config.number::<u32>("certlifetime", "a number of days, e.g. 90")?;
+    let days = days.filter(|(days, _)| *days > 0);
+    Ok(days.map(|(days, _)| Duration::from_secs(u64::from(days) * 86_400)))
 }
 
 /// The URL stays byte for byte as it is: CAs put meaning into its query.
@@ -133,92 +144,6 @@ fn eab(config: &Section<'_>) -> Result<Option<Eab>, Reported> {
             }))
         }
     }
-}
-
-/// `dns01_txt`, or `dns01` as the Go program's installer spells it.
-fn dns01(config: &Section<'_>) -> Result<Option<Dns01>, Reported> {
-    let (named, spelled) = (
-        config.section("dns01_txt", solver),
-        config.section("dns01", solver),
-    );
-    match (named?, spelled?) {
-        (Some(solver), Some(_)) => {
-            config
-                .place("dns01")
-                .warn("has no effect here: dns01_txt is used");
-            Ok(Some(solver))
-        }
-        (solver, spelled) => Ok(solver.or(spelled)),
-    }
-}
-
-fn solver(section: &Section<'_>) -> Result<Option<Dns01>, Reported> {
-    let provider = section.text("provider");
-    let servers = section.all_parsed::<DnsServer>("dns_servers");
-    let variables = section.map("env_vars");
-    let (Some(provider), servers, variables) = (provider?, servers?, variables?) else {
-        return Ok(None);
-    };
-    if provider.value != "exec" {
-        return Err(provider.wrong(
-            "is no provider of this version; the known ones: \"exec\", which runs your own program (EXEC_PATH)",
-        ));
-    }
-    let place = section.place("env_vars");
-    let mut environment: BTreeMap<String, Secret> = BTreeMap::new();
-    let values = all(variables
-        .into_iter()
-        .map(|(name, text)| Ok((name, resolved(&text)?))))?;
-    environment.extend(values.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    let program = environment
-        .remove("EXEC_PATH")
-        .map(|path| PathBuf::from(path.reveal()));
-    let program = program.ok_or_else(|| {
-        place.error("EXEC_PATH is missing; write the full path of the program that sets the TXT record")
-    })?;
-    if !program.is_absolute() || !program.is_file() {
-        return Err(
-            place.error("EXEC_PATH is not the full path of a file; write e.g. \"/opt/acme-proxy/dns.sh\"")
-        );
-    }
-    if environment
-        .remove("EXEC_MODE")
-        .is_some_and(|mode| !mode.reveal().is_empty())
-    {
-        return Err(place.error("EXEC_MODE is not available in this version; remove it"));
-    }
-    let timeout = seconds(&mut environment, "EXEC_PROPAGATION_TIMEOUT", 60, &place);
-    let interval = seconds(&mut environment, "EXEC_POLLING_INTERVAL", 2, &place);
-    if environment.remove("EXEC_SEQUENCE_INTERVAL").is_some() {
-        place.warn("EXEC_SEQUENCE_INTERVAL has no effect here: the program runs once at a time");
-    }
-    Ok(Some(Dns01 {
-        program,
-        environment,
-        servers: servers.into_iter().map(|DnsServer(address)| address).collect(),
-        propagation_timeout: timeout?,
-        polling_interval: interval?,
-    }))
-}
-
-fn seconds(
-    environment: &mut BTreeMap<String, Secret>,
-    name: &str,
-    default: u64,
-    place: &Place<'_>,
-) -> Result<Duration, Reported> {
-    let seconds = match environment.remove(name) {
-        None => Some(default),
-        Some(text) => text.reveal().parse().ok(),
-    };
-    // A day is far beyond what any zone takes.
-    let seconds = seconds.filter(|seconds| (1..=86_400).contains(seconds));
-    let seconds = seconds.ok_or_else(|| {
-        place.error(format_args!(
-            "{name} is no number of seconds from 1 to 86400; write e.g. \"{default}\""
-        ))
-    })?;
-    Ok(Duration::from_secs(seconds))
 }
 
 fn is_inline(config: &Section<'_>, key: &'static str) -> bool {

@@ -15,6 +15,7 @@ use crate::config::value::GoDuration;
 use crate::policy::UpstreamName;
 use crate::policy::routes::Domain;
 use crate::policy::routes::Routes;
+use crate::policy::wishes::WishRules;
 use crate::upstream::Settings;
 use crate::worker::upstream::Failover;
 
@@ -30,6 +31,8 @@ pub struct Upstream {
     pub settings: Settings,
     /// Which one stands in for it, if one does.
     pub failover: Option<Failover>,
+    /// What clients may ask of it beyond names.
+    pub wishes: WishRules,
 }
 
 /// All upstreams.
@@ -44,6 +47,7 @@ pub(crate) struct Upstreams {
 struct Alone<'a> {
     name: UpstreamName,
     settings: Settings,
+    wishes: WishRules,
     domains: Vec<Text<'a>>,
     failover: Option<(Text<'a>, Duration)>,
     eab_kid: Place<'a>,
@@ -74,6 +78,7 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Upstreams, Reporte
             name: alone.name,
             settings: alone.settings,
             failover: failover.transpose()?,
+            wishes: alone.wishes,
         })
     }));
     accounts?;
@@ -97,10 +102,12 @@ fn name(section: &Section<'_>, taken: &mut BTreeSet<UpstreamName>) -> Result<Ups
 
 fn alone<'a>(section: &Section<'a>, name: UpstreamName, mode: u32) -> Result<Alone<'a>, Reported> {
     let settings = upstream::read(section, mode);
+    let wishes = upstream::wishes(section);
     let failover = failover(section, name);
     Ok(Alone {
         name,
         settings: settings?,
+        wishes: wishes?,
         domains: Vec::new(),
         failover: failover?,
         eab_kid: section.place("eab_kid"),

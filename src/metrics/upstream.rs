@@ -16,7 +16,7 @@ pub struct UpstreamMetrics {
     pub jobs_waiting: IntGaugeVec,
     /// `acme_proxy_upstream_oldest_job_seconds`: How long the oldest job for the CA has been waiting; 0 if there is none. Labels: `upstream,kind`.
     pub oldest_job: GaugeVec,
-    /// `acme_proxy_upstream_requests_total`: What was asked of the CA (register, open, advance, revoke, probe), by outcome (done, retry, rate_limited, refused, gone). Labels: `upstream,operation,outcome`.
+    /// `acme_proxy_upstream_requests_total`: What was asked of the CA (register, open, advance, revoke, renewal, probe), by outcome (done, retry, `rate_limited`, refused, gone). Labels: `upstream,operation,outcome`.
     pub requests: IntCounterVec,
     /// `acme_proxy_upstream_retries_total`: What is to be asked of the CA again because of a fault. Label: `upstream`.
     pub retries: IntCounterVec,
@@ -61,7 +61,7 @@ impl UpstreamMetrics {
             )?,
             requests: counter(
                 "requests",
-                "What was asked of the CA (register, open, advance, revoke, probe), by outcome (done, retry, rate_limited, refused, gone).",
+                "What was asked of the CA (register, open, advance, revoke, renewal, probe), by outcome (done, retry, rate_limited, refused, gone).",
                 &["upstream", "operation", "outcome"],
             )?,
             retries: counter(

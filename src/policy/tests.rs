@@ -29,6 +29,7 @@ fn policy(general: NameRules, own: NameRules) -> Policy {
         issuance_deadline: Duration::from_secs(1),
         order_lifetime: Duration::from_secs(1),
         limits: Limits::default(),
+        wishes: BTreeMap::new(),
         blocked_keys: BlockedKeys::default(),
     })
 }

@@ -35,18 +35,27 @@ pub enum Revoker {
 }
 
 impl RegistrationAuthority {
-    /// The certificate chain of the account's order, PEM, leaf first.
+    /// A certificate chain of the account's order, PEM, leaf first: number 0 is the first one, the others are alternates
+    /// (RFC 8555 §7.4.2). With it, how many chains there are.
     ///
     /// # Errors
     ///
     /// Not found.
-    pub async fn certificate(&self, account: &Account, id: OrderId) -> Result<String, Refusal> {
+    pub async fn certificate(
+        &self,
+        account: &Account,
+        id: OrderId,
+        number: usize,
+    ) -> Result<(String, usize), Refusal> {
         let order = self.own_order(account, id).await?.value;
         let issued = order.certificate().ok_or_else(Problem::not_found)?;
-        let issuers = self.store.issuers(issued.issuers()).await?;
-        Ok(certificate::to_pem(
-            std::iter::once(issued.leaf()).chain(&issuers),
-        ))
+        let above = match number.checked_sub(1) {
+            None => Some(issued.issuers()),
+            Some(other) => issued.alternates().get(other).map(Vec::as_slice),
+        };
+        let issuers = self.store.issuers(above.ok_or_else(Problem::not_found)?).await?;
+        let pem = certificate::to_pem(std::iter::once(issued.leaf()).chain(&issuers));
+        Ok((pem, issued.alternates().len().saturating_add(1)))
     }
 
     /// Has the CA revoke a certificate, and waits a while for its answer.

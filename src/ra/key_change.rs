@@ -111,6 +111,7 @@ mod tests {
             routes: crate::policy::routes::Routes::default(),
             issuance_deadline: Duration::ZERO,
             order_lifetime: Duration::ZERO,
+            wishes: std::collections::BTreeMap::new(),
             limits: crate::policy::limits::Limits::default(),
             blocked_keys: crate::policy::blocked_keys::BlockedKeys::default(),
         });

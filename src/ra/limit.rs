@@ -185,7 +185,7 @@ impl RateLimits {
         })
     }
 
-    /// Decides on an order that is about to be stored, and counts it unless it renews a certificate.
+    /// Decides on an order that is about to be stored, and counts it unless it renews or replaces a certificate.
     pub(crate) async fn new_order(
         &self,
         store: &dyn Store,
@@ -197,7 +197,8 @@ impl RateLimits {
         }
         self.check_pending(store, order.account(), now).await?;
         let names = (order.account(), line_of(order));
-        let is_renewal = store.has_issued(order).await? && self.renewals.take(&names, now).is_ok();
+        let replaces = order.wishes().replaces.is_some() || store.has_issued(order).await?;
+        let is_renewal = replaces && self.renewals.take(&names, now).is_ok();
         if !is_renewal {
             self.orders.take(&order.account(), now).map_err(|wait| {
                 let limit = self.limits.orders_per_account_per_hour;

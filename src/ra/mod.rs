@@ -10,6 +10,7 @@ pub mod external_account;
 pub mod key_change;
 pub(crate) mod limit;
 pub mod order;
+pub mod renewal;
 
 use std::sync::Arc;
 use std::time::Duration;

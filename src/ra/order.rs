@@ -4,7 +4,7 @@ use crate::acme::account::Account;
 use crate::acme::csr::Csr;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::Job;
-use crate::acme::order::{Order, OrderStatus};
+use crate::acme::order::{Order, OrderStatus, Wishes};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
 use crate::jose::jwk::Jwk;
 use crate::policy::routes::not_configured;
@@ -19,10 +19,8 @@ const PAGE: usize = 100;
 pub struct NewOrder {
     /// What the certificate is to be for.
     pub identifiers: Vec<NamedIdentifier>,
-    /// Whether the client asks for a certain validity.
-    pub asks_for_validity: bool,
-    /// The profile that the client asks for.
-    pub profile: Option<String>,
+    /// What the client asks for beyond that.
+    pub wishes: Wishes,
 }
 
 /// A page of an account's orders.
@@ -40,30 +38,22 @@ impl RegistrationAuthority {
     /// # Errors
     ///
     /// Why the policy does not admit an identifier; `unauthorized` if the account's external account key has been
-    /// revoked; `rateLimited` if the account has opened too many orders, or its validations of a name keep failing.
+    /// revoked; `malformed` for a validity that can not be had, `invalidProfile` for a profile; `alreadyReplaced`,
+    /// `unauthorized` or `malformed` for a certificate that it can not replace; `rateLimited` if the account has opened
+    /// too many orders, or its validations of a name keep failing.
     pub async fn new_order(&self, account: &Account, request: NewOrder) -> Result<Order, Refusal> {
-        // RFC 8555 §7.4: the server "MUST NOT issue a certificate" with another validity than the one asked for. The
-        // CA decides on it, so none can be promised.
-        if request.asks_for_validity {
-            return Err(
-                Problem::malformed("notBefore and notAfter can not be chosen here; leave them out").into(),
-            );
-        }
-        if let Some(profile) = request.profile {
-            let detail = format!(
-                "there is no profile {:?} here; leave the field out",
-                crate::acme::problem::cleaned(&profile, 64)
-            );
-            return Err(Problem::new(ProblemType::InvalidProfile, detail).into());
-        }
+        let NewOrder { identifiers, wishes } = request;
         let provisioner = self.provisioner_of(account)?;
         let own = self.rules_of_key(account).await?;
         let names = own.as_ref().map(|own| &own.names);
-        let admitted = self.policy.admit(provisioner, names, &request.identifiers)?;
+        let admitted = self.policy.admit(provisioner, names, &identifiers)?;
         let chosen = own.as_ref().and_then(|own| own.upstream).or(provisioner.upstream);
-        let identifiers = admitted.iter().map(|(identifier, _)| identifier);
-        let upstream = self.policy.routes().for_order(chosen, identifiers)?;
+        let admitted_names = admitted.iter().map(|(identifier, _)| identifier);
+        let upstream = self.policy.routes().for_order(chosen, admitted_names)?;
         let now = self.clock.now();
+        let rules = self.policy.wishes(upstream);
+        rules.validity(wishes.not_before, wishes.not_after, now)?;
+        rules.profile(wishes.profile.as_deref(), self.offers(upstream).await?)?;
         let order = Order::new(
             account.id(),
             account.provisioner().to_owned(),
@@ -71,9 +61,13 @@ impl RegistrationAuthority {
             now,
             self.policy.order_lifetime(),
         )
-        .placed_at(upstream);
+        .placed_at(upstream)
+        .wishing(wishes);
+        if let Some(replaced) = &order.wishes().replaces {
+            self.check_replaces(account, &order, replaced).await?;
+        }
         self.limits.new_order(&*self.store, &order, now).await?;
-        self.store.create_order(&order, None).await?;
+        self.create(&order).await?;
         self.limits.opened(&order);
         Ok(order)
     }

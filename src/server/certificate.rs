@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, LINK};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 
@@ -31,12 +31,36 @@ pub(crate) async fn get(
     Path((_, id)): Path<(String, String)>,
     signed: PostAsGet,
 ) -> Result<Response, Rejection> {
-    let pem = shared.ra.certificate(&signed.account, parsed(&id)?).await?;
+    chain(&shared, &signed, &id, 0).await
+}
+
+/// POST-as-GET of another chain for the same certificate.
+pub(crate) async fn alternate(
+    State(shared): State<Arc<Shared>>,
+    Path((_, id, number)): Path<(String, String, String)>,
+    signed: PostAsGet,
+) -> Result<Response, Rejection> {
+    let parsed = number.parse().ok();
+    // One spelling only: the first chain has its own URL, and `01` is another resource than `1`.
+    let known = parsed.filter(|parsed: &usize| *parsed > 0 && parsed.to_string() == number);
+    chain(&shared, &signed, &id, known.ok_or_else(Problem::not_found)?).await
+}
+
+async fn chain(shared: &Shared, signed: &PostAsGet, id: &str, number: usize) -> Result<Response, Rejection> {
+    let id = parsed(id)?;
+    let (pem, chains) = shared.ra.certificate(&signed.account, id, number).await?;
     let mut response = Response::new(Body::from(pem));
-    response.headers_mut().insert(
+    let headers = response.headers_mut();
+    headers.insert(
         CONTENT_TYPE,
         HeaderValue::from_static("application/pem-certificate-chain"),
     );
+    for other in (0..chains).filter(|other| *other != number) {
+        let link = format!("<{}>;rel=\"alternate\"", signed.links.chain(id, other));
+        if let Ok(link) = HeaderValue::from_str(&link) {
+            headers.append(LINK, link);
+        }
+    }
     Ok(response)
 }
 

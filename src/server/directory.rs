@@ -1,5 +1,6 @@
 //! The directory and new-nonce (RFC 8555 §7.1.1, §7.2).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -22,6 +23,7 @@ struct Directory<'a> {
     new_order: String,
     revoke_cert: String,
     key_change: String,
+    renewal_info: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     meta: Option<DirectoryMeta<'a>>,
 }
@@ -37,6 +39,8 @@ struct DirectoryMeta<'a> {
     caa_identities: &'a [String],
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     external_account_required: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    profiles: BTreeMap<String, String>,
 }
 
 /// GET directory.
@@ -56,12 +60,14 @@ pub(crate) async fn get(
         website: meta.website.as_deref(),
         caa_identities: &meta.caa_identities,
         external_account_required: meta.external_account_required,
+        profiles: shared.ra.profiles(&provisioner).await?,
     };
     let empty = DirectoryMeta {
         terms_of_service: None,
         website: None,
         caa_identities: &[],
         external_account_required: false,
+        profiles: BTreeMap::new(),
     };
     let directory = Directory {
         new_nonce: links.to("new-nonce"),
@@ -69,6 +75,7 @@ pub(crate) async fn get(
         new_order: links.to("new-order"),
         revoke_cert: links.to("revoke-cert"),
         key_change: links.to("key-change"),
+        renewal_info: links.to("renewal-info"),
         meta: (meta != empty).then_some(meta),
     };
     respond::json(StatusCode::OK, [], &directory)

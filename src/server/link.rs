@@ -73,6 +73,14 @@ impl Links {
         self.to(&format!("certificate/{id}"))
     }
 
+    /// A chain of the order's certificate: number 0 is the first one.
+    pub(crate) fn chain(&self, id: OrderId, number: usize) -> String {
+        match number {
+            0 => self.certificate(id),
+            number => self.to(&format!("certificate/{id}/{number}")),
+        }
+    }
+
     pub(crate) fn authorization(&self, id: AuthorizationId) -> String {
         self.to(&format!("authz/{id}"))
     }

@@ -13,6 +13,7 @@ mod listener;
 mod nonce;
 mod order;
 mod peers;
+mod renewal;
 mod respond;
 mod router;
 mod signed;

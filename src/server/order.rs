@@ -11,9 +11,11 @@ use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::acme::certificate::IssuedCertificate;
 use crate::acme::id::{AuthorizationId, OrderId};
-use crate::acme::order::{Order, OrderStatus};
+use crate::acme::order::{Order, OrderStatus, Wishes};
 use crate::acme::problem::{NamedIdentifier, Problem};
+use crate::acme::renewal::InvalidCertificateId;
 use crate::ra::order::NewOrder;
 use crate::server::Shared;
 use crate::server::link::Links;
@@ -27,9 +29,10 @@ const RETRY_AFTER_SECONDS: u16 = 5;
 #[serde(rename_all = "camelCase")]
 struct NewOrderRequest {
     identifiers: Vec<NamedIdentifier>,
-    not_before: Option<serde_json::Value>,
-    not_after: Option<serde_json::Value>,
+    not_before: Option<Timestamp>,
+    not_after: Option<Timestamp>,
     profile: Option<String>,
+    replaces: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +51,10 @@ struct OrderObject {
     #[serde(skip_serializing_if = "Option::is_none")]
     not_after: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Problem>,
     authorizations: Vec<String>,
     finalize: String,
@@ -56,14 +63,23 @@ struct OrderObject {
 }
 
 fn object(status: StatusCode, order: &Order, links: &Links, now: Timestamp) -> Result<Response, Rejection> {
-    let certificate = order.certificate();
+    // Once there is a certificate its validity is what counts, whatever was asked for.
+    let (certificate, wishes) = (order.certificate(), order.wishes());
     let authorizations = (0_u16..).zip(order.authorizations());
     let object = OrderObject {
         status: order.status(now).to_string(),
         expires: wire_time(order.expires()),
         identifiers: order.identifiers().map(NamedIdentifier::from).collect(),
-        not_before: certificate.map(|certificate| wire_time(certificate.not_before())),
-        not_after: certificate.map(|certificate| wire_time(certificate.not_after())),
+        not_before: certificate
+            .map(IssuedCertificate::not_before)
+            .or(wishes.not_before)
+            .map(wire_time),
+        not_after: certificate
+            .map(IssuedCertificate::not_after)
+            .or(wishes.not_after)
+            .map(wire_time),
+        profile: wishes.profile.clone(),
+        replaces: wishes.replaces.as_ref().map(ToString::to_string),
         error: order.problem(now),
         authorizations: authorizations
             .map(|(index, _)| {
@@ -95,10 +111,18 @@ pub(crate) fn wire_time(time: Timestamp) -> String {
 /// POST new-order.
 pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByAccount) -> Result<Response, Rejection> {
     let request: NewOrderRequest = signed.object()?;
+    let replaces = request.replaces.as_deref().map(str::parse).transpose();
+    let replaces = replaces.map_err(|error: InvalidCertificateId| {
+        Problem::malformed(format!("replaces names no certificate: {error}"))
+    });
     let request = NewOrder {
         identifiers: request.identifiers,
-        asks_for_validity: request.not_before.is_some() || request.not_after.is_some(),
-        profile: request.profile,
+        wishes: Wishes {
+            not_before: request.not_before,
+            not_after: request.not_after,
+            profile: request.profile,
+            replaces: replaces?,
+        },
     };
     let order = shared.ra.new_order(&signed.account, request).await?;
     object(

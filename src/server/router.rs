@@ -23,7 +23,7 @@ use crate::server::peers::Peer;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
 use crate::server::{Server, Shared};
-use crate::server::{account, admin, authorization, certificate, directory, key_change, order};
+use crate::server::{account, admin, authorization, certificate, directory, key_change, order, renewal};
 
 /// How long a request may be worked on. A wait for the CA's answer to a revocation ends before that.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -60,6 +60,11 @@ impl Server {
                 post(authorization::challenge),
             )
             .route("/acme/{provisioner}/certificate/{id}", post(certificate::get))
+            .route(
+                "/acme/{provisioner}/certificate/{id}/{number}",
+                post(certificate::alternate),
+            )
+            .route("/acme/{provisioner}/renewal-info/{id}", get(renewal::get))
             .route("/acme/{provisioner}/revoke-cert", post(certificate::revoke))
             .route("/acme/{provisioner}/key-change", post(key_change::post))
             .route("/health", get(health))
@@ -232,6 +237,7 @@ fn open_to_web_pages(method: &Method, endpoint: &str, mut response: Response) ->
     if preflight {
         let methods = match endpoint {
             "directory" | "new-nonce" => "GET,HEAD,POST",
+            "renewal-info" => "GET,HEAD",
             _ => "POST",
         };
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
@@ -294,7 +300,7 @@ fn endpoint_of(request: &Request) -> &'static str {
         .extensions()
         .get::<MatchedPath>()
         .map_or("", MatchedPath::as_str);
-    const NAMES: [(&str, &str); 13] = [
+    const NAMES: [(&str, &str); 15] = [
         ("/directory", "directory"),
         ("/new-nonce", "new-nonce"),
         ("/new-account", "new-account"),
@@ -306,6 +312,8 @@ fn endpoint_of(request: &Request) -> &'static str {
         ("/authz/{id}", "authz"),
         ("/challenge/{authz}/{type}", "challenge"),
         ("/certificate/{id}", "certificate"),
+        ("/certificate/{id}/{number}", "certificate"),
+        ("/renewal-info/{id}", "renewal-info"),
         ("/revoke-cert", "revoke-cert"),
         ("/key-change", "key-change"),
     ];

@@ -3,6 +3,7 @@
 pub(crate) mod external_accounts;
 pub(crate) mod jobs;
 pub(crate) mod records;
+pub(crate) mod renewals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,11 @@ use tokio::task::JoinSet;
 use crate::acme::account::Account;
 use crate::acme::certificate::{Der, IssuedChain, to_pem};
 use crate::acme::challenge::ChallengeType;
+use crate::acme::csr::Csr;
 use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work, WorkKind};
-use crate::acme::order::{Accepted, Order};
+use crate::acme::order::{Accepted, Order, Settled, Verdict};
 use crate::acme::upstream::UpstreamName;
 use crate::jose::jwk::{Curve, Jwk};
 use crate::store::{Lease, Next, Settlement, Store, Versioned};
@@ -39,7 +41,7 @@ pub(crate) trait Backend {
     async fn plant_unknown_job(&self, order: OrderId);
 }
 
-/// Makes a test of each function of `external_accounts`, `records` and `jobs`.
+/// Makes a test of each function of `external_accounts`, `records`, `renewals` and `jobs`.
 macro_rules! contract {
     ($backend:ty) => {
         $crate::store::contract::contract! { $backend:
@@ -64,6 +66,11 @@ macro_rules! contract {
             external_accounts::a_one_time_key_stays_used_whatever_becomes_of_its_account
             external_accounts::a_key_is_replaced_by_compare_and_swap
             external_accounts::keys_are_listed_the_oldest_first_and_are_there_after_reopening
+            renewals::n2_a_certificate_is_found_by_its_name_as_long_as_its_order_is_there
+            renewals::n4_of_many_orders_that_replace_a_certificate_one_is_stored
+            renewals::n4_a_failed_replacement_frees_the_certificate
+            renewals::n5_the_ca_is_to_be_asked_about_those_who_have_waited_longest
+            renewals::what_the_ca_offers_is_there_after_reopening
             jobs::a_job_is_leased_by_one_holder_the_longest_due_first
             jobs::a_lane_hands_out_its_own_jobs_only
             jobs::a_job_moves_to_another_lane_with_its_order_or_not_at_all
@@ -151,8 +158,8 @@ pub(crate) fn answered(order: Order) -> (Order, Work) {
     }
 }
 
-/// An order whose certificate is here, with the issuers' certificates.
-pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
+/// A CSR for the host, and a chain that answers it.
+fn certified(host: &str) -> (Der, [Der; 3]) {
     let authority = |name: &str, size: usize| {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -176,16 +183,43 @@ pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
     leaf_params.distinguished_name = rcgen::DistinguishedName::new();
     leaf_params.not_after = rcgen::date_time_ymd(2026, 4, 1);
     let csr = leaf_params.serialize_request(&key).unwrap();
+    leaf_params.use_authority_key_identifier_extension = true;
     let leaf = leaf_params
         .signed_by(&key, &Issuer::new(intermediate_params, intermediate))
         .unwrap();
     let chain = [leaf.der(), intermediate_certificate.der(), root_certificate.der()];
     let chain = chain.map(|der| Der::new(der.to_vec()));
-    let csr = Der::new(csr.der().to_vec());
-    let order = Order::for_daemon(OrderId::random(), names(&[host]), csr, at(0), LIFETIME);
-    let chain =
-        IssuedChain::verify(&to_pem(&chain), order.validated(at(1)).unwrap().ordered(), at(1)).unwrap();
+    (Der::new(csr.der().to_vec()), chain)
+}
+
+fn collected(order: Order, chain: &[Der]) -> (Order, Vec<Der>) {
+    let ordered = order.validated(at(1)).unwrap();
+    let chain = IssuedChain::verify(&to_pem(chain), ordered.ordered(), at(1)).unwrap();
     (order.issued(chain.certificate, at(1)), chain.issuers)
+}
+
+/// An order whose certificate is here, with the issuers' certificates.
+pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
+    let (csr, chain) = certified(host);
+    let order = Order::for_daemon(OrderId::random(), names(&[host]), csr, at(0), LIFETIME);
+    collected(order, &chain)
+}
+
+/// The same of a client.
+pub(crate) fn issued_to(owner: AccountId, host: &str) -> (Order, Vec<Der>) {
+    let (csr, chain) = certified(host);
+    let offered = (names(&[host]).remove(0), vec![ChallengeType::Http01]);
+    let order = Order::new(owner, "acme".to_owned(), vec![offered], at(0), LIFETIME);
+    let (order, Work::Validate(challenge)) = answered(order) else {
+        panic!("other work")
+    };
+    let Settled::Finished(ready) = order.settle_validation(challenge, 0, Verdict::Proved, 3, at(1)) else {
+        panic!("another verdict")
+    };
+    let csr = Csr::parse(csr.as_bytes().to_vec()).unwrap();
+    let csr = csr.matching(&ready, None).unwrap();
+    let (order, _) = ready.finalize(csr, at(1), LIFETIME).unwrap();
+    collected(order, &chain)
 }
 
 pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<Work>) {

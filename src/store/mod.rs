@@ -6,6 +6,7 @@
 mod codec;
 #[cfg(test)]
 mod contract;
+pub mod offers;
 pub mod sled;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
+use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
 
 /// How the store is set up.
@@ -174,6 +176,8 @@ pub enum StoreError {
 ///   [`StoreError::Conflict`] and nothing is written.
 /// - An order and the job that its change causes are one write. An order never loses its job to a crash.
 /// - A one-time external account key gets at most one account, however many ask at once.
+/// - A certificate is replaced by at most one order that may still do so ([`Order::holds_replaced`]), however many are
+///   made at once.
 /// - A job is leased by at most one holder at a time. A lease that is not settled in its time runs out, and the job is
 ///   leased again. The store measures that time by a clock of its own that nobody sets: a step of the system's clock
 ///   ends no lease. Jobs of a kind that this version does not know are left alone.
@@ -226,7 +230,8 @@ pub trait Store: Send + Sync + 'static {
         kid: &KeyId,
     ) -> Result<Option<Versioned<Account>>, StoreError>;
 
-    /// Stores a new order, with the work that it causes. `Conflict` if the id is taken.
+    /// Stores a new order, with the work that it causes. `Conflict` if the id is taken, or the certificate that it replaces
+    /// has a replacement.
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError>;
 
     /// The order with this id.
@@ -250,6 +255,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// The order whose certificate's leaf has this fingerprint.
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError>;
+
+    /// The order whose certificate RFC 9773 §4.1 names so.
+    async fn order_of_certificate_id(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError>;
+
+    /// The order that replaces the certificate, and is not known to have failed.
+    async fn replacement_of(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError>;
+
+    /// Up to `limit` orders about whose renewal the upstream is to be asked by now ([`Order::renewal_due`]), those first
+    /// that have been due longest.
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError>;
 
     /// The issuers' certificates with these fingerprints, in this order. A missing one is [`StoreError::Corrupt`].
     async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError>;

@@ -36,6 +36,8 @@ use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::{Job, Lane};
 use crate::acme::order::Order;
+use crate::acme::renewal::CertificateId;
+use crate::acme::upstream::UpstreamName;
 use crate::store::sled::committer::{Change, Committer, Jobs, Outcome, Put, Request, Sync};
 use crate::store::sled::keys::Key;
 use crate::store::sled::open::Opened;
@@ -178,6 +180,12 @@ impl SledStore {
         let key = keys::account(AccountId::from_bytes(id));
         let stored = record::read(&view, &key)?;
         stored.map(|stored| decoded(&key, &stored)).transpose()
+    }
+
+    /// The order that an index entry leads to.
+    fn order_at(&self, index: &Key) -> Result<Option<OrderId>, StoreError> {
+        let found = self.shared.durable.now().get(index)?;
+        found.map(|id| named_by(&id, index)).transpose()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -351,9 +359,27 @@ impl Store for SledStore {
     }
 
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {
-        let key = keys::certificate(leaf);
-        let found = self.shared.durable.now().get(&key)?;
-        found.map(|id| named_by(&id, &key)).transpose()
+        self.order_at(&keys::certificate(leaf))
+    }
+
+    async fn order_of_certificate_id(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
+        self.order_at(&keys::certificate_id(id))
+    }
+
+    async fn replacement_of(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
+        self.order_at(&keys::replaced(id))
+    }
+
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        let (from, to) = keys::renewals_until(upstream, now);
+        let range = (Bound::Included(from), Bound::Excluded(to));
+        let found = self.shared.durable.now().keys(range, limit)?;
+        found.map(|key| named_by(&key, &key)).collect()
     }
 
     async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError> {

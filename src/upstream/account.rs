@@ -316,6 +316,8 @@ mod tests {
                 hmac_key: Secret::new(vec![7; 32]),
             }),
             dns01: None,
+            lifetime: None,
+            profile: None,
         }
     }
 

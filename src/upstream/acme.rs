@@ -10,15 +10,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use instant_acme::Account;
 use instant_acme::AuthorizationStatus;
 use instant_acme::ChallengeStatus;
 use instant_acme::ChallengeType;
 use instant_acme::Error as AcmeError;
-use instant_acme::NewOrder;
 use instant_acme::Order;
 use instant_acme::OrderStatus;
 use instant_acme::RevocationRequest;
@@ -31,16 +27,19 @@ use tokio::time::Instant;
 
 use crate::acme::certificate::Der;
 use crate::acme::identifier::Identifier;
+use crate::acme::offers::Offers;
 use crate::acme::order::ValidatedOrder;
 use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
+use crate::acme::renewal::CertificateId;
 use crate::acme::revocation::RevocationReason;
 use crate::upstream::Error;
 use crate::upstream::Issuer;
 use crate::upstream::Progress;
 use crate::upstream::Settings;
 use crate::upstream::SetupError;
+use crate::upstream::Suggestion;
 use crate::upstream::account;
 use crate::upstream::account::BAD_NONCE_RETRIES;
 use crate::upstream::account::Registered;
@@ -51,7 +50,10 @@ use crate::upstream::dns::Solver;
 use crate::upstream::fault::Fault;
 use crate::upstream::fault::Refusal;
 use crate::upstream::http;
+use crate::upstream::http::Answer;
 use crate::upstream::http::Client;
+use crate::upstream::http::Directory;
+use crate::upstream::renewal;
 
 /// How long to wait for a CA that does not say.
 const POLL: Duration = Duration::from_secs(2);
@@ -83,8 +85,8 @@ mod operator;
 
 /// The public CA.
 pub struct Ca {
-    settings: Settings,
-    client: Client,
+    pub(crate) settings: Settings,
+    pub(crate) client: Client,
     vault: Arc<dyn Vault>,
     solver: Option<Solver>,
     session: Mutex<Preparation>,
@@ -95,6 +97,8 @@ pub struct Ca {
     attempts: AtomicU64,
     /// Whether the CA has disowned the account since it was last looked at.
     disowned: AtomicBool,
+    /// Whether the CA has refused to be told how long a certificate is to be valid.
+    pub(crate) lifetime_refused: AtomicBool,
 }
 
 #[derive(Default)]
@@ -105,9 +109,10 @@ struct Preparation {
 }
 
 /// The account with the CA's directory.
-struct Session {
-    registered: Registered,
+pub(crate) struct Session {
+    pub(crate) registered: Registered,
     account: Account,
+    pub(crate) directory: Directory,
 }
 
 impl Ca {
@@ -127,12 +132,13 @@ impl Ca {
             account_changed: Notify::new(),
             attempts: AtomicU64::new(0),
             disowned: AtomicBool::new(false),
+            lifetime_refused: AtomicBool::new(false),
         })
     }
 
     /// The account, prepared if it is not yet. Callers who come while an attempt is under way share its outcome: a CA
     /// that is down gets one attempt, not one for each of them (F15).
-    async fn session(&self) -> Result<Arc<Session>, Error> {
+    pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
         let seen = self.attempts.load(Ordering::Acquire);
         let mut preparation = self.session.lock().await;
         let disowned = self.disowned.load(Ordering::Acquire);
@@ -175,7 +181,11 @@ impl Ca {
         let key = PrivatePkcs8KeyDer::from(registered.key.pkcs8());
         let account = builder.from_parts(registered.url.clone(), key, self.settings.directory.clone());
         let account = account.await.map_err(Fault::from)?;
-        Ok(Session { registered, account })
+        Ok(Session {
+            registered,
+            account,
+            directory: self.client.directory().await?,
+        })
     }
 
     /// F9: another account would cost another EAB, and could not revoke what this one has bought. Only the operator can
@@ -244,13 +254,24 @@ impl Ca {
         }
         match order.state().status {
             OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => Ok(waiting()),
-            OrderStatus::Valid => match insist!(order.certificate()) {
-                Ok(Some(chain)) => Ok(Progress::Issued(chain)),
-                Ok(None) => Ok(waiting()),
-                Err(fault) => Err(not_the_end(self.judged(&session, fault).await)),
+            OrderStatus::Valid => match &order.state().certificate {
+                Some(url) => match self.chains(&session, url).await {
+                    Ok(chains) => Ok(Progress::Issued(chains)),
+                    Err(fault) => Err(not_the_end(self.judged(&session, fault).await)),
+                },
+                None => Err(Error::transient(
+                    "the CA's order is valid, and has no certificate",
+                )),
             },
             OrderStatus::Invalid => Err(invalid(&mut order).await),
         }
+    }
+
+    /// Posts a payload signed by our account.
+    pub(crate) async fn signed(&self, session: &Session, url: &str, payload: &str) -> Result<Answer, Fault> {
+        let Registered { key, url: kid } = &session.registered;
+        let new_nonce = &session.directory.new_nonce;
+        account::signed(&self.client, new_nonce, key, Some(kid), url, payload).await
     }
 
     /// UPSTREAM rule 6: what is valid already needs nothing; what is pending is solved by dns-01, or not at all.
@@ -297,7 +318,10 @@ impl Ca {
                     .map(|challenge| type_name(&challenge.r#type));
                 return Err(unsolvable(identifier, &offered.collect::<Vec<_>>().join(", ")));
             };
-            records.push(Record::new(dns_name, dns_value(&challenge.token, thumbprint)));
+            let Some(record) = Record::new(dns_name, &challenge.token, thumbprint) else {
+                return Err(Fault::Nonsense("a challenge whose token is no base64url".to_owned()).into());
+            };
+            records.push(record);
             if challenge.status == ChallengeStatus::Pending {
                 unanswered.push(index);
             }
@@ -337,19 +361,8 @@ impl Issuer for Ca {
     async fn open(&self, validated: &ValidatedOrder) -> Result<String, Error> {
         let _using = self.using_account.read().await;
         let session = self.session().await?;
-        let name = |identifier: &Identifier| match identifier {
-            Identifier::Dns(_) | Identifier::Wildcard(_) => {
-                instant_acme::Identifier::Dns(identifier.to_string())
-            }
-            Identifier::Ip(address) => instant_acme::Identifier::Ip(*address),
-        };
-        let identifiers: Vec<_> = validated.identifiers().iter().map(name).collect();
-        let new_order = NewOrder::new(&identifiers);
-        match insist!(session.account.new_order(&new_order)) {
-            Ok(order) => {
-                self.client.permitted(order.url())?;
-                Ok(order.url().to_owned())
-            }
+        match self.new_order(&session, validated).await {
+            Ok(url) => Ok(url),
             Err(fault) => {
                 if fault.has_status_404() {
                     // The CA may have moved: look at its directory again (F16).
@@ -390,9 +403,16 @@ impl Issuer for Ca {
         }
     }
 
-    async fn probe(&self) -> Result<(), Error> {
-        self.client.directory().await?;
-        Ok(())
+    async fn renewal(&self, certificate: &CertificateId) -> Result<Suggestion, Error> {
+        let session = self.session().await?;
+        let Some(base) = &session.directory.renewal_info else {
+            return Err(Error::transient("the CA does not say when to renew"));
+        };
+        Ok(renewal::ask(&self.client, base, certificate).await?)
+    }
+
+    async fn probe(&self) -> Result<Offers, Error> {
+        Ok(self.client.directory().await?.offers())
     }
 }
 
@@ -432,12 +452,6 @@ async fn answer(order: &mut Order, index: usize) -> Result<(), AcmeError> {
         Some(mut challenge) => challenge.set_ready().await,
         None => Ok(()),
     }
-}
-
-/// RFC 8555 §8.4: the digest of the key authorization.
-fn dns_value(token: &str, thumbprint: &str) -> String {
-    let key_authorization = format!("{token}.{thumbprint}");
-    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, key_authorization.as_bytes()))
 }
 
 fn unsolvable(identifier: &Identifier, offered: &str) -> Error {

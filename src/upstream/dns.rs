@@ -1,71 +1,125 @@
-//! The CA's own dns-01 challenges (RFC 8555 §8.4), solved by an external program by the contract of lego's `exec`
-//! provider: `PROGRAM present|cleanup FQDN VALUE`, exit status 0 for success.
+//! The CA's own dns-01 challenges (RFC 8555 §8.4), solved through a DNS provider: records are published, awaited at the
+//! zone's authoritative servers, and taken back.
 //!
-//! No shell is involved, and nothing that the CA sent reaches the program unchecked. What has been published is kept in
-//! memory only: after a restart it is published again, which is harmless.
+//! Nothing that the CA sent reaches a provider unchecked. What has been published is kept in memory only: after a
+//! restart it is published again, which is harmless.
+
+mod acme_dns;
+mod azuredns;
+mod cloudflare;
+mod desec;
+mod digitalocean;
+mod exec;
+mod gcloud;
+mod httpreq;
+mod infoblox;
+mod ovh;
+mod propagation;
+pub mod provider;
+mod rfc2136;
+mod route53;
+#[cfg(test)]
+mod scripted;
+mod sigv4;
+mod tsig;
+pub mod variables;
+pub mod web;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasher as _;
+use std::hash::RandomState;
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::ConnectionConfig;
-use hickory_resolver::config::NameServerConfig;
-use hickory_resolver::config::ResolveHosts;
-use hickory_resolver::config::ResolverConfig;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::RData;
-use hickory_resolver::proto::rr::RecordType;
-use rustix::process::Pid;
-use rustix::process::Signal;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncReadExt as _;
-use tokio::process::Child;
-use tokio::process::Command;
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::Instant;
 
 use crate::acme::identifier::DnsName;
 use crate::acme::problem::cleaned;
-use crate::upstream::Dns01;
 use crate::upstream::Error;
+use crate::upstream::Secret;
 use crate::upstream::SetupError;
+use crate::upstream::dns::propagation::Lookout;
+use crate::upstream::dns::provider::Action;
+use crate::upstream::dns::provider::Provider;
+use crate::upstream::dns::web::Web;
 
-/// How long one call may go on starting programs: an order with many names goes on at the next call.
+/// How long one call may go on publishing: an order with many names goes on at the next call.
 const PUBLISHING_BUDGET: Duration = Duration::from_secs(60);
 
-/// One run of the program.
-const PROGRAM_DEADLINE: Duration = Duration::from_secs(60);
+/// One change by a provider, which may take several requests.
+const PROVIDER_DEADLINE: Duration = Duration::from_secs(75);
 
-/// The program's output that is kept for the log.
-const MAX_OUTPUT_BYTES: usize = 2000;
+/// Of a provider's error, for the log.
+const MAX_DETAIL_CHARS: usize = 2500;
 
-/// One question to one server.
-const DNS_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A delegation of `_acme-challenge` that is longer goes in circles.
-const MAX_ALIASES: usize = 8;
-
-/// Shorter values of the program's environment are not taken for secrets when its output is logged.
+/// Shorter secrets are not looked for in what a provider says: their letters are everywhere.
 const MIN_SECRET_CHARS: usize = 6;
+
+/// Changes of different names run side by side, as far as their names fall to different locks.
+const TURNS: usize = 64;
+
+/// How dns-01 challenges of the CA are solved.
+#[derive(Debug, Clone)]
+pub struct Dns01 {
+    /// The provider's name.
+    pub name: &'static str,
+    /// Who publishes the records.
+    pub provider: Arc<dyn Provider>,
+    /// What must not be logged.
+    pub secrets: Vec<Secret>,
+    /// PEM file of further roots to trust for the provider's API.
+    pub roots: Option<PathBuf>,
+    /// DNS servers to start from; empty: the system's.
+    pub servers: Vec<SocketAddr>,
+    /// The port of authoritative servers: 53, except in tests.
+    pub authority_port: u16,
+    /// How long a record may take to become visible.
+    pub propagation_timeout: Duration,
+    /// How often to look.
+    pub polling_interval: Duration,
+}
 
 /// A TXT record that the CA is to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    name: String,
-    value: String,
+    /// The record's full name, with the final dot.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// The name that is validated, without a wildcard's `*.`.
+    pub domain: String,
+    /// The challenge's token.
+    pub token: String,
+    /// The challenge's key authorization.
+    pub key_authorization: String,
 }
 
 impl Record {
-    /// The record for a challenge of this name.
-    pub fn new(name: &DnsName, value: String) -> Self {
-        Self {
-            name: format!("_acme-challenge.{name}."),
-            value,
+    /// The record for a challenge of this name; `None`: the CA's token is none.
+    pub fn new(domain: &DnsName, token: &str, thumbprint: &str) -> Option<Self> {
+        // RFC 8555 §8.4: "It MUST NOT contain any characters outside the base64url alphabet".
+        let base64url = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        if !(1..=512).contains(&token.len()) || !token.bytes().all(base64url) {
+            return None;
         }
+        let key_authorization = format!("{token}.{thumbprint}");
+        let digest = digest::digest(&digest::SHA256, key_authorization.as_bytes());
+        Some(Self {
+            name: format!("_acme-challenge.{domain}."),
+            value: URL_SAFE_NO_PAD.encode(digest),
+            domain: domain.to_string(),
+            token: token.to_owned(),
+            key_authorization,
+        })
     }
 }
 
@@ -81,20 +135,30 @@ pub enum Publication {
 /// Publishes records and takes them back.
 pub struct Solver {
     settings: Dns01,
-    resolver: TokioResolver,
+    web: Web,
+    lookout: Lookout,
     published: Mutex<HashMap<String, Published>>,
+    /// Who changes a name holds its lock: providers read and write whole sets of values, and a value that two orders
+    /// share is withdrawn by the last of them.
+    turns: Vec<tokio::sync::Mutex<()>>,
+    hasher: RandomState,
 }
 
-/// What the program has been told for one order.
+/// What the provider has been told for one order.
+#[derive(Clone)]
 struct Published {
     records: Vec<PublishedRecord>,
     since: Instant,
 }
 
+#[derive(Clone)]
 struct PublishedRecord {
     wanted: Record,
     /// Where the record was put: aliases have been followed.
     at: Record,
+    authorities: Vec<SocketAddr>,
+    /// Whether the provider has said so. What it has not may be there all the same.
+    confirmed: bool,
 }
 
 impl fmt::Debug for Solver {
@@ -106,29 +170,21 @@ impl fmt::Debug for Solver {
 }
 
 impl Solver {
-    /// A solver.
+    /// A solver. Nothing is sent yet.
     ///
     /// # Errors
     ///
-    /// [`SetupError::Dns`] if no servers are given and the system's resolver can not be read.
+    /// [`SetupError`] if there are no DNS servers or no roots to trust.
     pub fn new(settings: Dns01) -> Result<Self, SetupError> {
-        let unusable = |e: hickory_resolver::net::NetError| SetupError::Dns(cleaned(&e.to_string(), 200));
-        let mut builder = match settings.servers.as_slice() {
-            [] => TokioResolver::builder_tokio().map_err(unusable)?,
-            servers => TokioResolver::builder_with_config(
-                ResolverConfig::from_name_servers(servers.iter().map(name_server).collect()),
-                TokioRuntimeProvider::default(),
-            ),
-        };
-        let options = builder.options_mut();
-        options.cache_size = 0;
-        options.use_hosts_file = ResolveHosts::Never;
-        options.timeout = DNS_TIMEOUT;
-        options.attempts = 1;
         Ok(Self {
+            web: Web::new(settings.roots.as_deref())?,
+            lookout: Lookout::new(&settings.servers, settings.authority_port)?,
             settings,
-            resolver: builder.build().map_err(unusable)?,
             published: Mutex::default(),
+            turns: std::iter::repeat_with(tokio::sync::Mutex::default)
+                .take(TURNS)
+                .collect(),
+            hasher: RandomState::new(),
         })
     }
 
@@ -137,51 +193,45 @@ impl Solver {
     ///
     /// # Errors
     ///
-    /// Transient if the program fails, or the records stay invisible for longer than configured; then they are taken
+    /// Transient if the provider fails, or the records stay invisible for longer than configured; then they are taken
     /// back, and the next call begins anew.
     pub async fn publish(&self, order: &str, records: &[Record]) -> Result<Publication, Error> {
-        let known = self.published().remove(order);
-        let mut published = known.unwrap_or_else(|| Published {
-            records: Vec::new(),
-            since: Instant::now(),
-        });
         let begun = Instant::now();
         for wanted in records {
-            if published.records.iter().any(|known| known.wanted == *wanted) {
+            if self.is_confirmed(order, wanted) {
                 continue;
             }
             if begun.elapsed() > PUBLISHING_BUDGET {
-                self.published().insert(order.to_owned(), published);
                 return Ok(Publication::Spreading(Duration::from_secs(1)));
             }
             let at = Record {
-                name: self.canonical(&wanted.name).await,
-                value: wanted.value.clone(),
+                name: self.lookout.canonical(&wanted.name).await,
+                ..wanted.clone()
             };
-            let outcome = self.run("present", &at).await;
-            // A program that has failed may have published all the same.
-            published.records.push(PublishedRecord {
-                wanted: wanted.clone(),
-                at,
-            });
-            published.since = Instant::now();
-            if let Err(detail) = outcome {
-                self.take_back(&published).await;
+            let authorities = self.lookout.authorities(&at.name).await;
+            // Before the provider is called: a call that fails or is cut short may have published all the same.
+            self.note(order, wanted, &at, authorities);
+            let _turn = self.turn(&at.name).await;
+            if let Err(detail) = self.apply(Action::Present, &at).await {
+                drop(_turn);
+                self.clean_up(order).await;
                 return Err(Error::transient(detail));
             }
+            self.confirm(order, wanted);
         }
+        let Some(published) = self.published().get(order).cloned() else {
+            return Ok(Publication::Visible);
+        };
         let Some(missing) = self.missing(&published).await else {
-            self.published().insert(order.to_owned(), published);
             return Ok(Publication::Visible);
         };
         if published.since.elapsed() > self.settings.propagation_timeout {
             let seconds = self.settings.propagation_timeout.as_secs();
-            self.take_back(&published).await;
+            self.clean_up(order).await;
             return Err(Error::transient(format!(
                 "the TXT record of {missing} is not visible after {seconds} s"
             )));
         }
-        self.published().insert(order.to_owned(), published);
         Ok(Publication::Spreading(
             self.settings.polling_interval.max(Duration::from_secs(1)),
         ))
@@ -190,230 +240,100 @@ impl Solver {
     /// Takes back what was published for the order, as far as this process knows. Failures are logged.
     pub async fn clean_up(&self, order: &str) {
         let published = self.published().remove(order);
-        if let Some(published) = published {
-            self.take_back(&published).await;
+        for PublishedRecord { at, .. } in published.into_iter().flat_map(|published| published.records) {
+            let _turn = self.turn(&at.name).await;
+            if self.is_wanted(&at) {
+                continue;
+            }
+            if let Err(detail) = self.apply(Action::Withdraw, &at).await {
+                tracing::warn!(name = at.name, error = detail, "a TXT record may be left behind");
+            }
         }
     }
 
-    fn published(&self) -> std::sync::MutexGuard<'_, HashMap<String, Published>> {
+    /// One change, with the provider's words cleaned of secrets.
+    async fn apply(&self, action: Action, record: &Record) -> Result<(), String> {
+        let change = self.settings.provider.apply(action, record, &self.web);
+        let outcome = match tokio::time::timeout(PROVIDER_DEADLINE, change).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("no answer within {} s", PROVIDER_DEADLINE.as_secs())),
+        };
+        let provider = self.settings.name;
+        outcome.map_err(|detail| format!("{provider}: {}: {}", record.name, self.redacted(detail)))
+    }
+
+    /// Programs print their environment when they are debugged, and servers what they were sent.
+    fn redacted(&self, mut detail: String) -> String {
+        for secret in &self.settings.secrets {
+            if secret.reveal().chars().count() >= MIN_SECRET_CHARS {
+                detail = detail.replace(secret.reveal(), "[redacted]");
+            }
+        }
+        cleaned(&detail, MAX_DETAIL_CHARS)
+    }
+
+    /// The lock of a name.
+    async fn turn(&self, name: &str) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let hash = self.hasher.hash_one(name);
+        let lock = self
+            .turns
+            .iter()
+            .cycle()
+            .nth(usize::from(hash.to_le_bytes()[0]))?;
+        Some(lock.lock().await)
+    }
+
+    fn published(&self) -> MutexGuard<'_, HashMap<String, Published>> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn take_back(&self, published: &Published) {
-        for PublishedRecord { at: record, .. } in &published.records {
-            if let Err(detail) = self.run("cleanup", record).await {
-                tracing::warn!(
-                    name = record.name,
-                    error = detail,
-                    "a TXT record may be left behind"
-                );
-            }
-        }
+    fn is_confirmed(&self, order: &str, wanted: &Record) -> bool {
+        let published = self.published();
+        let mut records = published.get(order).into_iter().flat_map(|order| &order.records);
+        records.any(|known| known.wanted == *wanted && known.confirmed)
     }
 
-    /// Where the record has to be: `_acme-challenge` is often delegated by CNAME, and lego gives its programs the
-    /// target. A target that is no host name is left alone.
-    async fn canonical(&self, name: &str) -> String {
-        let mut name = name.to_owned();
-        for _ in 0..MAX_ALIASES {
-            let Ok(answer) = self.resolver.lookup(name.as_str(), RecordType::CNAME).await else {
-                break;
-            };
-            let alias = answer.answers().iter().find_map(|record| match &record.data {
-                RData::CNAME(target) => Some(target.0.to_ascii().to_ascii_lowercase()),
-                _ => None,
-            });
-            match alias.filter(|alias| is_plain(alias)) {
-                Some(alias) => name = alias,
-                None => break,
+    /// Whether an order has this value at this place. Let's Encrypt gives one authorization to two orders.
+    fn is_wanted(&self, at: &Record) -> bool {
+        let published = self.published();
+        let mut records = published.values().flat_map(|order| &order.records);
+        records.any(|known| known.at.name == at.name && known.at.value == at.value)
+    }
+
+    fn note(&self, order: &str, wanted: &Record, at: &Record, authorities: Vec<SocketAddr>) {
+        let mut published = self.published();
+        let order = published.entry(order.to_owned()).or_insert_with(|| Published {
+            records: Vec::new(),
+            since: Instant::now(),
+        });
+        order
+            .records
+            .retain(|known| known.wanted != *wanted || known.at != *at);
+        order.records.push(PublishedRecord {
+            wanted: wanted.clone(),
+            at: at.clone(),
+            authorities,
+            confirmed: false,
+        });
+    }
+
+    fn confirm(&self, order: &str, wanted: &Record) {
+        if let Some(order) = self.published().get_mut(order) {
+            order.since = Instant::now();
+            let records = order.records.iter_mut();
+            for known in records.filter(|known| known.wanted == *wanted) {
+                known.confirmed = true;
             }
         }
-        name
     }
 
     /// The first name whose record can not be seen.
     async fn missing(&self, published: &Published) -> Option<String> {
-        for PublishedRecord { at: record, .. } in &published.records {
-            if !self.is_visible(record).await {
-                return Some(record.name.clone());
+        for PublishedRecord { at, authorities, .. } in &published.records {
+            if !self.lookout.sees(at, authorities).await {
+                return Some(at.name.clone());
             }
         }
         None
-    }
-
-    async fn is_visible(&self, record: &Record) -> bool {
-        let Ok(answer) = self.resolver.lookup(record.name.as_str(), RecordType::TXT).await else {
-            return false;
-        };
-        answer.answers().iter().any(|found| match &found.data {
-            RData::TXT(txt) => txt.txt_data.concat() == record.value.as_bytes(),
-            _ => false,
-        })
-    }
-
-    /// Runs the program, with the configured environment and `PATH` and nothing else of ours.
-    async fn run(&self, action: &str, record: &Record) -> Result<(), String> {
-        let program = self.settings.program.display();
-        let environment = self
-            .settings
-            .environment
-            .iter()
-            .map(|(name, value)| (name, value.reveal()));
-        let child = Command::new(&self.settings.program)
-            .args([action, &record.name, &record.value])
-            .env_clear()
-            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-            .envs(environment)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn();
-        let mut child = child.map_err(|e| format!("{program} can not be run: {e}"))?;
-        let group = child.id();
-        let finished = tokio::time::timeout(PROGRAM_DEADLINE, finish(&mut child)).await;
-        let Ok(finished) = finished else {
-            kill_group(group);
-            let seconds = PROGRAM_DEADLINE.as_secs();
-            return Err(format!("{program} {action} was killed after {seconds} s"));
-        };
-        let (status, output) = finished.map_err(|e| format!("{program} {action}: {e}"))?;
-        let output = self.redacted(&output);
-        tracing::debug!(action, name = record.name, %status, output, "the dns01_txt program has run");
-        match status.success() {
-            true => Ok(()),
-            false => Err(format!("{program} {action} {}: {status}: {output}", record.name)),
-        }
-    }
-
-    /// Programs print their environment when they are debugged.
-    fn redacted(&self, output: &[u8]) -> String {
-        let mut output = String::from_utf8_lossy(output).into_owned();
-        for secret in self.settings.environment.values() {
-            if secret.reveal().chars().count() >= MIN_SECRET_CHARS {
-                output = output.replace(secret.reveal(), "[redacted]");
-            }
-        }
-        cleaned(output.trim(), MAX_OUTPUT_BYTES)
-    }
-}
-
-fn name_server(address: &SocketAddr) -> NameServerConfig {
-    let mut udp = ConnectionConfig::udp();
-    udp.port = address.port();
-    let mut tcp = ConnectionConfig::tcp();
-    tcp.port = address.port();
-    NameServerConfig::new(address.ip(), true, vec![udp, tcp])
-}
-
-/// Whether a name is safe as a program's argument, even if the program hands it to a shell.
-fn is_plain(name: &str) -> bool {
-    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-    name.len() > 1 && name.len() <= 254 && !name.starts_with('-') && name.bytes().all(plain)
-}
-
-async fn finish(child: &mut Child) -> std::io::Result<(std::process::ExitStatus, Vec<u8>)> {
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (status, stdout, stderr) = tokio::join!(child.wait(), beginning_of(stdout), beginning_of(stderr));
-    Ok((status?, [stdout, stderr].concat()))
-}
-
-/// Reads to the end, so that the program never blocks on a full pipe, and keeps the beginning.
-async fn beginning_of(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut stream) = stream else {
-        return Vec::new();
-    };
-    let mut kept = Vec::new();
-    let mut buffer = Vec::with_capacity(MAX_OUTPUT_BYTES);
-    while let Ok(1..) = stream.read_buf(&mut buffer).await {
-        let room = MAX_OUTPUT_BYTES.saturating_sub(kept.len());
-        kept.extend(buffer.drain(..).take(room));
-    }
-    kept
-}
-
-/// The program may be a script that waits for another one.
-fn kill_group(leader: Option<u32>) {
-    let leader = leader
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
-    if let Some(leader) = leader {
-        // It may have ended by itself in the meantime.
-        let _ = rustix::process::kill_process_group(leader, Signal::KILL);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-    use crate::upstream::Secret;
-
-    fn solver(script: &str) -> (tempfile::TempDir, Solver) {
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("dns.sh");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let environment = BTreeMap::from([("DNS_TOKEN".to_owned(), Secret::new("hunter22".to_owned()))]);
-        let settings = Dns01 {
-            program,
-            environment,
-            servers: vec!["127.0.0.1:9".parse().unwrap()],
-            propagation_timeout: Duration::ZERO,
-            polling_interval: Duration::from_secs(1),
-        };
-        (directory, Solver::new(settings).unwrap())
-    }
-
-    fn record() -> Record {
-        Record::new(&"www.example.com".parse().unwrap(), "value".to_owned())
-    }
-
-    #[tokio::test]
-    async fn the_program_gets_its_own_environment_and_legos_arguments() {
-        let (directory, solver) = solver(r#"echo "$@" > "${0%/*}/args"; env > "${0%/*}/env""#);
-        solver.run("present", &record()).await.unwrap();
-        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
-        assert_eq!(read("args"), "present _acme-challenge.www.example.com. value\n");
-        let environment = read("env");
-        assert!(environment.contains("DNS_TOKEN=hunter22\n") && environment.contains("PATH="));
-        assert!(!environment.contains("CARGO"), "{environment}");
-    }
-
-    #[tokio::test]
-    async fn i9_a_failing_programs_output_is_told_without_its_secrets() {
-        let (_directory, solver) = solver("echo \"token $DNS_TOKEN\" >&2; exit 3");
-        let error = solver.run("present", &record()).await.unwrap_err();
-        assert!(
-            error.contains("token [redacted]") && error.contains("3"),
-            "{error}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_program_that_talks_without_end_neither_blocks_nor_fills_memory() {
-        let (_directory, solver) = solver("head -c 1000000 /dev/zero | tr '\\0' x; exit 1");
-        let error = solver.run("present", &record()).await.unwrap_err();
-        assert!(error.len() < MAX_OUTPUT_BYTES + 500);
-    }
-
-    #[tokio::test]
-    async fn records_that_stay_invisible_are_taken_back() {
-        let (directory, solver) = solver(r#"echo "$1" >> "${0%/*}/actions""#);
-        let outcome = solver.publish("order", &[record()]).await;
-        assert!(matches!(outcome, Err(Error::Transient { .. })), "{outcome:?}");
-        let actions = std::fs::read_to_string(directory.path().join("actions")).unwrap();
-        assert_eq!(actions, "present\ncleanup\n");
-    }
-
-    #[test]
-    fn t4_an_alias_that_a_shell_would_act_on_is_not_plain() {
-        assert!(is_plain("_acme-challenge.www.example.net."));
-        for odd in ["$(reboot).example.", "a b.", "-rf.", "a;b.", "", "."] {
-            assert!(!is_plain(odd), "{odd}");
-        }
     }
 }

@@ -83,6 +83,12 @@ impl Refusal {
         self.status == 404 && self.document.is_some()
     }
 
+    /// How long the CA asks us to wait: its `Retry-After`, or what it says in words alone, as Google does (UPSTREAM 1.3).
+    fn wait(&self) -> Option<Duration> {
+        let said = || said_to_wait(&self.detail()).filter(|_| self.is_rate_limit());
+        self.retry_after.or_else(said)
+    }
+
     /// The CA's words, as they came.
     fn detail(&self) -> String {
         let Some(document) = &self.document else {
@@ -133,6 +139,15 @@ impl Refusal {
     }
 }
 
+/// `Try again in 12.47s`, rounded up and clamped to 1 s .. 1 h.
+fn said_to_wait(detail: &str) -> Option<Duration> {
+    let detail = detail.to_ascii_lowercase();
+    let (_, span) = detail.split_once("try again in ")?;
+    let (seconds, _) = span.split_once('s')?;
+    let seconds: f64 = seconds.parse().ok()?;
+    Duration::try_from_secs_f64(seconds.ceil().clamp(1.0, 3600.0)).ok()
+}
+
 fn registered(urn: Option<&str>) -> Option<ProblemType> {
     urn?.parse().ok()
 }
@@ -164,6 +179,7 @@ fn for_the_client(kind: Option<ProblemType>) -> ProblemType {
         Some(ProblemType::UnsupportedIdentifier) => ProblemType::UnsupportedIdentifier,
         Some(ProblemType::BadRevocationReason) => ProblemType::BadRevocationReason,
         Some(ProblemType::AlreadyRevoked) => ProblemType::AlreadyRevoked,
+        Some(ProblemType::InvalidProfile) => ProblemType::InvalidProfile,
         _ => ProblemType::ServerInternal,
     }
 }
@@ -189,7 +205,7 @@ impl From<Fault> for Error {
         match fault {
             Fault::Refused(refusal) if refusal.is_rate_limit() || refusal.may_pass() => Self::Transient {
                 detail,
-                retry_after: refusal.retry_after,
+                retry_after: refusal.wait(),
                 rate_limited: refusal.is_rate_limit(),
             },
             Fault::Refused(refusal) => Self::Permanent(refusal.problem()),
@@ -258,6 +274,32 @@ mod tests {
         assert_eq!(passes(refusal(403, "rateLimited")), Some(true));
         assert_eq!(passes(refusal(400, "badNonce")), Some(false));
         assert_eq!(passes(refusal(400, "accountDoesNotExist")), Some(false));
+    }
+
+    #[test]
+    fn f3_a_wait_that_is_said_in_words_alone_is_understood() {
+        let waits = |status, detail: &str| {
+            let mut refusal = refusal(status, "rateLimited");
+            if let Some(document) = &mut refusal.document {
+                document.detail = Some(detail.to_owned());
+            }
+            refusal.wait().map(|wait| wait.as_secs())
+        };
+        assert_eq!(waits(429, "Quota exceeded. Try again in 12.47s."), Some(13));
+        assert_eq!(waits(429, "try again in 0s"), Some(1));
+        assert_eq!(waits(429, "Try again in 1e300s"), Some(3600));
+        for unclear in [
+            "Try again in a few hours",
+            "Try again in NaNs",
+            "Try again in s",
+            "Try again in ",
+            "no",
+        ] {
+            assert_eq!(waits(429, unclear), None, "{unclear}");
+        }
+        let mut said_twice = refusal(429, "rateLimited");
+        said_twice.retry_after = Some(Duration::from_secs(7));
+        assert_eq!(said_twice.wait(), Some(Duration::from_secs(7)));
     }
 
     #[test]

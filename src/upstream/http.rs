@@ -5,6 +5,7 @@
 //! nonce serves the next request, whoever makes it (RFC 8555 §6.5).
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::future::Future;
@@ -21,6 +22,7 @@ use http::Method;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::header::DATE;
+use http::header::LINK;
 use http::header::LOCATION;
 use http::header::RETRY_AFTER;
 use http_body_util::BodyExt as _;
@@ -31,6 +33,7 @@ use jiff::civil::DateTime;
 use serde::Deserialize;
 use url::Url;
 
+use crate::acme::offers::Offers;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
 use crate::upstream::Settings;
@@ -86,6 +89,10 @@ pub struct Answer {
     pub status: StatusCode,
     /// `Location`.
     pub location: Option<String>,
+    /// The targets of `Link` headers with the relation `alternate`, as they came.
+    pub alternates: Vec<String>,
+    /// `Retry-After`, as it came.
+    pub retry_after: Option<Duration>,
     /// The body, whole.
     pub body: Bytes,
 }
@@ -98,10 +105,13 @@ pub struct Directory {
     pub new_nonce: String,
     /// `newAccount`.
     pub new_account: String,
-    new_order: String,
+    /// `newOrder`.
+    pub new_order: String,
     revoke_cert: Option<String>,
     /// `keyChange`.
     pub key_change: Option<String>,
+    /// `renewalInfo` (RFC 9773 §3).
+    pub renewal_info: Option<String>,
     #[serde(default)]
     meta: Meta,
 }
@@ -111,12 +121,19 @@ pub struct Directory {
 struct Meta {
     #[serde(default)]
     external_account_required: bool,
+    #[serde(default)]
+    profiles: BTreeMap<String, String>,
 }
 
 impl Directory {
     /// Whether the CA says that it wants an External Account Binding. Some that want one do not say so.
     pub fn external_account_required(&self) -> bool {
         self.meta.external_account_required
+    }
+
+    /// What the CA offers beyond RFC 8555.
+    pub fn offers(&self) -> Offers {
+        Offers::of_directory(&self.meta.profiles, self.renewal_info.is_some())
     }
 }
 
@@ -166,9 +183,13 @@ impl Client {
         self.permitted(&directory.new_nonce)?;
         self.permitted(&directory.new_account)?;
         self.permitted(&directory.new_order)?;
-        for url in [&directory.revoke_cert, &directory.key_change]
-            .into_iter()
-            .flatten()
+        for url in [
+            &directory.revoke_cert,
+            &directory.key_change,
+            &directory.renewal_info,
+        ]
+        .into_iter()
+        .flatten()
         {
             self.permitted(url)?;
         }
@@ -187,6 +208,15 @@ impl Client {
         self.send(Method::HEAD, new_nonce, None).await?;
         self.kept_nonce()
             .ok_or_else(|| Fault::Nonsense("newNonce without a nonce".to_owned()))
+    }
+
+    /// Gets what takes no signature.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`].
+    pub async fn get(&self, url: &str) -> Result<Answer, Fault> {
+        self.send(Method::GET, url, None).await
     }
 
     /// Posts a signed body.
@@ -235,7 +265,8 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        let retry_after = retry_after(&headers);
+        let told_to_wait = asked_to_wait(&headers);
+        let retry_after = told_to_wait.map(clamped);
         if let Some(delay) = retry_after {
             // Outside of `with_advice` nobody asks.
             let _ = ADVICE.try_with(|advice| advice.set(Some(delay)));
@@ -255,6 +286,8 @@ impl Client {
             None => Ok(Answer {
                 status,
                 location: text(&headers, LOCATION.as_str()),
+                alternates: alternates(&headers),
+                retry_after: told_to_wait,
                 body: body.into(),
             }),
         }
@@ -323,9 +356,9 @@ impl HttpClient for Client {
     }
 }
 
-/// `Retry-After` in either form (RFC 9110 §10.2.3), clamped to 1 s .. 1 h; what is neither is ignored. A date is
-/// measured against the answer's own `Date`, so that neither clock needs to be right.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+/// `Retry-After` in either form (RFC 9110 §10.2.3); what is neither is ignored. A date is measured against the answer's own
+/// `Date`, so that neither clock needs to be right.
+fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
     let value = text(headers, RETRY_AFTER.as_str())?;
     let seconds = match value.bytes().all(|c| c.is_ascii_digit()) && !value.is_empty() {
         // More digits than a u64 holds are a long time, too.
@@ -336,7 +369,30 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
             u64::try_from(until.duration_since(now).as_secs()).unwrap_or(0)
         }
     };
-    Some(Duration::from_secs(seconds.clamp(1, 3600)))
+    Some(Duration::from_secs(seconds))
+}
+
+fn clamped(wait: Duration) -> Duration {
+    wait.clamp(Duration::from_secs(1), Duration::from_secs(3600))
+}
+
+/// The targets of the links `alternate` (RFC 8288 §3). A target with a comma in it is not found: no CA has one.
+fn alternates(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(LINK).iter();
+    let links = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    links.filter_map(alternate).map(str::to_owned).collect()
+}
+
+fn alternate(link: &str) -> Option<&str> {
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let is_alternate = |parameter: &str| {
+        let (name, value) = parameter.split_once('=').unwrap_or_default();
+        let value = value.trim().trim_matches('"');
+        name.trim().eq_ignore_ascii_case("rel") && value.eq_ignore_ascii_case("alternate")
+    };
+    parameters.split(';').any(is_alternate).then_some(target)
 }
 
 /// RFC 9110 §5.6.7, the one form that may be sent.
@@ -370,7 +426,7 @@ fn document(body: &[u8]) -> Option<instant_acme::Problem> {
 }
 
 /// Every certificate of a PEM file.
-fn roots_in(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
+pub(crate) fn roots_in(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
     let unusable = |why: String| SetupError::Roots {
         path: path.to_owned(),
         why,
@@ -384,7 +440,7 @@ fn roots_in(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
 }
 
 /// An error with its causes: reqwest's own words do not say that a certificate was refused, its cause does.
-fn chain(error: &dyn StdError) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -403,7 +459,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, retry_after_value.parse().unwrap());
         headers.insert(DATE, "Sun, 22 Nov 2026 00:00:00 GMT".parse().unwrap());
-        retry_after(&headers).map(|delay| delay.as_secs())
+        asked_to_wait(&headers).map(|delay| clamped(delay).as_secs())
     }
 
     #[test]
@@ -433,6 +489,8 @@ mod tests {
             email: None,
             eab: None,
             dns01: None,
+            lifetime: None,
+            profile: None,
         };
         let client = Client::new(&settings).unwrap();
         assert!(client.permitted("https://ca.example:14000/acct/1").is_ok());
@@ -448,6 +506,26 @@ mod tests {
         ] {
             assert!(client.permitted(foreign).is_err(), "{foreign}");
         }
+    }
+
+    #[test]
+    fn l2_links_to_alternates_are_read_in_every_spelling_and_no_others() {
+        let mut headers = HeaderMap::new();
+        for link in [
+            r#"<https://ca.example/dir>;rel="index""#,
+            r#"<https://ca.example/c/1/1>;rel="alternate", <https://ca.example/c/1/2> ; title=x; REL=Alternate"#,
+            "<relative>;rel=alternate",
+            "https://ca.example/c/1/3;rel=alternate",
+            "<https://ca.example/c/1/4>",
+            "<https://ca.example/c/1/5",
+        ] {
+            headers.append(LINK, link.parse().unwrap());
+        }
+        let found = alternates(&headers);
+        assert_eq!(
+            found,
+            ["https://ca.example/c/1/1", "https://ca.example/c/1/2", "relative"]
+        );
     }
 
     #[test]

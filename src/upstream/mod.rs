@@ -5,21 +5,26 @@
 
 pub mod account;
 pub mod acme;
+mod chains;
 pub mod dns;
 pub mod fault;
 pub mod http;
+mod new_order;
+mod renewal;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::acme::certificate::Der;
+use crate::acme::offers::Offers;
 use crate::acme::order::ValidatedOrder;
 use crate::acme::problem::Problem;
+use crate::acme::renewal::CertificateId;
+use crate::acme::renewal::RenewalInfo;
 use crate::acme::revocation::RevocationReason;
+use crate::upstream::dns::Dns01;
 
 /// How the CA is reached, and who we are there.
 #[derive(Debug, Clone)]
@@ -34,6 +39,10 @@ pub struct Settings {
     pub eab: Option<Eab>,
     /// Solves dns-01 challenges that the CA still poses.
     pub dns01: Option<Dns01>,
+    /// How long certificates are to be valid, if the CA is to be asked for that.
+    pub lifetime: Option<Duration>,
+    /// The profile of the orders that ask for none, where the CA has it.
+    pub profile: Option<String>,
 }
 
 /// External Account Binding credentials (RFC 8555 §7.3.4).
@@ -43,21 +52,6 @@ pub struct Eab {
     pub kid: Secret,
     /// The MAC key, decoded.
     pub hmac_key: Secret<Vec<u8>>,
-}
-
-/// How dns-01 challenges of the CA are solved: an external program by the contract of lego's `exec` provider.
-#[derive(Debug, Clone)]
-pub struct Dns01 {
-    /// The program (`EXEC_PATH`). Called as `PROGRAM present|cleanup FQDN VALUE`.
-    pub program: PathBuf,
-    /// Environment variables for the program.
-    pub environment: BTreeMap<String, Secret>,
-    /// DNS servers to ask whether the record is visible; empty: the system's.
-    pub servers: Vec<SocketAddr>,
-    /// How long a record may take to become visible (`EXEC_PROPAGATION_TIMEOUT`, seconds).
-    pub propagation_timeout: Duration,
-    /// How often to look (`EXEC_POLLING_INTERVAL`, seconds).
-    pub polling_interval: Duration,
 }
 
 /// A value that never prints.
@@ -153,8 +147,35 @@ pub enum Progress {
         /// How long: the CA's `Retry-After`, clamped to 1 s .. 1 h, or our own choice.
         retry_after: Duration,
     },
-    /// The chain as the CA sent it, PEM, not checked yet.
-    Issued(String),
+    /// The certificate is there.
+    Issued(Chains),
+}
+
+/// The chains of a certificate as the CA sent them, PEM, not checked yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chains {
+    /// The one that the CA prefers.
+    pub first: String,
+    /// Others (RFC 8555 §7.4.2), as many as could be had.
+    pub others: Vec<String>,
+}
+
+impl From<String> for Chains {
+    fn from(first: String) -> Self {
+        Self {
+            first,
+            others: Vec::new(),
+        }
+    }
+}
+
+/// What the CA says about a certificate's renewal (RFC 9773 §4.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suggestion {
+    /// When to renew.
+    pub info: RenewalInfo,
+    /// How long that holds: the CA's `Retry-After`, clamped to 1 min .. 1 day as RFC 9773 §4.3.2 has it.
+    pub good_for: Duration,
 }
 
 /// Where certificates come from.
@@ -181,6 +202,9 @@ pub trait Issuer: Send + Sync + 'static {
     /// Revokes a certificate, signed by the account that it was issued to.
     async fn revoke(&self, certificate: &Der, reason: Option<RevocationReason>) -> Result<(), Error>;
 
-    /// Whether the CA's directory answers.
-    async fn probe(&self) -> Result<(), Error>;
+    /// When the CA wants this certificate of its own to be renewed (RFC 9773 §4). Asked only where it offers that.
+    async fn renewal(&self, certificate: &CertificateId) -> Result<Suggestion, Error>;
+
+    /// Whether the CA's directory answers, and what it offers.
+    async fn probe(&self) -> Result<Offers, Error>;
 }

@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use crate::acme::job::Lane;
-use crate::acme::order::OrderStatus;
+use crate::acme::order::{Order, OrderStatus};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::worker::upstream::{Failover, Watched};
+use crate::worker::upstream::Watched;
 use crate::worker::{Context, LEASE, again};
 
 /// How often a CA is looked at that has a failover.
@@ -21,26 +21,31 @@ const BATCH: usize = 64;
 /// How long a job that stays is left alone.
 const STAYS: Duration = Duration::from_secs(10);
 
-/// Moves the CA's orders whenever that is due. Jobs that the CA's own queue has leased are left to it.
+/// Moves the CA's orders whenever that is due, while its own queue does not: it is paused, or there is no account.
 pub(crate) async fn watch(context: &Context, first: &Watched) {
-    let Some(failover) = first.upstream.failover else {
-        return;
-    };
-    let Some(second) = context.upstream(failover.to) else {
-        return;
-    };
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if is_due(context, first, second, failover) {
+        if first.health.places(1, 1, context.clock.now()) == 0
+            && let Some(second) = stand_in(context, first)
+        {
             divert(context, first, second).await;
         }
     }
 }
 
-/// The second must be well: of two CAs that fail, none is better than the other.
-fn is_due(context: &Context, first: &Watched, second: &Watched, failover: Failover) -> bool {
+/// Who takes the CA's new orders now, if anybody is to. It must be well: of two CAs that fail, none is better than the
+/// other.
+fn stand_in<'a>(context: &'a Context, first: &Watched) -> Option<&'a Watched> {
+    let failover = first.upstream.failover?;
     let failed = first.health.has_failed_for(failover.after, context.clock.now());
-    failed && second.health.is_well()
+    let second = context.upstream(failover.to).filter(|_| failed)?;
+    second.health.is_well().then_some(second)
+}
+
+/// Moves an order that has not been opened at the CA, if that is due.
+pub(crate) fn instead(context: &Context, first: &Watched, order: &Versioned<Order>) -> Option<Settlement> {
+    let second = stand_in(context, first)?;
+    (!order.value.is_opened_upstream()).then(|| moved(context, order.clone(), second))
 }
 
 async fn divert(context: &Context, first: &Watched, second: &Watched) {
@@ -75,13 +80,17 @@ async fn settlement(context: &Context, lease: &Lease, second: &Watched) -> Resul
     let movable = order.filter(|order| {
         order.value.status(now) == OrderStatus::Processing && !order.value.is_opened_upstream()
     });
-    let Some(Versioned {
+    Ok(match movable {
+        Some(order) => moved(context, order, second),
+        None => again(context, STAYS, lease.job.faults),
+    })
+}
+
+fn moved(context: &Context, order: Versioned<Order>, second: &Watched) -> Settlement {
+    let Versioned {
         value: order,
         version,
-    }) = movable
-    else {
-        return Ok(again(context, STAYS, lease.job.faults));
-    };
+    } = order;
     let (from, to) = (order.upstream_name(), second.name());
     let failovers = &context.metrics.upstream.failovers;
     failovers.with_label_values(&[from.as_str()]).inc();
@@ -89,12 +98,10 @@ async fn settlement(context: &Context, lease: &Lease, second: &Watched) -> Resul
         audit = true, account.id = %order.account(), order.id = %order.id(), upstream = %to, upstream.before = %from,
         "the order goes to another CA, for this one has failed for too long"
     );
-    Ok(Settlement {
-        next: Next::Moved {
-            upstream: to,
-            due: now,
-        },
+    let due = context.clock.now();
+    Settlement {
+        next: Next::Moved { upstream: to, due },
         order: Some(Versioned::with(version, order.placed_at(to))),
         issuers: Vec::new(),
-    })
+    }
 }

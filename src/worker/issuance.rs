@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::acme::account::AccountStatus;
 use crate::acme::certificate::IssuedChain;
 use crate::acme::id::AccountId;
@@ -15,9 +17,9 @@ use crate::acme::job::Work;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::upstream::{Error, Progress};
+use crate::upstream::{Chains, Error, Progress};
 use crate::worker::upstream::{Operation, Watched};
-use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere};
+use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere, failover};
 
 /// How long an order waits before it looks again whether it is first in line for its names.
 const IN_LINE: Duration = Duration::from_secs(1);
@@ -45,6 +47,13 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
         return Ok(failed(context, order, problem));
     }
+    let Some(upstream) = context.upstream(order.value.upstream_name()) else {
+        // Only lanes of configured upstreams are worked on.
+        return Ok(again(context, IN_LINE, lease.job.faults));
+    };
+    if let Some(settlement) = failover::instead(context, upstream, &order) {
+        return Ok(settlement);
+    }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
     // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
     if context.store.first_in_line(&order.value).await? != Some(id) {
@@ -53,10 +62,6 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let Some(validated) = order.value.validated(now) else {
         tracing::error!(order.id = %id, "a finalized order has a name without a valid authorization; it does not go to the CA");
         return Ok(failed(context, order, Problem::internal()));
-    };
-    let Some(upstream) = context.upstream(validated.upstream_name()) else {
-        // Only lanes of configured upstreams are worked on.
-        return Ok(again(context, IN_LINE, lease.job.faults));
     };
     match validated.upstream() {
         Some(_) => advance(context, upstream, lease, order, validated).await,
@@ -117,9 +122,9 @@ async fn advance(
             upstream.health.worked();
             Ok(again(context, retry_after, 0))
         }
-        Ok(Progress::Issued(pem)) => {
+        Ok(Progress::Issued(chains)) => {
             upstream.health.worked();
-            Ok(collected(context, order, &validated, &pem))
+            Ok(collected(context, order, &validated, &chains))
         }
         Err(error) => Ok(refused(context, upstream, lease, order, &error)),
     }
@@ -130,10 +135,11 @@ fn collected(
     context: &Context,
     order: Versioned<Order>,
     validated: &ValidatedOrder,
-    pem: &str,
+    chains: &Chains,
 ) -> Settlement {
     let now = context.clock.now();
-    let chain = match IssuedChain::verify(pem, validated.ordered(), now) {
+    let pem = &chains.first;
+    let mut chain = match IssuedChain::verify(pem, validated.ordered(), now) {
         Ok(chain) => chain,
         Err(mismatch) => {
             let upstream = order.value.upstream_name();
@@ -150,6 +156,11 @@ fn collected(
             return failed(context, order, problem);
         }
     };
+    for other in &chains.others {
+        if let Err(mismatch) = chain.add_alternate(other, validated.ordered(), now) {
+            tracing::warn!(order.id = %order.value.id(), %mismatch, "another chain of the CA's is done without");
+        }
+    }
     if order.value.status(now) != OrderStatus::Processing {
         tracing::warn!(
             audit = true, order.id = %order.value.id(), upstream = %order.value.upstream_name(),
@@ -160,6 +171,19 @@ fn collected(
         return failed(context, order, problem);
     }
     let certificate = &chain.certificate;
+    let asked = validated.wishes();
+    let differs = |asked: Option<Timestamp>, got: Timestamp| {
+        asked.is_some_and(|asked| asked.as_second() != got.as_second())
+    };
+    if differs(asked.not_before, certificate.not_before())
+        || differs(asked.not_after, certificate.not_after())
+    {
+        tracing::warn!(
+            order.id = %order.value.id(), certificate.not_before = %certificate.not_before(),
+            certificate.not_after = %certificate.not_after(),
+            "the CA has not taken the validity that the client asked for; the order says what it is"
+        );
+    }
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
     let waited = order
         .value

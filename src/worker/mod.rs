@@ -6,6 +6,7 @@
 mod failover;
 mod issuance;
 mod own_certificate;
+mod renewal;
 mod revocation;
 mod target;
 pub(crate) mod upkeep;

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use crate::acme::job::{Lane, WorkKind};
 use crate::acme::upstream::UpstreamName;
 use crate::metrics::raise_to;
-use crate::store::Waiting;
+use crate::store::{Waiting, offers};
 use crate::upstream::Error;
 use crate::worker::upstream::{Operation, Watched};
-use crate::worker::{Context, backoff, failover, own_certificate};
+use crate::worker::{Context, backoff, failover, own_certificate, renewal};
 
 /// How often deletable orders are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -64,29 +64,25 @@ pub(crate) fn account_at(name: UpstreamName) -> String {
 
 /// Runs all of it until told to stop.
 pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
-    let work = async {
-        let mut upstreams = JoinSet::new();
-        for upstream in context.upstreams.values() {
-            let (context, upstream) = (Arc::clone(&context), Arc::clone(upstream));
-            upstreams.spawn(async move {
-                tokio::join!(
-                    prepare(&context, &upstream),
-                    probe(&context, &upstream),
-                    failover::watch(&context, &upstream)
-                )
-            });
-        }
-        tokio::join!(
-            async { while upstreams.join_next().await.is_some() {} },
-            own(&context),
-            sweep(&context),
-            census(&context)
-        );
-    };
+    let mut upstreams = JoinSet::new();
+    for upstream in context.upstreams.values() {
+        let (context, upstream) = (Arc::clone(&context), Arc::clone(upstream));
+        upstreams.spawn(async move {
+            tokio::join!(
+                prepare(&context, &upstream),
+                probe(&context, &upstream),
+                renewal::run(&context, &upstream),
+                failover::watch(&context, &upstream)
+            )
+        });
+    }
+    let work = async { tokio::join!(own(&context), sweep(&context), census(&context)) };
     tokio::select! {
-        () = work => {}
+        _ = work => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    // Until they are gone, they hold the store.
+    upstreams.shutdown().await;
 }
 
 /// Asks for the account at the CA until there is one. Only then are orders worked on.
@@ -126,8 +122,15 @@ async fn probe(context: &Context, upstream: &Watched) {
     loop {
         let request = upstream.issuer().probe();
         let up = upstream.asked(context, Operation::Probe, request).await;
-        if let Err(error) = &up {
-            tracing::warn!(upstream = %upstream.name(), %error, "the CA's directory does not answer");
+        match &up {
+            Ok(offered) => {
+                if let Err(error) = offers::save(&*context.store, upstream.name(), offered).await {
+                    tracing::error!(upstream = %upstream.name(), %error, "what the CA offers can not be stored");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(upstream = %upstream.name(), %error, "the CA's directory does not answer");
+            }
         }
         upstream.health.probed(up.is_ok(), context.clock.now());
         let (metrics, up) = (&context.metrics, i64::from(up.is_ok()));

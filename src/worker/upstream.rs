@@ -12,7 +12,8 @@ use crate::acme::upstream::UpstreamName;
 use crate::upstream::{Error, Issuer};
 use crate::worker::{Context, backoff};
 
-/// So many faults of the CA in a row open the circuit breaker: then one probe at a time goes through.
+/// So many faults of the CA in a row open the circuit breaker: then one probe at a time goes through, and once one has
+/// worked, one more job with each that works, so that all that waits does not go to a CA that has just come back.
 const BREAKER_THRESHOLD: u32 = 5;
 
 /// How long the breaker lets nothing through at most, before the next probe.
@@ -53,6 +54,7 @@ pub(crate) enum Operation {
     Open,
     Advance,
     Revoke,
+    RenewalInfo,
     Probe,
 }
 
@@ -63,6 +65,7 @@ impl Operation {
             Self::Open => "open",
             Self::Advance => "advance",
             Self::Revoke => "revoke",
+            Self::RenewalInfo => "renewal",
             Self::Probe => "probe",
         }
     }
@@ -73,7 +76,7 @@ impl Operation {
             Self::Register => Some("register"),
             Self::Open | Self::Advance => Some("obtain"),
             Self::Revoke => Some("revoke"),
-            Self::Probe => None,
+            Self::RenewalInfo | Self::Probe => None,
         }
     }
 }
@@ -149,10 +152,12 @@ impl Watched {
 pub(crate) struct CaHealth {
     ready: AtomicBool,
     faults_in_a_row: AtomicU32,
-    times: Mutex<Times>,
+    state: Mutex<State>,
 }
 
-struct Times {
+struct State {
+    /// How many jobs may be under way at a time.
+    at_a_time: usize,
     paused_until: Option<Timestamp>,
     /// Since when it has done nothing that was asked of it, or has had no account of ours.
     failing_since: Option<Timestamp>,
@@ -165,7 +170,8 @@ impl CaHealth {
         Self {
             ready: AtomicBool::new(false),
             faults_in_a_row: AtomicU32::new(0),
-            times: Mutex::new(Times {
+            state: Mutex::new(State {
+                at_a_time: usize::MAX,
                 paused_until: None,
                 failing_since: Some(now),
                 last_fault: None,
@@ -173,27 +179,25 @@ impl CaHealth {
         }
     }
 
-    fn times(&self) -> MutexGuard<'_, Times> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There is an account at the CA: orders may be worked on.
     pub(crate) fn set_ready(&self) {
         self.ready.store(true, Ordering::SeqCst);
-        self.times().failing_since = None;
+        self.state().failing_since = None;
     }
 
     /// How many more jobs may be started now, if so many of all places are free.
     pub(crate) fn places(&self, free: usize, all: usize, now: Timestamp) -> usize {
-        let paused = self.times().paused_until.is_some_and(|until| until > now);
+        let state = self.state();
+        let paused = state.paused_until.is_some_and(|until| until > now);
         if !self.ready.load(Ordering::SeqCst) || paused {
             return 0;
         }
-        match self.breaker_is_open() {
-            // One probe at a time: only when nothing else is under way.
-            true => usize::from(free == all),
-            false => free,
-        }
+        let under_way = all.saturating_sub(free);
+        state.at_a_time.saturating_sub(under_way).min(free)
     }
 
     /// Whether one probe at a time goes through, and nothing else.
@@ -203,28 +207,30 @@ impl CaHealth {
 
     /// Whether the CA has failed for at least so long.
     pub(crate) fn has_failed_for(&self, span: Duration, now: Timestamp) -> bool {
-        let since = self.times().failing_since;
+        let since = self.state().failing_since;
         since.is_some_and(|since| after(since, span) <= now)
     }
 
     /// Whether there is an account at the CA, and nothing that speaks against it.
     pub(crate) fn is_well(&self) -> bool {
-        self.ready.load(Ordering::SeqCst) && self.times().failing_since.is_none()
+        self.ready.load(Ordering::SeqCst) && self.state().failing_since.is_none()
     }
 
     /// The CA has answered a job as it should.
     pub(crate) fn worked(&self) {
         self.faults_in_a_row.store(0, Ordering::SeqCst);
-        self.times().failing_since = None;
+        let mut state = self.state();
+        state.at_a_time = state.at_a_time.saturating_add(1);
+        state.failing_since = None;
     }
 
     /// The directory has been looked at. That it answers says little while jobs fail.
     pub(crate) fn probed(&self, is_up: bool, now: Timestamp) {
-        let mut times = self.times();
-        let quiet = times.last_fault.is_none_or(|last| after(last, QUIET) <= now);
+        let mut state = self.state();
+        let quiet = state.last_fault.is_none_or(|last| after(last, QUIET) <= now);
         match is_up {
-            false => times.failing_since = times.failing_since.or(Some(now)),
-            true if quiet && self.ready.load(Ordering::SeqCst) => times.failing_since = None,
+            false => state.failing_since = state.failing_since.or(Some(now)),
+            true if quiet && self.ready.load(Ordering::SeqCst) => state.failing_since = None,
             true => {}
         }
     }
@@ -235,17 +241,20 @@ impl CaHealth {
             .faults_in_a_row
             .fetch_add(1, Ordering::SeqCst)
             .saturating_add(1);
-        let mut times = self.times();
+        let mut state = self.state();
         if !rate_limited {
-            times.failing_since = times.failing_since.or(Some(now));
-            times.last_fault = Some(now);
+            state.failing_since = state.failing_since.or(Some(now));
+            state.last_fault = Some(now);
+        }
+        if faults >= BREAKER_THRESHOLD {
+            state.at_a_time = 1;
         }
         let pause = match (rate_limited, faults >= BREAKER_THRESHOLD) {
             (true, _) => retry_after.unwrap_or(RATE_LIMIT_PAUSE),
             (false, true) => backoff(faults - BREAKER_THRESHOLD + 1, PAUSE_CEILING),
             (false, false) => return,
         };
-        times.paused_until = times.paused_until.max(Some(after(now, pause)));
+        state.paused_until = state.paused_until.max(Some(after(now, pause)));
     }
 }
 
@@ -281,7 +290,31 @@ mod tests {
         assert_eq!(ca.places(64, 64, later), 1);
         assert_eq!(ca.places(63, 64, later), 0, "the probe is under way");
         ca.worked();
-        assert_eq!(ca.places(63, 64, later), 63);
+        assert_eq!(ca.places(63, 64, later), 1, "the probe has worked, and goes on");
+    }
+
+    #[test]
+    fn f15_a_ca_that_is_back_gets_one_job_more_with_each_that_works_until_all_places_are_taken() {
+        let now = Clock::system().now();
+        let ca = ready(now);
+        for _ in 0..64 {
+            ca.failed(now, None, false);
+        }
+        let later = after(now, seconds(600));
+        let mut rounds = Vec::new();
+        // All that are under way work, and then as many go out as may.
+        while rounds.last() != Some(&64) {
+            let under_way = ca.places(64, 64, later);
+            rounds.push(under_way);
+            for _ in 0..under_way {
+                ca.worked();
+            }
+        }
+        assert_eq!(rounds, [1, 2, 4, 8, 16, 32, 64]);
+        for _ in 0..BREAKER_THRESHOLD {
+            ca.failed(later, None, false);
+        }
+        assert_eq!(ca.places(64, 64, after(later, seconds(600))), 1, "and again");
     }
 
     #[test]

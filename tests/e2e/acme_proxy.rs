@@ -1,11 +1,13 @@
 //! acme-proxy itself, the program that cargo has built, with a `ca.json` for Pebble.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::Value;
 use serde_json::json;
 
 use crate::dns::DNS01;
+use crate::knot::SECRET;
 use crate::pebble::EAB_HMAC_KEY;
 use crate::pebble::EAB_KID;
 use crate::pebble::Pebble;
@@ -17,7 +19,7 @@ use crate::web::Web;
 
 /// The name that it goes by. It is in no DNS but that of the tests: clients come through an HTTPS proxy, which works
 /// for every user on every machine, where an entry in `/etc/hosts` or a mount namespace would not.
-const NAME: &str = "acmeproxy.example.com";
+pub(crate) const NAME: &str = "acmeproxy.example.com";
 
 /// The key of acme-proxy's own, which binds clients' accounts under the second provisioner.
 pub(crate) const CLIENTS_KID: &str = "team-a";
@@ -28,6 +30,8 @@ pub(crate) const CLIENTS_HMAC_KEY: &str = "Y2xpZW50cy1rZXktb2YtdGVhbS1hLW9mLTMyL
 pub(crate) enum Upstream {
     /// It has a program for dns-01.
     Dns01,
+    /// It updates the zone at this server.
+    Rfc2136(SocketAddr),
     /// It has none: all names have to be pre-validated.
     Prevalidated,
 }
@@ -152,8 +156,8 @@ fn ca_json(directory: &Path, place: &Place, pebble: &Pebble, upstream: Upstream)
             }],
         },
     });
-    if upstream == Upstream::Dns01 {
-        ca_json["authority"]["config"]["dns01_txt"] = json!({
+    let dns01_txt = match upstream {
+        Upstream::Dns01 => json!({
             "provider": "exec",
             "dns_servers": [pebble.dns.address().to_string()],
             "env_vars": {
@@ -161,7 +165,19 @@ fn ca_json(directory: &Path, place: &Place, pebble: &Pebble, upstream: Upstream)
                 "DNS_PORT": pebble.dns.management_port().to_string(),
                 "CALLS": calls(directory),
             },
-        });
-    }
+        }),
+        Upstream::Rfc2136(server) => json!({
+            "provider": "rfc2136",
+            "dns_servers": [server.to_string()],
+            "env_vars": {
+                "RFC2136_NAMESERVER": server.to_string(),
+                "RFC2136_TSIG_KEY": "hmac-sha256",
+                "RFC2136_TSIG_ALGORITHM": "hmac-sha256.",
+                "RFC2136_TSIG_SECRET": SECRET,
+            },
+        }),
+        Upstream::Prevalidated => return ca_json,
+    };
+    ca_json["authority"]["config"]["dns01_txt"] = dns01_txt;
     ca_json
 }

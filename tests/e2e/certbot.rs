@@ -1,17 +1,22 @@
 //! certbot, standalone (http-01): Debian's, and the latest from `PyPI`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::acme_proxy::CLIENTS_HMAC_KEY;
 use crate::acme_proxy::CLIENTS_KID;
+use crate::acme_proxy::Upstream;
 use crate::certificate::Leaf;
 use crate::certificate::check;
+use crate::certificate::check_up_to;
+use crate::certificate::openssl;
 use crate::dns::hook;
 use crate::environment::Environment;
 use crate::environment::Host;
 use crate::pebble::CertificateStatus;
+use crate::process::read;
 
 /// certbot on a host.
 struct Certbot<'a> {
@@ -48,6 +53,12 @@ impl<'a> Certbot<'a> {
     }
 
     fn obtain(&self, arguments: &[&str]) -> Leaf {
+        self.ask(arguments);
+        self.leaf()
+    }
+
+    /// Gets a certificate by http-01, unchecked.
+    fn ask(&self, arguments: &[&str]) {
         let address = self.host.address.to_string();
         let port = self.host.http_port().to_string();
         let standalone = [
@@ -57,10 +68,15 @@ impl<'a> Certbot<'a> {
             "--http-01-port",
             &port,
         ];
-        self.obtain_by(&standalone, arguments)
+        self.ask_by(&standalone, arguments);
     }
 
     fn obtain_by(&self, authenticator: &[&str], arguments: &[&str]) -> Leaf {
+        self.ask_by(authenticator, arguments);
+        self.leaf()
+    }
+
+    fn ask_by(&self, authenticator: &[&str], arguments: &[&str]) {
         let mut all = vec!["certonly"];
         all.extend(authenticator);
         all.extend(["--agree-tos", "--register-unsafely-without-email"]);
@@ -68,7 +84,6 @@ impl<'a> Certbot<'a> {
         all.extend(self.names.iter().flat_map(|name| ["-d", name]));
         all.extend(arguments);
         self.run(&all);
-        self.leaf()
     }
 
     fn revoke(&self, arguments: &[&str]) {
@@ -104,6 +119,30 @@ impl<'a> Certbot<'a> {
     fn status(&self, leaf: &Leaf) -> CertificateStatus {
         self.host.environment.pebble.status(&leaf.serial)
     }
+}
+
+#[test]
+fn l2_certbot_gets_the_chain_that_it_prefers() {
+    let environment = Environment::shared();
+    let names = ["chain.example.com"];
+    let certbot = Certbot::on(&environment, &names);
+    let root = &environment.pebble.other_root;
+    let subject = openssl(&[
+        &"x509",
+        &"-in",
+        root,
+        &"-noout",
+        &"-subject",
+        &"-nameopt",
+        &"multiline",
+    ]);
+    let (_, name) = subject.trim().rsplit_once("= ").unwrap();
+    certbot.ask(&["--preferred-chain", name]);
+    let (chain, key) = (certbot.file("fullchain.pem"), certbot.file("privkey.pem"));
+    let leaf = check_up_to(root, &chain, &key, &names);
+    assert_eq!(certbot.status(&leaf), CertificateStatus::Valid);
+    let pem = std::fs::read_to_string(chain).unwrap();
+    assert_eq!(pem.matches("BEGIN CERTIFICATE").count(), 4, "three intermediates");
 }
 
 #[test]
@@ -212,4 +251,38 @@ fn f2_certbot_registers_by_external_account_binding() {
         CLIENTS_HMAC_KEY,
     ];
     assert!(certbot.obtain(&binding).is_p256());
+}
+
+#[test]
+fn f4_half_of_all_nonces_refused_names_proved_each_time_and_long_chains_keep_no_certificate_from_certbot() {
+    let pebble = [
+        ("PEBBLE_WFE_NONCEREJECT", "50"),
+        ("PEBBLE_CHAIN_LENGTH", "3"),
+        ("PEBBLE_ALTERNATE_ROOTS", "2"),
+        ("PEBBLE_AUTHZREUSE", "0"),
+    ];
+    let environment = Environment::start_with(Upstream::Dns01, &pebble);
+    let name = "hostile.example.com";
+    let names = [name];
+    let certbot = Certbot::on(&environment, &names);
+    let mut serials = BTreeSet::new();
+    for number in 1..=4 {
+        let leaf = certbot.obtain(&["--force-renewal"]);
+        assert!(serials.insert(leaf.serial), "a new certificate each time");
+        let chain = read(&certbot.file("fullchain.pem"));
+        assert_eq!(
+            chain.matches("BEGIN CERTIFICATE").count(),
+            4,
+            "the leaf and three intermediates"
+        );
+        let calls = environment.dns01_calls(name).into_iter();
+        let values: BTreeSet<String> = calls.map(|(_, value)| value).collect();
+        assert_eq!(values.len(), number, "each order is proved to the CA anew");
+    }
+    let pebble = &environment.pebble;
+    assert_eq!(
+        (pebble.accounts(), pebble.orders()),
+        (1, 5),
+        "certbot's orders, and acme-proxy's own"
+    );
 }

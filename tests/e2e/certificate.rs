@@ -30,7 +30,11 @@ impl Leaf {
 
 /// Checks chain, key and names of a certificate that a client has.
 pub(crate) fn check(host: &Host<'_>, chain: &Path, key: &Path, names: &[&str]) -> Leaf {
-    let root = host.root();
+    check_up_to(host.root(), chain, key, names)
+}
+
+/// The same for a chain that leads to another root.
+pub(crate) fn check_up_to(root: &Path, chain: &Path, key: &Path, names: &[&str]) -> Leaf {
     openssl(&[
         &"verify",
         &"-x509_strict",

@@ -39,8 +39,14 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Starts everything.
+    /// Starts everything. A new order at Pebble gets an authorization that is valid already, if there is one, with a
+    /// likelihood of `reuse` percent.
     pub(crate) fn start(upstream: Upstream, reuse: u8) -> Self {
+        Self::start_with(upstream, &[("PEBBLE_AUTHZREUSE", &reuse.to_string())])
+    }
+
+    /// Starts everything, with these variables for Pebble.
+    pub(crate) fn start_with(upstream: Upstream, variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("acme-proxy-e2e-")
             .tempdir()
@@ -49,7 +55,11 @@ impl Environment {
         std::fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).unwrap();
         let runtime = Runtime::new().unwrap();
         let tunnel = runtime.block_on(connect::start()).unwrap();
-        let pebble = Pebble::start(directory.path(), &runtime, reuse);
+        let zone = match upstream {
+            Upstream::Rfc2136(server) => Some(server),
+            Upstream::Dns01 | Upstream::Prevalidated => None,
+        };
+        let pebble = Pebble::start(directory.path(), &runtime, variables, zone);
         let place = Place::free();
         let acme_proxy = AcmeProxy::start(directory.path(), &place, &pebble, upstream);
         Self {

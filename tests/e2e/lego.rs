@@ -1,17 +1,23 @@
 //! lego, which serves http-01 and tls-alpn-01 itself, and has a program publish what dns-01 wants.
 
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::acme_proxy::CLIENTS_HMAC_KEY;
 use crate::acme_proxy::CLIENTS_KID;
+use crate::acme_proxy::NAME;
+use crate::acme_proxy::Upstream;
 use crate::certificate::Leaf;
 use crate::certificate::check;
 use crate::dns::DNS01;
 use crate::environment::Environment;
 use crate::environment::Host;
+use crate::knot::Knot;
 use crate::pebble::CertificateStatus;
 use crate::process;
+use crate::process::free_port;
 
 /// lego on a host.
 pub(crate) struct Lego<'a> {
@@ -156,6 +162,28 @@ fn lego_gets_a_certificate_for_a_wildcard_and_its_base_by_dns_01_and_renews_it()
     let names = ["*.wild.lego.example.com", "wild.lego.example.com"];
     let lego = Lego::on(&environment, &names, "ec256").by(Challenge::Dns01);
     assert_ne!(lego.obtain().serial, lego.renew().serial);
+}
+
+#[test]
+fn f13_a_wildcard_and_its_base_name_are_proved_to_the_ca_by_signed_updates_of_a_zone_at_knot() {
+    let directory = tempfile::tempdir().unwrap();
+    // Its servers have no address: acme-proxy can ask the configured one only.
+    let zone = "@ NS ns.nowhere.example.net.\n_acme-challenge.wild TXT \"theirs\"\n";
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let knot = Knot::start(directory.path(), address, &[("example.com", zone)]).unwrap();
+    let environment = Environment::start(Upstream::Rfc2136(address), 0);
+    let names = ["*.wild.example.com", "wild.example.com"];
+    Lego::on(&environment, &names, "ec256")
+        .by(Challenge::Dns01)
+        .obtain();
+    let log = std::fs::read_to_string(directory.path().join("knot.log")).unwrap();
+    assert_eq!(
+        knot.texts("_acme-challenge.wild.example.com").unwrap(),
+        ["theirs"],
+        "{log}"
+    );
+    let own = knot.texts(&format!("_acme-challenge.{NAME}")).unwrap();
+    assert!(own.is_empty(), "{own:?}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod certificate;
 #[path = "../../examples/loopback/challenge_dns.rs"]
 mod challenge_dns;
 #[cfg(test)]
+#[expect(dead_code, reason = "only a test asks what the proxy has seen")]
 #[path = "../../examples/loopback/connect.rs"]
 mod connect;
 #[cfg(test)]
@@ -29,6 +30,9 @@ mod dehydrated;
 mod dns;
 #[cfg(test)]
 mod environment;
+#[cfg(test)]
+#[path = "../../examples/loopback/knot.rs"]
+mod knot;
 #[cfg(test)]
 mod lego;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Pebble, the CA: it wants EAB, is strict, refuses one good nonce in twenty, and looks for its challenges in the DNS.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -32,6 +33,8 @@ pub(crate) struct Pebble {
     pub(crate) tls_root: PathBuf,
     /// The root of the certificates that it issues, PEM. Pebble makes it when it starts.
     pub(crate) issuing_root: PathBuf,
+    /// The root of another chain for the same certificates, PEM.
+    pub(crate) other_root: PathBuf,
     /// Its DNS.
     pub(crate) dns: Dns,
     port: u16,
@@ -49,9 +52,14 @@ pub(crate) enum CertificateStatus {
 }
 
 impl Pebble {
-    /// Starts it with its DNS, and waits until it answers. A new order gets an authorization that is valid already, if
-    /// there is one, with a likelihood of `reuse` percent.
-    pub(crate) fn start(directory: &Path, runtime: &Runtime, reuse: u8) -> Self {
+    /// Starts it with its DNS, which it asks unless there is another, and waits until it answers. The variables say more
+    /// about how it behaves.
+    pub(crate) fn start(
+        directory: &Path,
+        runtime: &Runtime,
+        variables: &[(&str, &str)],
+        zone: Option<SocketAddr>,
+    ) -> Self {
         let tls_root = directory.join("pebble-tls-root.pem");
         make_certificate(directory, &tls_root);
         let dns = Dns::start(runtime);
@@ -69,22 +77,29 @@ impl Pebble {
         std::fs::write(&config, settings.to_string()).unwrap();
         let mut command = program("pebble");
         command.arg("-strict").arg("-config").arg(&config);
-        command.args(["-dnsserver", &dns.address().to_string()]);
+        command.args(["-dnsserver", &zone.unwrap_or(dns.address()).to_string()]);
         command
             .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_AUTHZREUSE", reuse.to_string());
+            .env("PEBBLE_CHAIN_LENGTH", "3")
+            .env("PEBBLE_ALTERNATE_ROOTS", "2")
+            .envs(variables.iter().copied());
         let mut daemon = Daemon::start("pebble", "pebble", &mut command, directory.join("pebble.log"));
 
         let web = Web::trusting(&tls_root, "localhost");
-        let root = format!("https://127.0.0.1:{management_port}/roots/0");
-        let root = daemon.wait_for("its root", || web.get(&root));
-        let issuing_root = directory.join("issuing-root.pem");
-        std::fs::write(&issuing_root, root).unwrap();
+        let mut root = |number: u8| {
+            let url = format!("https://127.0.0.1:{management_port}/roots/{number}");
+            let file = directory.join(format!("issuing-root-{number}.pem"));
+            let root = daemon.wait_for("its root", || web.get(&url));
+            std::fs::write(&file, root).unwrap();
+            file
+        };
+        let (issuing_root, other_root) = (root(0), root(1));
         let directory = format!("https://127.0.0.1:{port}/dir");
         daemon.wait_for("its directory", || web.get(&directory));
         Self {
             tls_root,
             issuing_root,
+            other_root,
             dns,
             port,
             management_port,

@@ -14,7 +14,7 @@ const PROOFS: [(&str, &str, &str); 2] = [
 ];
 
 /// The methods of `Issuer` that do not take a proof: none of them makes the CA sign.
-const WITHOUT_PROOF: [&str; 3] = ["prepare", "revoke", "probe"];
+const WITHOUT_PROOF: [&str; 4] = ["prepare", "revoke", "renewal", "probe"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -155,6 +155,15 @@ fn only_finalize_reaches_upstream_the_ca_signs_for_nothing_but_a_validated_order
         }
     }
     assert_eq!(names, ["open", "advance"]);
+    // Our own new-order is sent from one place, which takes the proof as well.
+    let new_order = code(&fs::read_to_string(source().join("upstream/new_order.rs")).unwrap());
+    assert!(block(&new_order, "impl Ca").contains("validated: &ValidatedOrder"));
+    let senders: Vec<String> = files()
+        .into_iter()
+        .filter(|(_, code)| code.contains("directory.new_order,"))
+        .map(|(file, _)| file)
+        .collect();
+    assert_eq!(senders, ["upstream/new_order.rs"]);
     // instant-acme has no such rule: it is called in the one place that has the proof in hand.
     for call in [".new_order(", "finalize_csr("] {
         let callers: Vec<String> = files()

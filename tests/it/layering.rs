@@ -14,7 +14,7 @@ const LAYERS: [(&str, &str); 15] = [
     ("policy", "acme"),
     ("store", "acme jose"),
     ("validate", "acme"),
-    ("upstream", "acme"),
+    ("upstream", "acme clock"),
     ("ra", "acme clock jose policy store"),
     ("worker", "acme clock metrics store tls upstream validate"),
     ("server", "acme clock jose metrics ra tls"),

@@ -19,6 +19,7 @@ mod requirements;
 mod rfc8555;
 mod rfc8737;
 mod rfc8738;
+mod rfc9773;
 mod start;
 mod tampered_store;
 mod upstream;

@@ -1,8 +1,6 @@
 //! `docs/RFC8555.md` has one row for each requirement, and names only files and tests that there are.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
+use crate::harness::documented::{self, quoted, root, tests_in, unshown};
 
 /// The numbered requirements: a letter for each part of the protocol, and how many there are.
 const PARTS: [(char, usize); 15] = [
@@ -32,21 +30,12 @@ struct Row {
     shown_by: String,
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn rows() -> Vec<Row> {
-    let text = fs::read_to_string(root().join("docs/RFC8555.md")).unwrap();
-    let cells = |line: &str| -> Option<Vec<String>> {
-        let line = line.strip_prefix("| ")?.strip_suffix(" |")?;
-        Some(line.split(" | ").map(|cell| cell.trim().to_owned()).collect())
-    };
     let is_id = |text: &str| {
         let number = text.get(1..).and_then(|number| number.parse::<usize>().ok());
         text.starts_with(|c: char| c.is_ascii_uppercase()) && number.is_some()
     };
-    let rows = text.lines().filter_map(cells).filter(|cells| is_id(&cells[0]));
+    let rows = documented::rows("docs/RFC8555.md", is_id).into_iter();
     rows.map(|cells| {
         assert_eq!(
             cells.len(),
@@ -63,33 +52,6 @@ fn rows() -> Vec<Row> {
     .collect()
 }
 
-/// What stands between backticks.
-fn quoted(cell: &str) -> impl Iterator<Item = &str> {
-    cell.split('`').skip(1).step_by(2)
-}
-
-/// The names of the tests in a file: functions right below a test attribute.
-fn tests_in(file: &str) -> BTreeSet<String> {
-    let text = fs::read_to_string(root().join(file)).unwrap_or_else(|_| panic!("there is no {file}"));
-    let mut tests = BTreeSet::new();
-    let mut is_test = false;
-    for line in text.lines().map(str::trim) {
-        let name = line.split_once("fn ").and_then(|(_, rest)| rest.split_once('('));
-        match name {
-            Some((name, _)) if is_test => {
-                tests.insert(name.to_owned());
-                is_test = false;
-            }
-            Some(_) | None if line.starts_with("#[test]") || line.starts_with("#[tokio::test") => {
-                is_test = true
-            }
-            Some(_) | None if line.starts_with("#[ignore") => is_test = false,
-            Some(_) | None => {}
-        }
-    }
-    tests
-}
-
 #[test]
 fn each_requirement_has_exactly_one_row_in_order() {
     let expected: Vec<String> = PARTS
@@ -103,7 +65,6 @@ fn each_requirement_has_exactly_one_row_in_order() {
 
 #[test]
 fn a_row_names_files_and_tests_that_there_are_or_says_why_there_is_none() {
-    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut faults = Vec::new();
     for Row { id, source, shown_by } in rows() {
         for file in quoted(&source) {
@@ -111,24 +72,7 @@ fn a_row_names_files_and_tests_that_there_are_or_says_why_there_is_none() {
                 faults.push(format!("{id}: there is no {file}"));
             }
         }
-        let mut file = None;
-        let mut tests = 0;
-        for word in quoted(&shown_by) {
-            if word.ends_with(".rs") {
-                known.entry(word.to_owned()).or_insert_with(|| tests_in(word));
-                file = Some(word);
-                continue;
-            }
-            match file.and_then(|file| known.get(file)) {
-                Some(of_file) if of_file.contains(word) => tests += 1,
-                Some(_) => faults.push(format!("{id}: {} has no test {word}", file.unwrap_or_default())),
-                None => faults.push(format!("{id}: {word} stands behind no file")),
-            }
-        }
-        let is_reason = REASONS.iter().any(|reason| shown_by.starts_with(reason));
-        if tests == 0 && !is_reason {
-            faults.push(format!("{id}: neither a test nor a reason"));
-        }
+        faults.extend(unshown(&id, &shown_by, &REASONS));
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }

@@ -1,8 +1,22 @@
-//! The CA's side: real Pebble, and a double that lies. Needs Debian's packages `pebble` and `curl`.
+//! The CA's side: real Pebble, a double that lies, and the scripted CA with the whole daemon before it. Needs Debian's
+//! packages `pebble`, `knot` and `curl`. `docs/UPSTREAM.md` says which test shows which rule.
 
+mod account;
+mod answers;
+mod bodies;
+mod certificates;
+mod dns;
 mod double;
+mod downtime;
 mod hostile;
+#[path = "../../examples/loopback/knot.rs"]
+mod knot;
+mod offers;
+mod outage;
 mod pebble;
+mod scene;
+mod table;
+mod way;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -165,7 +179,7 @@ async fn opened(ca: &dyn Issuer, order: Order) -> Order {
 async fn issued(ca: &dyn Issuer, order: &Order) -> Result<String, Error> {
     for _ in 0..200 {
         match ca.advance(&validated(order)).await {
-            Ok(Progress::Issued(chain)) => return Ok(chain),
+            Ok(Progress::Issued(chains)) => return Ok(chains.first),
             Ok(Progress::Waiting { .. }) | Err(Error::Transient { .. }) => {}
             Err(error) => return Err(error),
         }

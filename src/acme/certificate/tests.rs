@@ -1,6 +1,6 @@
 //! What a CA may send, and what of it is never handed out (CONFORMANCE K13, SECURITY C1102, C1103).
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, IsCa, KeyPair};
 use std::time::Duration;
 
 use super::*;
@@ -90,12 +90,62 @@ fn the_ordered_certificate_is_accepted_with_its_chain_leaf_first() {
 }
 
 #[test]
+fn l2_other_chains_of_the_same_leaf_are_kept_up_to_eight_and_36_kib() {
+    let scene = Scene::new();
+    let leaf = scene.leaf(&params(&NAMES));
+    let sent = pem(&[&leaf, &scene.intermediate.pem()]);
+    let ordered = scene.order.ordered();
+    let verified = || IssuedChain::verify(&sent, ordered, now()).unwrap();
+    let crossed = |size: usize| {
+        let mut params = ca_params("intermediate");
+        let padding = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![4; size]);
+        params.custom_extensions.push(padding);
+        let signed = params.signed_by(scene.intermediate.key(), &scene.root).unwrap();
+        pem(&[&leaf, &signed.pem(), &scene.root.pem()])
+    };
+    let mut chain = verified();
+    assert_eq!(chain.add_alternate(&sent, ordered, now()), Ok(()));
+    assert!(
+        chain.certificate.alternates().is_empty(),
+        "it is the first one again"
+    );
+    let others: Vec<String> = (0..9).map(|_| crossed(10)).collect();
+    for other in &others[..8] {
+        assert_eq!(chain.add_alternate(other, ordered, now()), Ok(()));
+    }
+    assert_eq!(chain.add_alternate(&others[0], ordered, now()), Ok(()), "known");
+    assert!(chain.add_alternate(&others[8], ordered, now()).is_err());
+    assert_eq!(chain.certificate.alternates().len(), 8);
+    assert_eq!(chain.issuers.len(), 1 + 8 + 1, "the root once");
+    assert_eq!(chain.certificate.issuers().len(), 1);
+
+    let mut chain = verified();
+    let kept = (0..8).filter(|_| chain.add_alternate(&crossed(8000), ordered, now()).is_ok());
+    assert_eq!(kept.count(), 4);
+    let another = scene.leaf(&params(&NAMES));
+    let another = pem(&[&another, &scene.intermediate.pem()]);
+    let before = chain.issuers.clone();
+    for refused in [another.as_str(), "", &leaf] {
+        assert!(chain.add_alternate(refused, ordered, now()).is_err());
+    }
+    assert_eq!(chain.issuers, before);
+}
+
+#[test]
 fn f7_issuers_in_another_order_are_put_right() {
     let scene = Scene::new();
     let leaf = scene.leaf(&params(&NAMES));
-    let sent = pem(&[&leaf, &scene.root.pem(), &scene.intermediate.pem()]);
-    let chain = IssuedChain::verify(&sent, scene.order.ordered(), now()).unwrap();
-    assert_eq!(chain.issuers[0].as_bytes(), &scene.intermediate.der()[..]);
+    let (above, root) = (scene.intermediate.pem(), scene.root.pem());
+    for sent in [
+        [&leaf, &root, &above],
+        [&root, &above, &leaf],
+        [&above, &leaf, &root],
+    ] {
+        let chain = IssuedChain::verify(&pem(&sent.map(String::as_str)), scene.order.ordered(), now());
+        let chain = chain.unwrap();
+        assert_eq!(chain.issuers[0].as_bytes(), &scene.intermediate.der()[..]);
+        assert_eq!(to_pem([chain.certificate.leaf()]), leaf.replace("\r\n", "\n"));
+    }
 }
 
 #[test]
@@ -194,7 +244,7 @@ fn c1102_c1103_a_chain_that_is_none_is_withheld() {
         leaf.clone(),
         pem(&[&leaf, &root]),
         pem(&[&leaf, &stranger.pem()]),
-        pem(&[&above, &leaf]),
+        pem(&[&above, &stranger.pem()]),
         pem(&[&leaf, &above, &scene.key.serialize_pem()]),
         pem(&[&leaf, &above, &above]),
         pem(&[&leaf, &above, &root, &root, &root, &root, &root]),

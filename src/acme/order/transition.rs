@@ -14,6 +14,7 @@ use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
 use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, ValidatedOrder, Verdict, after};
 use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::renewal::Advice;
 use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
 use crate::acme::upstream::UpstreamName;
 
@@ -189,6 +190,8 @@ impl Order {
             upstream_name: self.upstream,
             upstream: upstream.clone(),
             expires: self.expires,
+            wishes: self.wishes.clone(),
+            validated: now,
         })
     }
 
@@ -327,6 +330,24 @@ impl Order {
             @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
         };
         Self { stage, ..self }
+    }
+
+    /// The order is invalid, and stands in the way of another one that replaces the same certificate no more. One that
+    /// is not invalid stays as it is.
+    pub fn gives_up_replacing(self, now: Timestamp) -> Self {
+        let gave_up_replacing = self.gave_up_replacing || self.status(now) == OrderStatus::Invalid;
+        Self {
+            gave_up_replacing,
+            ..self
+        }
+    }
+
+    /// The CA has been asked about the certificate's renewal.
+    pub fn advised(self, advice: Advice) -> Self {
+        Self {
+            advice: Some(advice),
+            ..self
+        }
     }
 
     fn authorization_mut(&mut self, id: AuthorizationId) -> Option<&mut Authorization> {

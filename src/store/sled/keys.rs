@@ -9,6 +9,8 @@ use crate::acme::certificate::Fingerprint;
 use crate::acme::external_account::KeyId;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::Work;
+use crate::acme::renewal::CertificateId;
+use crate::acme::upstream::UpstreamName;
 use crate::store::key_of;
 
 /// A key.
@@ -20,15 +22,18 @@ const CHUNK: u8 = b'c';
 const DELETION: u8 = b'd';
 const EXTERNAL_KEY: u8 = b'e';
 const CERTIFICATE: u8 = b'f';
+const CERTIFICATE_ID: u8 = b'g';
 const ISSUER: u8 = b'i';
 const JOB: u8 = b'j';
 const ACCOUNT_BY_KEY: u8 = b'k';
 const LINE: u8 = b'l';
 const NAMED: u8 = b'n';
 const ORDER: u8 = b'o';
+const REPLACED: u8 = b'p';
 const ISSUED: u8 = b'r';
 const IDENTITY: u8 = b's';
 const ONE_TIME_KEY: u8 = b't';
+const RENEWAL: u8 = b'w';
 
 fn key(kind: u8, parts: &[&[u8]]) -> Key {
     let mut key = vec![kind];
@@ -88,6 +93,38 @@ pub(crate) fn certificate(leaf: Fingerprint) -> Key {
     key(CERTIFICATE, &[leaf.as_bytes()])
 }
 
+/// Index of orders by their certificate as RFC 9773 names it. Hashed, because such a name has no bound.
+pub(crate) fn certificate_id(id: &CertificateId) -> Key {
+    key(CERTIFICATE_ID, &[hashed(id).as_bytes()])
+}
+
+/// Index of orders by the certificate that they replace.
+pub(crate) fn replaced(id: &CertificateId) -> Key {
+    key(REPLACED, &[hashed(id).as_bytes()])
+}
+
+fn hashed(id: &CertificateId) -> Fingerprint {
+    Fingerprint::of(id.to_string().as_bytes())
+}
+
+/// What the keys of [`renewal`] begin with, for one upstream. Hashed, to be of one length.
+fn renewals_at(upstream: UpstreamName) -> Key {
+    key(
+        RENEWAL,
+        &[Fingerprint::of(upstream.as_str().as_bytes()).as_bytes()],
+    )
+}
+
+/// Index of orders by when the CA is to be asked about their renewal.
+pub(crate) fn renewal(upstream: UpstreamName, due: Timestamp, id: OrderId) -> Key {
+    [renewals_at(upstream).as_slice(), &sortable(due), id.as_bytes()].concat()
+}
+
+/// The renewals that are due: from the first key to before the second.
+pub(crate) fn renewals_until(upstream: UpstreamName, now: Timestamp) -> (Key, Key) {
+    until(renewals_at(upstream), now)
+}
+
 /// What the keys of [`in_line`] begin with, for one line.
 pub(crate) fn line(line: [u8; 32]) -> Key {
     key(LINE, &[&line])
@@ -116,8 +153,13 @@ pub(crate) fn deletion(after: Timestamp, id: OrderId) -> Key {
 
 /// The deletions that are due: from the first key to before the second.
 pub(crate) fn deletions_until(now: Timestamp) -> (Key, Key) {
+    until(key(DELETION, &[]), now)
+}
+
+fn until(prefix: Key, now: Timestamp) -> (Key, Key) {
     let first_not_due = sortable_number(now).saturating_add(1).to_be_bytes();
-    (key(DELETION, &[]), key(DELETION, &[&first_not_due]))
+    let end = [prefix.as_slice(), &first_not_due].concat();
+    (prefix, end)
 }
 
 /// A job's record. It begins with its order, so that an order's jobs stand together.

@@ -3,6 +3,7 @@
 use crate::acme::account::Account;
 use crate::acme::external_account::ExternalAccountKey;
 use crate::acme::order::Order;
+use crate::acme::renewal::CertificateId;
 use crate::store::sled::committer::Put;
 use crate::store::sled::keys;
 use crate::store::sled::record::Index;
@@ -42,12 +43,16 @@ pub(crate) fn external_key_put(key: &ExternalAccountKey, version: u64) -> Result
     })
 }
 
-/// An order.
+/// An order. Of those that replace a certificate and may still do so there is one.
 pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> {
     let id = order.id();
     let entry = |key| Index {
         key,
         value: Vec::new(),
+    };
+    let leading = |key| Index {
+        key,
+        value: id.as_bytes().to_vec(),
     };
     let mut indexes = vec![
         entry(keys::order_of_account(order.account(), id)),
@@ -58,16 +63,20 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
     }
     if let Some(certificate) = order.certificate() {
         indexes.push(entry(keys::issued_for(order.account(), names_of(order), id)));
-        indexes.push(Index {
-            key: keys::certificate(certificate.leaf().fingerprint()),
-            value: id.as_bytes().to_vec(),
-        });
+        indexes.push(leading(keys::certificate(certificate.leaf().fingerprint())));
+        if let Some(named) = CertificateId::of(certificate.leaf()) {
+            indexes.push(leading(keys::certificate_id(&named)));
+        }
     }
+    if let Some(due) = order.renewal_due() {
+        indexes.push(entry(keys::renewal(order.upstream_name(), due, id)));
+    }
+    let replaced = order.holds_replaced().map(keys::replaced);
     Ok(Put {
         key: keys::order(id),
         version,
         body: codec::encode(order)?,
         indexes,
-        unique: Vec::new(),
+        unique: replaced.map(leading).into_iter().collect(),
     })
 }

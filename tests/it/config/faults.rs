@@ -82,9 +82,9 @@ const BAD_VALUES: &str = r#"
 /authority/config/eab_hmac_key | "file:/dev/null" | "file:/dev/null" names an empty file
 /authority/config/eab_kid | "env:NO_SUCH_VARIABLE_9" | names a variable that is not set
 /authority/config/certlifetime | -1 | certlifetime: -1 is out of range; write a number of days
-/authority/config/dns01_txt/provider | "cloudflare" | the known ones: "exec"
+/authority/config/dns01_txt/provider | "bind" | provider: "bind" is no provider of this version; the known ones: "acme-dns", "azuredns", "cloudflare"
 /authority/config/dns01_txt | {"provider": "exec"} | dns01_txt.env_vars: EXEC_PATH is missing
-/authority/config/dns01 | {"provider": "exec", "env_vars": {"EXEC_PATH": "dns.sh"}} | dns01.env_vars: EXEC_PATH is not the full path of a file
+/authority/config/dns01 | {"provider": "exec", "env_vars": {"EXEC_PATH": "dns.sh"}} | dns01.env_vars.EXEC_PATH: is not the full path of a file
 /authority/config/metrics | {"port": 70000} | metrics.port: 70000 is out of range; write a port
 /authority/config/metrics | {"enabled": "yes"} | metrics.enabled: is a string; write true or false
 /authority/config/validation/resolvers | ["dns.example.com"] | is no address of a DNS server

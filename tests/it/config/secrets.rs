@@ -133,7 +133,7 @@ fn no_secret_is_ever_printed() {
     ];
     let config = load(&good).unwrap();
     let solver_settings = config.upstreams[0].settings.dns01.as_ref().unwrap();
-    assert_eq!(solver_settings.environment["TOKEN"].reveal(), "CANARY-token");
+    assert_eq!(solver_settings.secrets[0].reveal(), "CANARY-token");
     assert_eq!(solver_settings.polling_interval, Duration::from_secs(5));
     assert_eq!(
         config.upstreams[0].settings.eab.as_ref().unwrap().kid.reveal(),

@@ -4,6 +4,7 @@
 pub(crate) mod answer;
 pub(crate) mod client;
 pub(crate) mod csr;
+pub(crate) mod documented;
 pub(crate) mod key;
 pub(crate) mod process;
 pub(crate) mod server;
@@ -14,10 +15,16 @@ pub(crate) mod wire;
 pub(crate) mod world;
 pub(crate) mod zone;
 
+#[expect(
+    dead_code,
+    reason = "not everything that can go wrong at the CA has its test yet"
+)]
 #[path = "../../../examples/throwaway_ca/ca.rs"]
 pub(crate) mod ca;
 #[path = "../../../examples/demo/check.rs"]
 pub(crate) mod check;
+#[path = "../../../examples/loopback/connect.rs"]
+pub(crate) mod connect;
 #[path = "../../../examples/loopback/dns.rs"]
 pub(crate) mod dns;
 #[path = "../../../examples/loopback/http01.rs"]

@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) tls_port: Option<u16>,
     /// The DNS server for validation, if not the one for which every name is this machine.
     pub(crate) resolver: Option<SocketAddr>,
+    /// More of `ca.json`: objects are merged with those that are there, everything else takes their place.
+    pub(crate) more: Option<Value>,
 }
 
 /// The daemon and everything around it. All of it ends with the test's runtime.
@@ -125,6 +127,9 @@ impl Daemon {
                 "key": directory.path().join("own.key"),
             },
         });
+        if let Some(more) = plan.more {
+            merge(&mut file, more);
+        }
         let (address, running) = loop {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_address().port()));
             file["address"] = address.to_string().into();
@@ -159,8 +164,14 @@ impl Daemon {
     pub(crate) async fn restart_with(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.file);
         write(&self.directory.path().join("ca.json"), &self.file.to_string());
+        self.restart_after(|_| ()).await
+    }
+
+    /// The same, with something done to its directory in between; the store is in `db`.
+    pub(crate) async fn restart_after(mut self, meanwhile: impl FnOnce(&Path)) -> Self {
         self.running.stop.send_replace(true);
         self.running.task.await.unwrap().unwrap();
+        meanwhile(self.directory.path());
         self.running = serve(self.directory.path(), &self.clock).await.unwrap();
         self
     }
@@ -198,6 +209,17 @@ impl Daemon {
     /// A client with a new account.
     pub(crate) async fn account(&self) -> Client {
         Client::register(&self.site, Key::new()).await
+    }
+}
+
+fn merge(into: &mut Value, more: Value) {
+    match (into, more) {
+        (Value::Object(into), Value::Object(more)) => {
+            for (name, value) in more {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (into, more) => *into = more,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Trouble for the throwaway CA, at the test's command.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -19,10 +20,22 @@ pub(crate) enum Moment {
     Received,
     /// The CA has done what was asked for, and does not say so yet.
     Done,
+    /// The same, but that the answer leaves at once.
+    Answered,
 }
 
-/// A request by what it asks for: `new-account`, `new-order`, `order`, `finalize`, `certificate`, `key-change`.
-type Step = &'static str;
+/// A request by what it asks for: `new-account`, `new-order`, `order`, `finalize`, `poll`, which is for an order that has
+/// been finalized, `certificate`, and `key-change`.
+pub(crate) type Step = &'static str;
+
+/// The CA's load since the test began to look.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    under_way: usize,
+    answered: usize,
+    /// For each request that came: how many were under way then, itself included, and how many had been answered.
+    pub(crate) arrivals: Vec<(usize, usize)>,
+}
 
 /// The trouble.
 pub(crate) struct Storm {
@@ -32,6 +45,9 @@ pub(crate) struct Storm {
     caught: watch::Sender<u32>,
     connections: AtomicU32,
     refused: Mutex<Option<(Step, u16, &'static str)>>,
+    /// The paths of the orders that have been finalized.
+    finalized: Mutex<HashSet<String>>,
+    load: Mutex<Load>,
     /// Every request waits up to this long when it is received, and again when it is done.
     delay: Duration,
 }
@@ -45,6 +61,8 @@ impl Storm {
             caught: watch::Sender::new(0),
             connections: AtomicU32::new(0),
             refused: Mutex::new(None),
+            finalized: Mutex::default(),
+            load: Mutex::default(),
             delay,
         }
     }
@@ -87,31 +105,44 @@ impl Storm {
         self.connections.load(Ordering::Relaxed)
     }
 
-    async fn blow(&self, moment: Moment, path: &str) {
-        sleep(self.delay.mul_f64(fraction())).await;
-        let here = Some((moment, step_of(path)));
+    /// From now on, looks at the load. No request may be under way.
+    pub(crate) fn looks_at_the_load(&self) {
+        *self.load.lock().unwrap() = Load::default();
+    }
+
+    /// The load so far.
+    pub(crate) fn load(&self) -> Load {
+        std::mem::take(&mut *self.load.lock().unwrap())
+    }
+
+    /// A request has come to this moment. Clients of the daemon may have moments of their own.
+    pub(crate) async fn reaches(&self, moment: Moment, step: Step) {
+        let here = Some((moment, step));
         let mut stopped = self.stopped.subscribe();
         if *stopped.borrow() == here {
             self.caught.send_modify(|caught| *caught += 1);
-            stopped.wait_for(|stopped| *stopped != here).await.unwrap();
+            if moment != Moment::Answered {
+                stopped.wait_for(|stopped| *stopped != here).await.unwrap();
+            }
         }
     }
-}
 
-fn step_of(path: &str) -> Step {
-    match path
-        .trim_start_matches('/')
-        .split('/')
-        .collect::<Vec<_>>()
-        .as_slice()
-    {
-        ["new-account"] => "new-account",
-        ["new-order"] => "new-order",
-        ["order", _] => "order",
-        ["order", _, "finalize"] => "finalize",
-        ["certificate", _] => "certificate",
-        ["key-change"] => "key-change",
-        _ => "another",
+    async fn waits(&self) {
+        sleep(self.delay.mul_f64(fraction())).await;
+    }
+
+    fn step_of(&self, path: &str) -> Step {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        match parts.as_slice() {
+            ["new-account"] => "new-account",
+            ["new-order"] => "new-order",
+            ["order", _] if self.finalized.lock().unwrap().contains(path) => "poll",
+            ["order", _] => "order",
+            ["order", _, "finalize"] => "finalize",
+            ["certificate", _] => "certificate",
+            ["key-change"] => "key-change",
+            _ => "another",
+        }
     }
 }
 
@@ -135,10 +166,20 @@ impl Trouble for Storm {
     }
 
     async fn before(&self, path: &str) -> Result<(), Problem> {
-        self.blow(Moment::Received, path).await;
+        {
+            let mut load = self.load.lock().unwrap();
+            load.under_way += 1;
+            let arrival = (load.under_way, load.answered);
+            load.arrivals.push(arrival);
+        }
+        self.waits().await;
+        let step = self.step_of(path);
+        self.reaches(Moment::Received, step).await;
         let refused = *self.refused.lock().unwrap();
         match refused {
-            Some((step, status, kind)) if step == step_of(path) => {
+            Some((refused, status, kind)) if refused == step => {
+                let mut load = self.load.lock().unwrap();
+                load.under_way = load.under_way.saturating_sub(1);
                 Err(Problem::new(status, kind, "this throwaway CA was told to refuse"))
             }
             Some(_) | None => Ok(()),
@@ -146,6 +187,15 @@ impl Trouble for Storm {
     }
 
     async fn after(&self, path: &str) {
-        self.blow(Moment::Done, path).await;
+        self.waits().await;
+        let step = self.step_of(path);
+        if let Some(order) = path.strip_suffix("/finalize") {
+            self.finalized.lock().unwrap().insert(order.to_owned());
+        }
+        self.reaches(Moment::Done, step).await;
+        self.reaches(Moment::Answered, step).await;
+        let mut load = self.load.lock().unwrap();
+        load.under_way = load.under_way.saturating_sub(1);
+        load.answered += 1;
     }
 }

@@ -340,6 +340,7 @@ fn policy() -> Policy {
         issuance_deadline: DEADLINE,
         order_lifetime: ORDER_LIFETIME,
         limits: Limits::default(),
+        wishes: std::collections::BTreeMap::new(),
         blocked_keys: BlockedKeys::default(),
     })
 }

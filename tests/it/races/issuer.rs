@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use acme_proxy::acme::certificate::Der;
+use acme_proxy::acme::offers::Offers;
 use acme_proxy::acme::order::ValidatedOrder;
+use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::revocation::RevocationReason;
-use acme_proxy::upstream::{Error, Issuer, Progress};
+use acme_proxy::upstream::{Error, Issuer, Progress, Suggestion};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -67,7 +69,7 @@ impl SlowCa {
         let names: Vec<String> = order.identifiers().iter().map(ToString::to_string).collect();
         let leaf = self.pki.issue(csr.as_bytes(), &names);
         let leaf = leaf.unwrap_or_else(|_| panic!("the CSR is not the order's"));
-        Ok(Progress::Issued(leaf.chain))
+        Ok(Progress::Issued(leaf.chain.into()))
     }
 }
 
@@ -105,7 +107,11 @@ impl Issuer for SlowCa {
         Ok(())
     }
 
-    async fn probe(&self) -> Result<(), Error> {
-        Ok(())
+    async fn renewal(&self, _: &CertificateId) -> Result<Suggestion, Error> {
+        panic!("nobody asks a CA that does not offer it")
+    }
+
+    async fn probe(&self) -> Result<Offers, Error> {
+        Ok(Offers::default())
     }
 }

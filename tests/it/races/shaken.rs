@@ -11,6 +11,8 @@ use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
 use acme_proxy::acme::id::{AccountId, OrderId};
 use acme_proxy::acme::job::{Job, Lane};
 use acme_proxy::acme::order::Order;
+use acme_proxy::acme::renewal::CertificateId;
+use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{Census, Lease, Registration, Settlement, Store, StoreError, Versioned};
@@ -136,6 +138,23 @@ impl Store for Shaken {
     ) -> Result<Option<Versioned<Account>>, StoreError> {
         self.call(self.store.account_by_one_time_key(provisioner, kid))
             .await
+    }
+
+    async fn order_of_certificate_id(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
+        self.call(self.store.order_of_certificate_id(id)).await
+    }
+
+    async fn replacement_of(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
+        self.call(self.store.replacement_of(id)).await
+    }
+
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
+        self.call(self.store.renewals_due(upstream, now, limit)).await
     }
 
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {

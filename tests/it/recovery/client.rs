@@ -11,8 +11,15 @@ use instant_acme::{
 };
 use tokio::time::sleep;
 
+use crate::harness::storm::{Moment, Step};
 use crate::harness::world::{Request, World};
 use crate::recovery::ledger::{Acknowledged, Ledger, builder};
+
+/// The client is about to hand in its CSR.
+pub(crate) const FINALIZES: Step = "the client's CSR";
+
+/// The client has seen that its order is valid, and is about to fetch the certificate.
+pub(crate) const VALID: Step = "the client's certificate";
 
 /// Between two looks at an object, and before another try.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -160,10 +167,12 @@ impl Client {
         match seen.status {
             OrderStatus::Pending => self.answer(seen, &mut order).await?,
             OrderStatus::Ready => {
+                self.world.storm.reaches(Moment::Received, FINALIZES).await;
                 order.finalize_csr(&request.csr).await?;
                 seen.shows(order.state().status)?;
             }
             OrderStatus::Valid => {
+                self.world.storm.reaches(Moment::Done, VALID).await;
                 let chain = order
                     .certificate()
                     .await?

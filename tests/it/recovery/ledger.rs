@@ -207,6 +207,15 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Both together.
+    pub(crate) fn and(mut self, mut other: Self) -> Self {
+        self.acknowledged += other.acknowledged;
+        self.lost.append(&mut other.lost);
+        self.stuck.append(&mut other.stuck);
+        self.issued_twice.append(&mut other.issued_twice);
+        self
+    }
+
     /// # Panics
     ///
     /// Unless every word was kept.

@@ -14,6 +14,7 @@ mod s7_3_accounts;
 mod s7_4_2_certificate;
 mod s7_4_csr;
 mod s7_4_orders;
+mod s7_4_wishes;
 mod s7_5_2_deactivation;
 mod s7_5_authorizations;
 mod s7_6_revocation;

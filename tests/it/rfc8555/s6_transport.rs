@@ -290,7 +290,8 @@ async fn c111_a3_paths_that_lead_nowhere_get_404_problem_documents() {
         "/acme/acme/new%2dorder/x",
         "/acme/acme/order/a/b/c",
         "/metrics",
-        "/acme/acme/renewal-info/x",
+        "/acme/acme/renewal-info",
+        "/acme/acme/renewal-info/x/y",
         "/acme/acme/new-authz",
     ];
     for path in paths {

@@ -22,6 +22,7 @@ async fn b1_b2_b4_the_directory_has_absolute_urls_of_what_there_is_and_nothing_e
         "newOrder": url("new-order"),
         "revokeCert": url("revoke-cert"),
         "keyChange": url("key-change"),
+        "renewalInfo": url("renewal-info"),
     });
     assert_eq!(answer.json(), expected);
 }

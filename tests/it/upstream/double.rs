@@ -12,6 +12,8 @@ use acme_proxy::upstream::acme::Ca;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
@@ -34,6 +36,7 @@ pub(crate) struct Double {
     pub(crate) files: TlsFiles,
     base: String,
     requests: Arc<Mutex<Vec<String>>>,
+    payloads: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
 impl Double {
@@ -59,12 +62,22 @@ impl Double {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("https://localhost:{}", listener.local_addr().unwrap().port());
         let requests = Arc::new(Mutex::new(Vec::new()));
+        let payloads = Arc::new(Mutex::new(Vec::new()));
         let script: Arc<Script> = Arc::from(script(&base));
         let router = axum::Router::new().fallback({
-            let (base, requests) = (base.clone(), requests.clone());
+            let (base, requests, payloads) = (base.clone(), requests.clone(), payloads.clone());
             move |request: Request| {
                 let answer = answered(&base, &requests, script.as_ref(), &request);
-                async move { answer }
+                let payloads = payloads.clone();
+                async move {
+                    let path = request.uri().path().to_owned();
+                    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+                    payloads
+                        .lock()
+                        .unwrap()
+                        .extend(payload(&body).map(|payload| (path, payload)));
+                    answer
+                }
             }
         });
         tokio::spawn(async move {
@@ -82,6 +95,7 @@ impl Double {
             files,
             base,
             requests,
+            payloads,
         }
     }
 
@@ -92,6 +106,8 @@ impl Double {
             email: None,
             eab: None,
             dns01: None,
+            lifetime: None,
+            profile: None,
         }
     }
 
@@ -101,6 +117,13 @@ impl Double {
 
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
+    }
+
+    /// What was signed and sent to a path.
+    pub(crate) fn payloads(&self, path: &str) -> Vec<Value> {
+        let payloads = self.payloads.lock().unwrap();
+        let to_path = payloads.iter().filter(|(to, _)| to == path);
+        to_path.map(|(_, payload)| payload.clone()).collect()
     }
 
     pub(crate) fn count(&self, path: &str) -> usize {
@@ -121,6 +144,13 @@ fn answered(base: &str, requests: &Mutex<Vec<String>>, script: &Script, request:
         .headers_mut()
         .insert("replay-nonce", nonce.parse().unwrap());
     answer
+}
+
+/// The payload of a signed request, if it has one.
+fn payload(body: &[u8]) -> Option<Value> {
+    let signed: Value = serde_json::from_slice(body).ok()?;
+    let payload = URL_SAFE_NO_PAD.decode(signed["payload"].as_str()?).ok()?;
+    serde_json::from_slice(&payload).ok()
 }
 
 /// A good CA, which is very fast.

@@ -14,7 +14,6 @@ use acme_proxy::acme::certificate::IssuedChain;
 use acme_proxy::acme::order::Order;
 use acme_proxy::acme::problem::ProblemType;
 use acme_proxy::acme::revocation::RevocationReason;
-use acme_proxy::upstream::Dns01;
 use acme_proxy::upstream::Eab;
 use acme_proxy::upstream::Error;
 use acme_proxy::upstream::Issuer;
@@ -22,6 +21,8 @@ use acme_proxy::upstream::Progress;
 use acme_proxy::upstream::Secret;
 use acme_proxy::upstream::Settings;
 use acme_proxy::upstream::acme::Ca;
+use acme_proxy::upstream::dns::Dns01;
+use acme_proxy::upstream::dns::provider;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -154,21 +155,24 @@ impl Pebble {
                 hmac_key: Secret::new(URL_SAFE_NO_PAD.decode(HMAC_KEY).unwrap()),
             }),
             dns01: None,
+            lifetime: None,
+            profile: None,
         }
     }
 
     /// With the program that solves dns-01.
     fn solving(&self) -> Settings {
+        let program = self.files.path("dns.sh").display().to_string();
+        let variables = BTreeMap::from([
+            ("EXEC_PATH".to_owned(), Secret::new(program)),
+            ("EXEC_POLLING_INTERVAL".to_owned(), Secret::new("1".to_owned())),
+            ("MANAGEMENT".to_owned(), Secret::new(self.management.clone())),
+        ]);
         Settings {
             dns01: Some(Dns01 {
-                program: self.files.path("dns.sh"),
-                environment: BTreeMap::from([(
-                    "MANAGEMENT".to_owned(),
-                    Secret::new(self.management.clone()),
-                )]),
                 servers: vec![self.dns],
                 propagation_timeout: Duration::from_secs(30),
-                polling_interval: Duration::from_secs(1),
+                ..provider::read("exec", variables).unwrap().settings.unwrap()
             }),
             ..self.settings()
         }
@@ -286,7 +290,10 @@ async fn the_key_changes_and_an_account_that_has_been_replaced_still_revokes() {
         .await
         .unwrap();
     let earlier = ca.earlier_accounts().await.unwrap();
-    assert!(earlier.iter().all(|account| account.thumbprint == rotated.to), "{earlier:?}");
+    assert!(
+        earlier.iter().all(|account| account.thumbprint == rotated.to),
+        "{earlier:?}"
+    );
 }
 
 #[tokio::test]

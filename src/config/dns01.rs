@@ -1,0 +1,96 @@
+//! `dns01_txt`: who publishes the records that the CA asks for. The variables' names are lego's, and the provider reads
+//! them.
+
+use crate::config::reader::Reported;
+use crate::config::reader::Section;
+use crate::config::reader::Text;
+use crate::config::reader::all;
+use crate::config::upstream::resolved;
+use crate::config::value::DnsServer;
+use crate::upstream::dns::Dns01;
+use crate::upstream::dns::provider;
+use crate::upstream::dns::variables::Remark;
+
+/// `dns01_txt`, or `dns01` as the Go program's installer spells it.
+pub(crate) fn read(config: &Section<'_>) -> Result<Option<Dns01>, Reported> {
+    let (named, spelled) = (
+        config.section("dns01_txt", solver),
+        config.section("dns01", solver),
+    );
+    match (named?, spelled?) {
+        (Some(solver), Some(_)) => {
+            config
+                .place("dns01")
+                .warn("has no effect here: dns01_txt is used");
+            Ok(Some(solver))
+        }
+        (solver, spelled) => Ok(solver.or(spelled)),
+    }
+}
+
+fn solver(section: &Section<'_>) -> Result<Option<Dns01>, Reported> {
+    let name = section.text("provider");
+    let servers = section.all_parsed::<DnsServer>("dns_servers");
+    let variables = section.map("env_vars");
+    let (Some(name), servers, variables) = (name?, servers?, variables?) else {
+        return Ok(None);
+    };
+    let for_a_program = name.value == "exec";
+    let values = all(variables.iter().map(|(variable, text)| match for_a_program {
+        true => Ok(((*variable).to_owned(), resolved(text)?)),
+        false => in_a_file(variable, text),
+    }))?;
+    let Some(reading) = provider::read(name.value, values.into_iter().collect()) else {
+        let known: Vec<_> = provider::names().map(|name| format!("\"{name}\"")).collect();
+        return Err(name.wrong(format_args!(
+            "is no provider of this version; the known ones: {}. With \"exec\" a program of your own does it, and with \
+             \"httpreq\" a server of your own",
+            known.join(", ")
+        )));
+    };
+    let place = |remark: &Remark| {
+        let name = Some(remark.variable.as_str());
+        let mut written = variables.iter();
+        let written = written.find(|(written, _)| {
+            Some(*written) == name || (!for_a_program && written.strip_suffix("_FILE") == name)
+        });
+        written.map(|(_, text)| text.place.clone())
+    };
+    let env_vars = section.place("env_vars");
+    for remark in &reading.warnings {
+        match place(remark) {
+            Some(place) => place.warn(&remark.text),
+            None => env_vars.warn(format_args!("{} {}", remark.variable, remark.text)),
+        }
+    }
+    let mut reported = None;
+    for remark in &reading.errors {
+        reported = Some(match place(remark) {
+            Some(place) => place.error(&remark.text),
+            None => env_vars.error(format_args!("{} {}", remark.variable, remark.text)),
+        });
+    }
+    match (reading.settings, reported) {
+        (Ok(settings), None) => Ok(Some(Dns01 {
+            servers: servers.into_iter().map(|DnsServer(address)| address).collect(),
+            ..settings
+        })),
+        (Ok(_) | Err(_), Some(reported)) => Err(reported),
+        (Err(_), None) => Err(env_vars.error("can not be used")),
+    }
+}
+
+/// lego takes `NAME_FILE` for the path of a file with the value of `NAME`.
+fn in_a_file(variable: &str, text: &Text<'_>) -> Result<(String, crate::upstream::Secret), Reported> {
+    match variable.strip_suffix("_FILE") {
+        Some(name) if !text.value.is_empty() => {
+            let value = format!("file:{}", text.value);
+            let text = Text {
+                value: &value,
+                place: text.place.clone(),
+            };
+            Ok((name.to_owned(), resolved(&text)?))
+        }
+        Some(_) | None => Ok((variable.to_owned(), resolved(text)?)),
+    }
+}

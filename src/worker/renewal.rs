@@ -1,0 +1,82 @@
+//! Renewal information (RFC 9773): the CA is asked about one certificate at a time, in turn, and what it says is stored
+//! with the order. So however many clients ask us however often, the CA hears nothing of it.
+
+use std::time::Duration;
+
+use crate::acme::renewal::{Advice, CertificateId};
+use crate::store::{StoreError, Versioned, offers};
+use crate::upstream::{Error, Suggestion};
+use crate::worker::Context;
+use crate::worker::upstream::{Operation, Watched};
+
+/// The CA's load balancers take one such request a second.
+const ONE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a certificate waits about which the CA has said nothing.
+const UNANSWERED: Duration = Duration::from_secs(3600);
+
+/// Asks as long as the daemon runs.
+pub(crate) async fn run(context: &Context, upstream: &Watched) {
+    loop {
+        if let Err(error) = ask_next(context, upstream).await {
+            tracing::error!(upstream = %upstream.name(), %error, "renewal information can not be kept");
+        }
+        tokio::time::sleep(ONE_EVERY).await;
+    }
+}
+
+async fn ask_next(context: &Context, upstream: &Watched) -> Result<(), StoreError> {
+    let now = context.clock.now();
+    // Orders come first: this can wait until nothing speaks against the CA.
+    let is_well = upstream.health.places(2, 2, now) == 2;
+    if !is_well || !offers::load(&*context.store, upstream.name()).await?.renewal_info {
+        return Ok(());
+    }
+    let due = context.store.renewals_due(upstream.name(), now, 1).await?;
+    let Some(id) = due.first() else {
+        return Ok(());
+    };
+    let Some(Versioned {
+        value: order,
+        version,
+    }) = context.store.order(*id).await?
+    else {
+        return Ok(());
+    };
+    let certificate = order
+        .certificate()
+        .and_then(|issued| CertificateId::of(issued.leaf()));
+    let answer = match &certificate {
+        Some(certificate) => {
+            let request = upstream.issuer().renewal(certificate);
+            Some(upstream.asked(context, Operation::RenewalInfo, request).await)
+        }
+        None => None,
+    };
+    let (info, wait) = match answer {
+        Some(Ok(Suggestion { info, good_for })) => (Some(info), good_for),
+        Some(Err(error)) => (None, after_fault(context, upstream, &error)),
+        None => (None, UNANSWERED),
+    };
+    let advice = Advice::heard(info, order.advice(), now, wait);
+    let advised = Versioned::with(version, order.advised(advice));
+    match context.store.commit(advised, None).await {
+        // Somebody else has changed the order meanwhile: it is asked about again.
+        Err(StoreError::Conflict) => Ok(()),
+        written => written,
+    }
+}
+
+/// Logs what the CA has answered, and tells how long to leave the certificate alone.
+fn after_fault(context: &Context, upstream: &Watched, error: &Error) -> Duration {
+    tracing::warn!(upstream = %upstream.name(), %error, "the CA does not say when to renew a certificate; the window is the last known, or our own");
+    if let Error::Transient {
+        retry_after,
+        rate_limited: true,
+        ..
+    } = error
+    {
+        upstream.health.failed(context.clock.now(), *retry_after, true);
+    }
+    UNANSWERED
+}

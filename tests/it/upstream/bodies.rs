@@ -1,0 +1,193 @@
+//! Answers of the CA that break below the protocol, or are too much: they cost a try and a wait, never an order
+//! (SECURITY C1107, C1108, F1; UPSTREAM rules 5, 7 and 8).
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::ca::answer::Answer;
+use crate::harness::ca::problem::Problem;
+use crate::harness::ca::script::Step;
+use crate::harness::ca::script::Times;
+use crate::harness::ca::script::Twist;
+use crate::harness::ca::wire::Raw;
+use crate::harness::ca::wire::Then;
+use crate::upstream::scene::Scene;
+
+const JSON: &str = "application/json";
+const CHAIN: &str = "application/pem-certificate-chain";
+
+/// The steps that every order takes at this CA.
+const STEPS: [Step; 4] = [Step::NewOrder, Step::Order, Step::Finalize, Step::Certificate];
+
+/// Answers that end by themselves, none as it should.
+fn broken(step: Step) -> Vec<(&'static str, Twist)> {
+    let kind = if step == Step::Certificate { CHAIN } else { JSON };
+    let raw = |bytes: &str, then| Twist::Raw(Raw::new(bytes.to_owned(), then));
+    // RFC 1952: a member that holds `{}`, stored.
+    let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\xff\x01\x02\0\xfd\xff{}\x43\xbf\xa6\xa3\x02\0\0\0";
+    vec![
+        ("reset", Twist::Raw(Raw::broken())),
+        (
+            "truncated",
+            Twist::Raw(Raw::partial(kind, 5000, "{\"status\":\"valid\"", Then::Break)),
+        ),
+        (
+            "shorter than it is",
+            Twist::Raw(Raw::partial(kind, 5, "{\"status\":\"valid\"}", Then::Break)),
+        ),
+        (
+            "cut without a length",
+            raw(
+                &format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n\r\n{{\"status\":"),
+                Then::Break,
+            ),
+        ),
+        (
+            "a chunk too few",
+            raw(
+                &format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n"
+                ),
+                Then::Break,
+            ),
+        ),
+        (
+            "a chunk with a wrong length",
+            raw(
+                &format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n"
+                ),
+                Then::Break,
+            ),
+        ),
+        ("no HTTP", raw("SSH-2.0-OpenSSH_9.2\r\n", Then::Break)),
+        (
+            "gzip",
+            Twist::Instead(Answer::new(200, kind, gzip.as_slice()).with("content-encoding", "gzip")),
+        ),
+        (
+            "10 MB",
+            Twist::Instead(Answer::new(200, kind, " ".repeat(10 << 20))),
+        ),
+        ("endless", Twist::Raw(Raw::endless(kind))),
+        ("a page", Twist::Instead(Answer::page(502))),
+        ("a page of 200", Twist::Instead(Answer::new(200, kind, "<html>"))),
+    ]
+}
+
+#[tokio::test]
+async fn c1107_an_answer_that_breaks_is_asked_for_again_and_nothing_is_bought_twice() {
+    let scene = Scene::new().await;
+    for step in STEPS {
+        let mut number = 0;
+        for (what, twist) in broken(step) {
+            // A chain that came whole and is none is not the CA's answer to another question: it is withheld at once.
+            if step == Step::Certificate && ["shorter than it is", "gzip", "a page of 200"].contains(&what) {
+                continue;
+            }
+            number += 1;
+            let name = format!("n{number}.{step:?}.example.com").to_lowercase();
+            let names = [name.as_str()];
+            scene.will(step, Times::Next(1), twist);
+            let finalized = scene.finalized(&names).await;
+            let order = scene.end(&finalized).await;
+            assert_eq!(order["status"], "valid", "{step:?}, {what}: {order}");
+            // An order whose URL is lost issues nothing.
+            let bought = scene.orders_at_ca(&names);
+            let opened = if step == Step::NewOrder { 1..=2 } else { 1..=1 };
+            assert!(opened.contains(&bought.len()), "{step:?}, {what}");
+            let finalizes: u64 = bought.iter().map(|order| order.finalizes).sum();
+            assert_eq!(finalizes, 1, "{step:?}, {what}");
+        }
+    }
+}
+
+/// Each takes as long as a request to the CA may: they are tried side by side.
+#[tokio::test]
+async fn f1_c1107_an_answer_that_never_ends_is_given_up_and_asked_for_again() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nlink: </>; rel=preload\r\n\r\n";
+    let twists = || {
+        [
+            Twist::Silence,
+            Twist::Raw(Raw::partial(JSON, 5000, "{", Then::Hang)),
+            Twist::Raw(Raw::partial(JSON, 5000, "{", Then::Trickle(" ".into()))),
+            Twist::Raw(Raw::new(interim, Then::Trickle(interim.into()))),
+            Twist::Raw(Raw::new("", Then::Trickle("HTTP/1.1 200 OK\r\nx: ".into()))),
+        ]
+    };
+    let order = async |step: Step, twist: Twist| {
+        let scene = Scene::new().await;
+        scene.will(step, Times::Next(1), twist);
+        let names = ["www.example.com"];
+        let finalized = scene.finalized(&names).await;
+        // Rule 8: the client does not wait for the CA.
+        assert_eq!(finalized.answer.json()["status"], "processing");
+        assert!(finalized.answer.header("retry-after").is_some());
+        scene
+            .soon("the CA is asked", async || scene.asked(step) > 0)
+            .await;
+        assert_eq!(scene.look(&finalized).await["status"], "processing");
+        // Slowly, so that the request is given up before its job's lease is over.
+        for _ in 0..250 {
+            if scene.look(&finalized).await["status"] != "processing" {
+                break;
+            }
+            scene.pass(Duration::from_secs(1)).await;
+        }
+        scene.issued(&finalized, &names).await;
+        let finalizes: u64 = scene
+            .orders_at_ca(&names)
+            .iter()
+            .map(|order| order.finalizes)
+            .sum();
+        assert_eq!(finalizes, 1);
+    };
+    let [a, b, c, d, e] = twists();
+    tokio::join!(
+        order(Step::NewOrder, a),
+        order(Step::Order, b),
+        order(Step::Finalize, c),
+        order(Step::Order, d),
+        order(Step::Finalize, e),
+    );
+}
+
+#[tokio::test]
+async fn c1108_the_cas_words_are_capped_and_cleaned_before_a_client_sees_them() {
+    let scene = Scene::new().await;
+    let nasty = "\u{1b}[31mred\r\nX-Injected: yes\n<script>alert(1)</script>\0\u{202e}";
+    let words = [
+        ("controls.example.com", nasty.repeat(20)),
+        ("long.example.com", "x".repeat(25_000)),
+    ];
+    for (name, detail) in words {
+        let refusal = Problem::new(400, "rejectedIdentifier", detail).about([name.to_owned()]);
+        scene.will(Step::NewOrder, Times::Next(1), Twist::Refuse(refusal));
+        let finalized = scene.finalized(&[name]).await;
+        let (kind, detail) = scene.failed(&finalized).await;
+        assert_eq!(kind, "rejectedIdentifier");
+        assert!(detail.chars().count() < 300, "{detail}");
+        assert!(!detail.chars().any(char::is_control), "{detail:?}");
+        assert!(!detail.contains('\u{202e}'), "{detail:?}");
+    }
+    // More parts than anybody wants to read.
+    let names = (0..300).map(|number| format!("n{number}.example.com"));
+    let refusal = Problem::new(403, "caa", "no").about(names);
+    scene.will(Step::NewOrder, Times::Next(1), Twist::Refuse(refusal));
+    let finalized = scene.finalized(&["parts.example.com"]).await;
+    let order = scene.end(&finalized).await;
+    assert_eq!(order["error"]["type"], "urn:ietf:params:acme:error:caa");
+    let parts = order["error"]["subproblems"].as_array().map_or(0, Vec::len);
+    assert!(parts <= 10, "{parts} parts");
+    // A document that is too big or too deep is none: it says nothing about the order.
+    let deep = "{\"subproblems\":[".repeat(3000) + &"]}".repeat(3000);
+    let big = json!({"type": "urn:ietf:params:acme:error:caa", "detail": "x".repeat(1 << 20)});
+    for (name, body) in [("deep.example.com", deep), ("big.example.com", big.to_string())] {
+        let answer = Answer::new(403, "application/problem+json", body);
+        scene.will(Step::NewOrder, Times::Next(1), Twist::Instead(answer));
+        let finalized = scene.finalized(&[name]).await;
+        scene.issued(&finalized, &[name]).await;
+        scene.bought_once(&[name]);
+    }
+}
