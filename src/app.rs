@@ -1,7 +1,9 @@
 //! Builds the daemon from its configuration, starts it and stops it. What can fail is done before anything is
 //! served: a start either works or leaves nothing behind.
 
+pub mod account_file;
 pub mod control;
+mod upstreams;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::acme::certificate::{self, Der};
+use crate::app::upstreams::Accounts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::jose::jwk::Jwk;
@@ -25,7 +28,7 @@ use crate::server::{self, Listener, OwnCertificate, Server};
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
-use crate::upstream::account::{self, Vault};
+use crate::upstream::account::{self, VAULT, Vault};
 use crate::upstream::acme::Ca;
 use crate::validate::Validator;
 use crate::worker::Worker;
@@ -42,6 +45,7 @@ pub struct App {
     acme: Listener,
     metrics_listener: Option<Listener>,
     control: Option<ControlSocket>,
+    accounts: Accounts,
     server: Server,
     tls: Arc<rustls::ServerConfig>,
     worker: Worker,
@@ -77,7 +81,7 @@ impl App {
         let control = match ControlSocket::bind(&directory) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab works only while the daemon is stopped");
+                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab and acme-proxy upstream work only while the daemon is stopped");
                 None
             }
         };
@@ -91,14 +95,25 @@ impl App {
         }
         let mut vaults = Vec::new();
         let mut upstreams = Vec::new();
+        let mut accounts = Vec::new();
         for configured in config.upstreams {
-            let vault: Arc<dyn Vault> = Arc::new(StoredAccount {
-                name: account::vault_name(configured.name, &configured.settings),
-                store: Arc::clone(&store),
-            });
+            let vault = vault(&configured, &store);
             vaults.push(Arc::clone(&vault));
-            upstreams.push(upstream(configured, vault)?);
+            let (name, failover) = (configured.name, configured.failover);
+            let ca_url = configured.settings.directory.clone();
+            let ca = ca(configured, vault)?;
+            accounts.push((name, Arc::clone(&ca)));
+            upstreams.push(Upstream {
+                name,
+                ca_url,
+                issuer: ca,
+                failover,
+            });
         }
+        let accounts = Accounts {
+            all: accounts,
+            metrics: Some(Arc::clone(&metrics)),
+        };
         let own_keys = Box::new(KeysOfDaemon {
             slot: Arc::clone(&slot),
             vaults,
@@ -127,6 +142,7 @@ impl App {
             acme,
             metrics_listener,
             control,
+            accounts,
             server,
             tls,
             worker,
@@ -158,7 +174,8 @@ impl App {
         let (stopper, stopped) = watch::channel(false);
         let mut parts = JoinSet::new();
         if let Some(control) = self.control {
-            parts.spawn(control.serve(self.server.clone(), stopped.clone()));
+            let accounts = Arc::new(self.accounts);
+            parts.spawn(control.serve(self.server.clone(), accounts, stopped.clone()));
         }
         parts.spawn(self.acme.serve_acme(self.server, self.tls, stopped.clone()));
         if let Some(listener) = self.metrics_listener {
@@ -189,22 +206,19 @@ impl App {
     }
 }
 
-/// A CA, with our account there.
-fn upstream(configured: config::Upstream, vault: Arc<dyn Vault>) -> anyhow::Result<Upstream> {
-    let config::Upstream {
-        name,
-        settings,
-        failover,
-        wishes: _,
-    } = configured;
-    let ca_url = settings.directory.clone();
-    let ca = Ca::new(settings, vault).with_context(|| format!("the upstream {name}"))?;
-    Ok(Upstream {
-        name,
-        ca_url,
-        issuer: Arc::new(ca),
-        failover,
+/// Where the account at a CA is kept.
+fn vault(configured: &config::Upstream, store: &Arc<dyn Store>) -> Arc<dyn Vault> {
+    Arc::new(StoredAccount {
+        name: account::vault_name(configured.name, &configured.settings),
+        store: Arc::clone(store),
     })
+}
+
+/// A CA, with our account there.
+fn ca(configured: config::Upstream, vault: Arc<dyn Vault>) -> anyhow::Result<Arc<Ca>> {
+    let ca =
+        Ca::new(configured.settings, vault).with_context(|| format!("the upstream {}", configured.name))?;
+    Ok(Arc::new(ca))
 }
 
 /// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs.
@@ -255,25 +269,38 @@ struct StoredAccount {
     store: Arc<dyn Store>,
 }
 
+impl StoredAccount {
+    async fn read(&self, name: &str) -> Result<Option<Versioned<Vec<u8>>>, String> {
+        self.store.load(name).await.map_err(|error| error.to_string())
+    }
+
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), String> {
+        let version = self.read(name).await?.map_or(0, |stored| stored.version);
+        let saved = self.store.save(name, Versioned::with(version, bytes)).await;
+        saved.map(drop).map_err(|error| error.to_string())
+    }
+}
+
 #[async_trait]
 impl Vault for StoredAccount {
     async fn load(&self) -> Result<Option<Vec<u8>>, String> {
-        let stored = self
-            .store
-            .load(&self.name)
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(stored.map(|stored| stored.value))
+        Ok(self.read(&self.name).await?.map(|stored| stored.value))
     }
 
     async fn save(&self, bytes: Vec<u8>) -> Result<(), String> {
-        let stored = self
-            .store
-            .load(&self.name)
-            .await
-            .map_err(|error| error.to_string())?;
-        let version = stored.map_or(0, |stored| stored.version);
-        let saved = self.store.save(&self.name, Versioned::with(version, bytes)).await;
-        saved.map(drop).map_err(|error| error.to_string())
+        self.write(&self.name, bytes).await
+    }
+
+    async fn keep(&self, id: &str, bytes: Vec<u8>) -> Result<(), String> {
+        self.write(&format!("{}/{id}", self.name), bytes).await
+    }
+
+    async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
+        let names = self.store.names(VAULT).await.map_err(|error| error.to_string())?;
+        let mut others = Vec::new();
+        for name in names.iter().filter(|name| **name != self.name) {
+            others.extend(self.read(name).await?.map(|stored| stored.value));
+        }
+        Ok(others)
     }
 }

@@ -1,7 +1,8 @@
 //! The command line (COMPAT section 2): `acme-proxy ca.json` serves, `acme-proxy check ca.json` only looks, `acme-proxy eab` keeps external
-//! account keys.
+//! account keys, `acme-proxy upstream` the accounts at the CAs.
 
 mod eab;
+mod upstream;
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -16,8 +17,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use crate::app::control::Request;
 use crate::app::{App, control};
 use crate::cli::eab::Eab;
+use crate::cli::upstream::{Prepared, Upstream};
 use crate::config::{Config, LogFormat, Logger, Overrides};
 
 /// A flag that can not be understood, or a configuration that can not be read.
@@ -31,6 +34,7 @@ Examples:
   acme-proxy check /etc/acme-proxy/ca.json     say what would happen, and what is wrong
   acme-proxy /etc/acme-proxy/ca.json           serve
   acme-proxy eab add /etc/acme-proxy/ca.json   make a key that clients register with
+  acme-proxy upstream show /etc/acme-proxy/ca.json   show our accounts at the CAs
 
 Exit codes: 0 stopped by a signal, 1 wrong flags or unreadable configuration, 2 anything else.
 Log level: ACME_PROXY_LOG, e.g. ACME_PROXY_LOG=debug.";
@@ -51,6 +55,8 @@ enum Command {
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
+    /// Keeps our accounts at the CAs; works beside a running daemon, and without
+    Upstream(Upstream),
 }
 
 #[derive(Args)]
@@ -154,7 +160,11 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Some(Command::Check(check)) => run_check(&check),
-        Some(Command::Eab(eab)) => run_eab(eab),
+        Some(Command::Eab(eab)) => {
+            let (config, request) = eab.into_request();
+            carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
+        }
+        Some(Command::Upstream(upstream)) => run_upstream(upstream),
         None => serve(&cli.serve),
     }
 }
@@ -169,9 +179,24 @@ fn run_check(check: &Check) -> ExitCode {
     }
 }
 
-fn run_eab(eab: Eab) -> ExitCode {
-    let (path, request) = eab.into_request();
-    let config = match Config::load(&path, &Overrides::default()) {
+fn run_upstream(upstream: Upstream) -> ExitCode {
+    let Prepared {
+        config,
+        request,
+        file,
+    } = match upstream.prepared() {
+        Ok(prepared) => prepared,
+        Err(error) => return fail(&format!("{error:#}"), EXIT_FAILURE),
+    };
+    carry_out(&config, request, |text| match &file {
+        Some(file) => upstream::write_secret(file, text),
+        None => Ok(write!(std::io::stdout(), "{text}")?),
+    })
+}
+
+/// Carries out a command on the daemon or its store, and hands over what comes of it.
+fn carry_out(path: &Path, request: Request, hand_over: impl FnOnce(&str) -> anyhow::Result<()>) -> ExitCode {
+    let config = match Config::load(path, &Overrides::default()) {
         Ok(config) => config,
         Err(error) => return fail(&error, error.exit_code()),
     };
@@ -182,9 +207,8 @@ fn run_eab(eab: Eab) -> ExitCode {
         Ok(runtime) => runtime.block_on(control::carry_out(config, request)),
         Err(error) => Err(error.into()),
     };
-    match done.map(|text| write!(std::io::stdout(), "{text}")) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(_)) => ExitCode::from(EXIT_FAILURE),
+    match done.and_then(|text| hand_over(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
     }
 }

@@ -86,4 +86,12 @@ impl Vault for StoredAccount {
         let saved = self.store.save(&self.name, Versioned::with(version, bytes)).await;
         saved.map(drop).map_err(|error| error.to_string())
     }
+
+    async fn keep(&self, _: &str, _: Vec<u8>) -> Result<(), String> {
+        Err("this program has one account only".to_owned())
+    }
+
+    async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
+        Ok(Vec::new())
+    }
 }

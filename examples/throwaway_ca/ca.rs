@@ -15,6 +15,8 @@ mod certificates;
 mod http_server;
 #[path = "jws.rs"]
 mod jws;
+#[path = "key_change.rs"]
+mod key_change;
 #[path = "orders.rs"]
 mod orders;
 #[path = "pki.rs"]

@@ -137,6 +137,7 @@ fn route(ca: &Ca, path: &str, request: Verified, flaw: Option<&Flaw>) -> Result<
     match ca.without_prefix(&path) {
         ["new-account"] => ca.new_account(request),
         ["account", id] => ca.show_account(&request, id),
+        ["key-change"] => ca.key_change(&request),
         ["new-order"] => ca.new_order(&request),
         ["order", id] => ca.show_order(&request, id),
         ["order", id, "finalize"] => ca.finalize(&request, id, flaw),

@@ -72,7 +72,7 @@ impl Ca {
     }
 
     /// The URL of one of the directory's resources, where it is now.
-    fn resource(&self, name: &str) -> String {
+    pub(crate) fn resource(&self, name: &str) -> String {
         match self.moves.load(Ordering::SeqCst) {
             0 => self.url(format_args!("{name}")),
             moves => self.url(format_args!("v{moves}/{name}")),
@@ -85,7 +85,7 @@ impl Ca {
         let moves = self.moves.load(Ordering::SeqCst);
         match path {
             [prefix, rest @ ..] if moves > 0 && *prefix == format!("v{moves}") => rest,
-            ["new-nonce" | "new-account" | "new-order" | "revoke-cert"] if moves > 0 => &[],
+            ["new-nonce" | "new-account" | "new-order" | "revoke-cert" | "key-change"] if moves > 0 => &[],
             path => path,
         }
     }
@@ -102,6 +102,7 @@ impl Ca {
             "newAccount": self.resource("new-account"),
             "newOrder": self.resource("new-order"),
             "revokeCert": self.resource("revoke-cert"),
+            "keyChange": self.resource("key-change"),
             "meta": { "externalAccountRequired": self.options.eab_required },
         });
         if self.options.renewal_info {
@@ -226,9 +227,12 @@ impl Ca {
 
     fn account_reply(&self, status: StatusCode, id: usize) -> Response {
         let mut response = reply(status, &json!({ "status": "valid" }));
-        let location = self.url(format_args!("account/{id}"));
-        add(response.headers_mut(), LOCATION, &location);
+        add(response.headers_mut(), LOCATION, &self.account_url(id));
         response
+    }
+
+    pub(crate) fn account_url(&self, id: usize) -> String {
+        self.url(format_args!("account/{id}"))
     }
 }
 

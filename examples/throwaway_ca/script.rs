@@ -32,6 +32,7 @@ pub(crate) enum Step {
     Finalize,
     Certificate,
     RevokeCert,
+    KeyChange,
     RenewalInfo,
 }
 
@@ -50,6 +51,7 @@ impl Step {
             ["challenge", _, _, _] => Self::Challenge,
             ["certificate", ..] => Self::Certificate,
             ["revoke-cert"] => Self::RevokeCert,
+            ["key-change"] => Self::KeyChange,
             ["renewal-info", _] => Self::RenewalInfo,
             _ => return None,
         })

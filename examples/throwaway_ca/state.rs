@@ -213,6 +213,27 @@ impl Memory {
         Ok(id)
     }
 
+    /// Gives the account another key, if the old one is as said, and nobody has the new one.
+    pub(crate) fn change_key(&self, account: usize, old: &Jwk, new: Jwk) -> Result<(), Problem> {
+        let mut accounts = lock(&self.accounts);
+        if accounts.by_thumbprint.contains_key(new.thumbprint()) {
+            return Err(Problem::new(409, "malformed", "an account has this key already"));
+        }
+        if accounts.by_thumbprint.remove(old.thumbprint()) != Some(account) {
+            return Err(Problem::malformed("the old key is not the account's"));
+        }
+        accounts
+            .by_thumbprint
+            .insert(new.thumbprint().to_owned(), account);
+        if let Some(place) = accounts.list.get_mut(account) {
+            *place = Arc::new(Account {
+                id: account,
+                key: new,
+            });
+        }
+        Ok(())
+    }
+
     /// Opens an order.
     pub(crate) fn open(
         &self,

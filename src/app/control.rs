@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
+use crate::app::upstreams::WithoutDaemon;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::policy::Policy;
 use crate::ra::RegistrationAuthority;
 use crate::server::control;
-use crate::store::StoreError;
 use crate::store::sled::SledStore;
+use crate::store::{Store, StoreError};
 
 pub use crate::ra::external_account::NewKey;
-pub use crate::server::control::{Answer, Request};
+pub use crate::server::control::{Answer, Request, UpstreamCommand, UpstreamRequest};
 
 /// How often to look for the socket of a daemon that has the store open: it may be about to make it.
 const ATTEMPTS: u32 = 50;
@@ -41,9 +42,14 @@ pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<Strin
         let settings = config.store.clone();
         match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
             Ok(store) => {
+                let store: Arc<dyn Store> = Arc::new(store);
                 let policy = Policy::new(config.policy);
-                let ra = RegistrationAuthority::new(Arc::new(store), policy, Clock::system());
-                break control::answer(&ra, request).await;
+                let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
+                let accounts = WithoutDaemon {
+                    configured: config.upstreams,
+                    store,
+                };
+                break control::answer(&ra, &accounts, request).await;
             }
             Err(StoreError::InUse { .. }) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),

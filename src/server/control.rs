@@ -9,12 +9,15 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::ra::RegistrationAuthority;
@@ -27,11 +30,14 @@ const SOCKET: &str = "control.sock";
 /// The longest request, in bytes.
 const MAX_REQUEST: u64 = 64 * 1024;
 
-/// How long one connection may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a request may take to arrive.
+const READ: Duration = Duration::from_secs(10);
 
-/// How long the command line waits for its answer: one connection is served after the other.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one connection may take: a CA may be asked several things, each of which it may answer slowly.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// How long the command line waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(310);
 
 /// How long to wait after the system could not give us a connection.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -50,6 +56,47 @@ pub enum Request {
         /// Its provisioner; may be left out if no other one has a key of this id.
         provisioner: Option<String>,
     },
+    /// Something about our accounts at the CAs.
+    Upstream(UpstreamRequest),
+}
+
+/// What the operator wants of an account at a CA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamRequest {
+    /// The upstream's name in the configuration, if it is said.
+    pub upstream: Option<String>,
+    /// What is wanted.
+    pub command: UpstreamCommand,
+}
+
+/// What can be done with an account at a CA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpstreamCommand {
+    /// To look at it.
+    Show,
+    /// To make it.
+    Register {
+        /// Also if there is one.
+        again: bool,
+    },
+    /// To give it another key.
+    RotateKey,
+    /// To give it out with its key.
+    Export,
+    /// To take one from elsewhere.
+    Import {
+        /// The account, as [`UpstreamCommand::Export`] gives it.
+        account: String,
+        /// Also if there is one.
+        replace: bool,
+    },
+}
+
+/// Does what the operator wants of the accounts at the CAs, which this layer knows nothing of.
+#[async_trait]
+pub trait UpstreamAccounts: Send + Sync + 'static {
+    /// The text for people; the error, too.
+    async fn answer(&self, request: UpstreamRequest) -> Result<String, String>;
 }
 
 /// What comes of it, for people.
@@ -62,7 +109,11 @@ pub enum Answer {
 }
 
 /// Does what the operator wants.
-pub async fn answer(ra: &RegistrationAuthority, request: Request) -> Answer {
+pub async fn answer(
+    ra: &RegistrationAuthority,
+    upstreams: &dyn UpstreamAccounts,
+    request: Request,
+) -> Answer {
     let done = match request {
         Request::AddKey(new) => ra.add_external_account_key(new).await.map(|key| {
             let provisioner = key.provisioner();
@@ -89,6 +140,7 @@ pub async fn answer(ra: &RegistrationAuthority, request: Request) -> Answer {
                 )
             })
         }
+        Request::Upstream(request) => upstreams.answer(request).await.map_err(KeyError::Refused),
     };
     match done {
         Ok(text) => Answer::Done(text),
@@ -159,26 +211,39 @@ impl ControlSocket {
     }
 
     /// Answers until `stop` turns true.
-    pub async fn serve(self, server: Server, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(
+        self,
+        server: Server,
+        upstreams: Arc<dyn UpstreamAccounts>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut connections = JoinSet::new();
         loop {
+            while connections.try_join_next().is_some() {}
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => break,
             };
-            let served = match accepted {
-                Ok((stream, _)) => timeout(DEADLINE, serve_one(stream, &server)).await,
+            match accepted {
+                Ok((stream, _)) => {
+                    let (server, upstreams) = (server.clone(), Arc::clone(&upstreams));
+                    connections.spawn(async move {
+                        match timeout(DEADLINE, serve_one(stream, &server, upstreams.as_ref())).await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => {
+                                tracing::warn!(%error, "a request on the control socket broke off");
+                            }
+                            Err(_) => tracing::warn!("a request on the control socket took too long"),
+                        }
+                    });
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the control socket gives no connection");
                     sleep(PAUSE).await;
-                    continue;
                 }
-            };
-            match served {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "a request on the control socket broke off"),
-                Err(_) => tracing::warn!("a request on the control socket took too long"),
             }
         }
+        while connections.join_next().await.is_some() {}
     }
 }
 
@@ -189,11 +254,16 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn serve_one(mut stream: UnixStream, server: &Server) -> io::Result<()> {
+async fn serve_one(
+    mut stream: UnixStream,
+    server: &Server,
+    upstreams: &dyn UpstreamAccounts,
+) -> io::Result<()> {
     let mut bytes = Vec::new();
-    (&mut stream).take(MAX_REQUEST).read_to_end(&mut bytes).await?;
+    let mut request = (&mut stream).take(MAX_REQUEST);
+    timeout(READ, request.read_to_end(&mut bytes)).await??;
     let answer = match serde_json::from_slice(&bytes) {
-        Ok(request) => answer(&server.shared.ra, request).await,
+        Ok(request) => answer(&server.shared.ra, upstreams, request).await,
         Err(_) => {
             Answer::Refused("the daemon is of another version, and does not know this command".to_owned())
         }

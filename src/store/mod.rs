@@ -321,6 +321,9 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a small named value; `version` is 0 for one that does not exist yet. Gives the new version.
     async fn save(&self, name: &str, value: Versioned<Vec<u8>>) -> Result<u64, StoreError>;
 
+    /// The names of the small named values that begin with this, in order.
+    async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
+
     /// Deletes up to `limit` orders whose time is over ([`Order::delete_after`]), with their jobs and indexes. Gives
     /// how many.
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;

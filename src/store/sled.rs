@@ -500,6 +500,16 @@ impl Store for SledStore {
         Ok(value.version.saturating_add(1))
     }
 
+    async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let begin = keys::named(prefix);
+        let found = self
+            .shared
+            .durable
+            .now()
+            .keys(beginning_with(&begin), usize::MAX)?;
+        Ok(found.map(|key| keys::name_in(&key)).collect())
+    }
+
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         let mut changes = Vec::new();
         {

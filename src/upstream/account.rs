@@ -5,19 +5,14 @@
 //! account already answers with that account. instant-acme can not register a key of ours with an EAB; the three
 //! signed requests that this needs are made here.
 
-use std::fmt;
+pub mod change;
+pub(crate) mod key;
+pub mod overview;
+pub mod portable;
+pub(crate) mod record;
 
 use async_trait::async_trait;
-use aws_lc_rs::digest;
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-use aws_lc_rs::signature::EcdsaKeyPair;
-use aws_lc_rs::signature::KeyPair as _;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
-use serde::Serialize;
 use serde_json::Value;
 use serde_json::json;
 
@@ -25,16 +20,25 @@ use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
 use crate::acme::upstream::UpstreamName;
-use crate::upstream::Eab;
 use crate::upstream::Error;
 use crate::upstream::Settings;
+use crate::upstream::account::key::hex_sha256;
+use crate::upstream::account::key::jws;
+use crate::upstream::account::record::Record;
+use crate::upstream::account::record::State;
+use crate::upstream::account::record::Successor;
 use crate::upstream::fault::Fault;
 use crate::upstream::http::Answer;
 use crate::upstream::http::Client;
 use crate::upstream::http::Directory;
 
+pub use crate::upstream::account::key::Key;
+
 /// Times that a request is repeated at once after `badNonce` (RFC 8555 §6.5).
 pub const BAD_NONCE_RETRIES: u32 = 5;
+
+/// What the names of all records begin with.
+pub const VAULT: &str = "upstream/";
 
 /// Where the account's record is kept. Errors are text for the log.
 #[async_trait]
@@ -44,6 +48,12 @@ pub trait Vault: Send + Sync + 'static {
 
     /// Keeps the record in place of the one before. Returns once it is durable.
     async fn save(&self, bytes: Vec<u8>) -> Result<(), String>;
+
+    /// Keeps the record of another account beside it, for good. The id is the record's own.
+    async fn keep(&self, id: &str, bytes: Vec<u8>) -> Result<(), String>;
+
+    /// All records but this one: those that were kept, and those of other CAs and EABs.
+    async fn others(&self) -> Result<Vec<Vec<u8>>, String>;
 }
 
 /// The name to keep the account's record under. Another directory or another EAB is another account; where no EAB tells
@@ -55,7 +65,7 @@ pub fn vault_name(upstream: UpstreamName, settings: &Settings) -> String {
         None => format!("\n{upstream}"),
     };
     let account = format!("{}\n{whose}", settings.directory);
-    format!("upstream/{}", hex_sha256(&account))
+    format!("{VAULT}{}", hex_sha256(account.as_bytes()))
 }
 
 /// The public key of the account, as a JWK. None if there is no account yet, or its record can not be used, which is
@@ -66,7 +76,7 @@ pub fn vault_name(upstream: UpstreamName, settings: &Settings) -> String {
 /// The vault's.
 pub async fn public_key(vault: &dyn Vault) -> Result<Option<Value>, String> {
     let record = vault.load().await?;
-    let record: Option<Record> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let record = record.and_then(|bytes| Record::of_any(&bytes));
     let key = record.and_then(|record| record.readable_key());
     Ok(key.map(|key| key.jwk()))
 }
@@ -80,88 +90,6 @@ pub struct Registered {
     pub url: String,
 }
 
-/// What the vault holds.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    ca_url: String,
-    eab_kid_sha256: Option<String>,
-    /// PKCS #8, base64url.
-    key: String,
-    state: State,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "snake_case")]
-enum State {
-    /// The key may be known to the CA, and the EAB spent on it, or not.
-    Registering,
-    /// The CA has named the account.
-    Registered { url: String },
-}
-
-impl Record {
-    const VERSION: u32 = 1;
-
-    fn new(settings: &Settings, key: &Key, state: State) -> Self {
-        Self {
-            version: Self::VERSION,
-            ca_url: settings.directory.clone(),
-            eab_kid_sha256: kid_sha256(settings),
-            key: URL_SAFE_NO_PAD.encode(&key.pkcs8),
-            state,
-        }
-    }
-
-    async fn load(settings: &Settings, vault: &dyn Vault) -> Result<Option<Self>, Error> {
-        let Some(bytes) = vault.load().await.map_err(unkept)? else {
-            return Ok(None);
-        };
-        let record: Option<Self> = serde_json::from_slice(&bytes).ok();
-        let ours = |record: &Self| {
-            record.version == Self::VERSION
-                && record.ca_url == settings.directory
-                && record.eab_kid_sha256 == kid_sha256(settings)
-        };
-        match record.filter(ours) {
-            Some(record) => Ok(Some(record)),
-            None => Err(unusable("it can not be read, or belongs to another CA or EAB")),
-        }
-    }
-
-    async fn save(&self, vault: &dyn Vault) -> Result<(), Error> {
-        let bytes = serde_json::to_vec(self).map_err(|e| unkept(e.to_string()))?;
-        vault.save(bytes).await.map_err(unkept)
-    }
-
-    fn key(&self) -> Result<Key, Error> {
-        self.readable_key()
-            .ok_or_else(|| unusable("its key can not be read"))
-    }
-
-    fn readable_key(&self) -> Option<Key> {
-        let pkcs8 = URL_SAFE_NO_PAD.decode(&self.key).ok();
-        pkcs8.and_then(Key::from_pkcs8)
-    }
-}
-
-fn kid_sha256(settings: &Settings) -> Option<String> {
-    settings.eab.as_ref().map(|eab| hex_sha256(eab.kid.reveal()))
-}
-
-fn unkept(detail: String) -> Error {
-    Error::transient(format!("the record of the account at the CA: {detail}"))
-}
-
-/// A record that makes no sense is never replaced: the account in it may be the only one that the EAB will ever give.
-fn unusable(why: &str) -> Error {
-    tracing::error!(
-        why,
-        "the record of the account at the CA is unusable; it is left as it is, and no other account is made"
-    );
-    Error::Permanent(Problem::internal())
-}
-
 /// Finds the account or registers it, whatever the last attempt left behind.
 ///
 /// # Errors
@@ -169,6 +97,14 @@ fn unusable(why: &str) -> Error {
 /// Permanent if the operator has to do something: the text says what.
 pub async fn ensure(client: &Client, settings: &Settings, vault: &dyn Vault) -> Result<Registered, Error> {
     let stored = Record::load(settings, vault).await?;
+    if let Some(record) = &stored
+        && let Some(Successor::SameAccount { .. }) = record.successor
+    {
+        let known = change::settle(client, settings, vault, record).await?;
+        return known.ok_or_else(|| {
+            Error::transient("the CA knows our account by neither of the keys between which it was to change")
+        });
+    }
     let (key, known) = match &stored {
         Some(record) => (record.key()?, true),
         None => (Key::generate()?, false),
@@ -203,7 +139,7 @@ pub async fn ensure(client: &Client, settings: &Settings, vault: &dyn Vault) -> 
 
 /// RFC 8555 §7.3.1: the account that the key has already, if it has one. Some CAs ask for an EAB even here; what they
 /// answer to a registration with the same key is the account just the same.
-async fn find(client: &Client, directory: &Directory, key: &Key) -> Result<Option<String>, Error> {
+pub(crate) async fn find(client: &Client, directory: &Directory, key: &Key) -> Result<Option<String>, Error> {
     let payload = json!({"onlyReturnExisting": true}).to_string();
     match signed(
         client,
@@ -224,7 +160,7 @@ async fn find(client: &Client, directory: &Directory, key: &Key) -> Result<Optio
 }
 
 /// RFC 8555 §7.3: spends the EAB on the key.
-async fn register(
+pub(crate) async fn register(
     client: &Client,
     directory: &Directory,
     settings: &Settings,
@@ -300,7 +236,7 @@ fn refused_registration(fault: Fault, directory: &Directory, settings: &Settings
     tracing::error!(answer = said, hint, "the CA refuses to register us");
     Error::Permanent(Problem::new(
         ProblemType::ServerInternal,
-        format!("the CA refuses to register this server: {hint}"),
+        format!("the CA refuses to register this server: {hint}; what it says: {said}"),
     ))
 }
 
@@ -364,88 +300,10 @@ pub(crate) async fn signed(
     }
 }
 
-/// RFC 7515 §7.2.2, flattened.
-fn jws<E>(
-    protected: &Value,
-    payload: &str,
-    sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
-) -> Result<Value, E> {
-    let protected = URL_SAFE_NO_PAD.encode(protected.to_string());
-    let payload = URL_SAFE_NO_PAD.encode(payload);
-    let signature = sign(format!("{protected}.{payload}").as_bytes())?;
-    let signature = URL_SAFE_NO_PAD.encode(signature);
-    Ok(json!({"protected": protected, "payload": payload, "signature": signature}))
-}
-
-/// The account's key: ECDSA on P-256, the only kind that instant-acme signs with.
-pub struct Key {
-    pair: EcdsaKeyPair,
-    pkcs8: Vec<u8>,
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl Key {
-    fn generate() -> Result<Self, Error> {
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-        let key = pkcs8
-            .ok()
-            .and_then(|pkcs8| Self::from_pkcs8(pkcs8.as_ref().to_vec()));
-        key.ok_or_else(|| Error::transient("a key for the account at the CA could not be made"))
-    }
-
-    fn from_pkcs8(pkcs8: Vec<u8>) -> Option<Self> {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).ok()?;
-        Some(Self { pair, pkcs8 })
-    }
-
-    /// The private key, PKCS #8.
-    pub fn pkcs8(&self) -> &[u8] {
-        &self.pkcs8
-    }
-
-    fn jwk(&self) -> Value {
-        // SEC 1 §2.3.3, uncompressed: 04, x, y.
-        let point = self.pair.public_key().as_ref();
-        let (x, y) = point
-            .get(1..)
-            .and_then(|xy| xy.split_at_checked(32))
-            .unwrap_or_default();
-        json!({"kty": "EC", "crv": "P-256", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)})
-    }
-
-    fn sign(&self, input: &[u8]) -> Result<Vec<u8>, Fault> {
-        let signature = self.pair.sign(&SystemRandom::new(), input);
-        signature
-            .map(|signature| signature.as_ref().to_vec())
-            .map_err(|_| Fault::Nonsense("the account's key does not sign".to_owned()))
-    }
-
-    /// RFC 8555 §7.3.4: the key, under the MAC that the CA's other side gave us.
-    fn bound_to(&self, eab: &Eab, new_account: &str) -> Value {
-        let protected = json!({"alg": "HS256", "kid": eab.kid.reveal(), "url": new_account});
-        let mac = hmac::Key::new(hmac::HMAC_SHA256, eab.hmac_key.reveal());
-        let sign =
-            |input: &[u8]| Ok::<_, std::convert::Infallible>(hmac::sign(&mac, input).as_ref().to_vec());
-        match jws(&protected, &self.jwk().to_string(), sign) {
-            Ok(bound) => bound,
-            Err(never) => match never {},
-        }
-    }
-}
-
-fn hex_sha256(text: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::Eab;
     use crate::upstream::Secret;
 
     fn settings(directory: &str, kid: Option<&str>) -> Settings {
@@ -513,6 +371,14 @@ mod tests {
         async fn save(&self, _: Vec<u8>) -> Result<(), String> {
             panic!("a record that can not be read was replaced");
         }
+
+        async fn keep(&self, _: &str, _: Vec<u8>) -> Result<(), String> {
+            panic!("another account was made");
+        }
+
+        async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
+            Ok(Vec::new())
+        }
     }
 
     #[tokio::test]
@@ -525,13 +391,5 @@ mod tests {
             let outcome = ensure(&client, &settings, &Holding(record)).await;
             assert!(matches!(outcome, Err(Error::Permanent(_))), "{record}");
         }
-    }
-
-    #[test]
-    fn a_key_reads_back_and_never_prints() {
-        let key = Key::generate().unwrap();
-        let again = Key::from_pkcs8(key.pkcs8().to_vec()).unwrap();
-        assert_eq!(key.jwk(), again.jwk());
-        assert_eq!(format!("{key:?}"), "[redacted]");
     }
 }

@@ -21,6 +21,8 @@ use instant_acme::RevocationRequest;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::sync::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 use crate::acme::certificate::Der;
@@ -79,6 +81,9 @@ macro_rules! insist {
     }};
 }
 
+// Behind the macro, which it uses.
+mod operator;
+
 /// The public CA.
 pub struct Ca {
     pub(crate) settings: Settings,
@@ -86,6 +91,9 @@ pub struct Ca {
     vault: Arc<dyn Vault>,
     solver: Option<Solver>,
     session: Mutex<Preparation>,
+    /// Held by whoever signs with the account's key, and alone by whoever changes it.
+    using_account: RwLock<()>,
+    account_changed: Notify,
     /// Attempts to prepare that have ended.
     attempts: AtomicU64,
     /// Whether the CA has disowned the account since it was last looked at.
@@ -121,6 +129,8 @@ impl Ca {
             settings,
             vault,
             session: Mutex::default(),
+            using_account: RwLock::default(),
+            account_changed: Notify::new(),
             attempts: AtomicU64::new(0),
             disowned: AtomicBool::new(false),
             lifetime_refused: AtomicBool::new(false),
@@ -187,7 +197,8 @@ impl Ca {
             ca.account = %cleaned(&registered.url, 200),
             ca.directory = self.settings.directory,
             "the CA does not know our account any more, or has deactivated it; orders wait. Ask the CA to reactivate it, \
-             or configure the EAB of another account (authority.config.eab_kid, eab_hmac_key) and restart"
+             or make another one: with a fresh EAB (authority.config.eab_kid, eab_hmac_key) and a restart, or with \
+             acme-proxy upstream register --again"
         );
         Error::transient("the CA does not know our account any more")
     }
@@ -377,7 +388,12 @@ impl Issuer for Ca {
         self.session().await.map(drop)
     }
 
+    async fn account_changed(&self) {
+        self.account_changed.notified().await;
+    }
+
     async fn open(&self, validated: &ValidatedOrder) -> Result<String, Error> {
+        let _using = self.using_account.read().await;
         let session = self.session().await?;
         match self.new_order(&session, validated).await {
             Ok(url) => Ok(url),
@@ -392,6 +408,7 @@ impl Issuer for Ca {
     }
 
     async fn advance(&self, validated: &ValidatedOrder) -> Result<Progress, Error> {
+        let _using = self.using_account.read().await;
         http::with_advice(self.step(validated)).await
     }
 
@@ -400,6 +417,7 @@ impl Issuer for Ca {
     }
 
     async fn revoke(&self, certificate: &Der, reason: Option<RevocationReason>) -> Result<(), Error> {
+        let _using = self.using_account.read().await;
         let session = self.session().await?;
         let certificate = CertificateDer::from(certificate.as_bytes());
         let revocation = RevocationRequest {
@@ -412,6 +430,12 @@ impl Issuer for Ca {
             // Waiting does not make a certificate of this CA out of it.
             Err(Fault::Refused(refusal)) if refusal.is_not_found() => {
                 Err(Error::Permanent(refusal.problem()))
+            }
+            Err(fault)
+                if fault.kind() == Some(ProblemType::Unauthorized)
+                    && self.revoked_by_an_earlier_account(&revocation).await? =>
+            {
+                Ok(())
             }
             Err(fault) => Err(self.judged(&session, fault).await),
         }

@@ -108,6 +108,8 @@ pub struct Directory {
     /// `newOrder`.
     pub new_order: String,
     revoke_cert: Option<String>,
+    /// `keyChange`.
+    pub key_change: Option<String>,
     /// `renewalInfo` (RFC 9773 §3).
     pub renewal_info: Option<String>,
     #[serde(default)]
@@ -181,9 +183,13 @@ impl Client {
         self.permitted(&directory.new_nonce)?;
         self.permitted(&directory.new_account)?;
         self.permitted(&directory.new_order)?;
-        for url in [&directory.revoke_cert, &directory.renewal_info]
-            .into_iter()
-            .flatten()
+        for url in [
+            &directory.revoke_cert,
+            &directory.key_change,
+            &directory.renewal_info,
+        ]
+        .into_iter()
+        .flatten()
         {
             self.permitted(url)?;
         }

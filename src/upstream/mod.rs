@@ -186,6 +186,12 @@ pub trait Issuer: Send + Sync + 'static {
     /// until it succeeds; cheap once it has.
     async fn prepare(&self) -> Result<(), Error>;
 
+    /// Returns once the operator has done something about the account: then it is worth preparing again. Where nobody
+    /// can, never.
+    async fn account_changed(&self) {
+        std::future::pending().await
+    }
+
     /// Opens an order at the CA and gives its URL. Nothing else: the caller stores the URL before it goes on.
     async fn open(&self, order: &ValidatedOrder) -> Result<String, Error>;
 

@@ -10,7 +10,7 @@ mod own_certificate;
 mod renewal;
 mod revocation;
 mod target;
-mod upkeep;
+pub(crate) mod upkeep;
 pub mod upstream;
 mod validation;
 

@@ -55,7 +55,7 @@ pub(crate) fn report_unknown(context: &Context) {
 }
 
 /// What the account at the CA is called in the state of health.
-fn account_at(name: UpstreamName) -> String {
+pub(crate) fn account_at(name: UpstreamName) -> String {
     match name.is_default() {
         true => "upstream account".to_owned(),
         false => format!("upstream account {name}"),
@@ -106,7 +106,8 @@ async fn prepare(context: &Context, upstream: &Watched) {
                         .max(backoff(faults, PREPARE_CEILING)),
                     Error::OrderGone(_) => backoff(faults, PREPARE_CEILING),
                 };
-                tokio::time::sleep(wait).await;
+                // However it ends, it is time to try again.
+                let _early = tokio::time::timeout(wait, upstream.issuer().account_changed()).await;
             }
         }
     }

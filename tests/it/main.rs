@@ -24,4 +24,5 @@ mod rfc9773;
 mod start;
 mod tampered_store;
 mod upstream;
+mod upstream_cli;
 mod upstreams;

@@ -18,6 +18,7 @@ mod scene;
 mod table;
 mod way;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -77,6 +78,7 @@ impl TlsFiles {
 #[derive(Default)]
 struct MemoryVault {
     record: Mutex<Option<Vec<u8>>>,
+    kept: Mutex<BTreeMap<String, Vec<u8>>>,
     saves: Mutex<u32>,
     crash: Mutex<Option<Crash>>,
 }
@@ -121,6 +123,15 @@ impl Vault for MemoryVault {
             true => Err("crashed".to_owned()),
             false => Ok(()),
         }
+    }
+
+    async fn keep(&self, id: &str, bytes: Vec<u8>) -> Result<(), String> {
+        self.kept.lock().unwrap().insert(id.to_owned(), bytes);
+        Ok(())
+    }
+
+    async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
+        Ok(self.kept.lock().unwrap().values().cloned().collect())
     }
 }
 

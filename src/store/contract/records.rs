@@ -424,6 +424,9 @@ pub(crate) async fn small_values_are_replaced_by_compare_and_swap(backend: &impl
     assert_eq!(store.load("upstream-account").await, Ok(Some(value(2, 20_000))));
     assert_eq!(store.load("upstream").await, Ok(None));
     assert_eq!(store.save("upstream", value(0, 1)).await, Ok(1));
+    assert_eq!(store.save("other", value(0, 1)).await, Ok(1));
+    let names = store.names("upstream").await.unwrap();
+    assert_eq!(names, ["upstream", "upstream-account"]);
 }
 
 pub(crate) async fn the_sweep_leaves_nothing_behind(backend: &impl Backend) {

@@ -205,6 +205,11 @@ pub(crate) fn named(name: &str) -> Key {
     key(NAMED, &[name.as_bytes()])
 }
 
+/// The name in the key of a small named value.
+pub(crate) fn name_in(key: &[u8]) -> String {
+    String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned()
+}
+
 /// Tells this store from every other one.
 pub(crate) fn identity() -> Key {
     key(IDENTITY, &[])

@@ -25,7 +25,7 @@ pub(crate) enum Moment {
 }
 
 /// A request by what it asks for: `new-account`, `new-order`, `order`, `finalize`, `poll`, which is for an order that has
-/// been finalized, and `certificate`.
+/// been finalized, `certificate`, and `key-change`.
 pub(crate) type Step = &'static str;
 
 /// The CA's load since the test began to look.
@@ -140,6 +140,7 @@ impl Storm {
             ["order", _] => "order",
             ["order", _, "finalize"] => "finalize",
             ["certificate", _] => "certificate",
+            ["key-change"] => "key-change",
             _ => "another",
         }
     }

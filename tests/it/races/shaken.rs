@@ -251,6 +251,10 @@ impl Store for Shaken {
         self.call(self.store.save(name, value)).await
     }
 
+    async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.call(self.store.names(prefix)).await
+    }
+
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         self.store.sweep(now, limit).await
     }

@@ -273,6 +273,30 @@ async fn foreign_csrs_of_both_kinds_are_issued_and_revoked_with_a_reason() {
 }
 
 #[tokio::test]
+async fn the_key_changes_and_an_account_that_has_been_replaced_still_revokes() {
+    let pebble = Pebble::remembering().await;
+    let vault = Arc::new(MemoryVault::default());
+    let ca = pebble.ca(&vault);
+    ca.prepare().await.unwrap();
+    let rotated = ca.rotate_key().await.unwrap();
+    assert_ne!(rotated.from, rotated.to);
+    let order = opened(&ca, order(&["www.example.com"])).await;
+    let chain = issued(&ca, &order).await.unwrap();
+    let (_, new) = ca.register(true).await.unwrap();
+    assert!(new);
+    let leaf = IssuedChain::verify(&chain, validated(&order).ordered(), now()).unwrap();
+    let leaf = leaf.certificate.leaf().clone();
+    ca.revoke(&leaf, Some(RevocationReason::Superseded))
+        .await
+        .unwrap();
+    let earlier = ca.earlier_accounts().await.unwrap();
+    assert!(
+        earlier.iter().all(|account| account.thumbprint == rotated.to),
+        "{earlier:?}"
+    );
+}
+
+#[tokio::test]
 async fn f24_an_order_is_resumed_by_its_url_and_can_be_collected_twice() {
     let pebble = Pebble::remembering().await;
     let vault = Arc::new(MemoryVault::default());
