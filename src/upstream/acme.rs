@@ -413,6 +413,7 @@ impl Issuer for Ca {
     }
 
     async fn look(&self, awaited: &AwaitedOrder) -> Result<Progress, Error> {
+        let _using = self.using_account.read().await;
         http::with_advice(self.look_at(awaited)).await
     }
 
