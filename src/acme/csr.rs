@@ -149,6 +149,15 @@ fn checked_key(csr: &X509CertificationRequest<'_>) -> Result<Jwk, Problem> {
     Ok(key)
 }
 
+/// Whether two CSRs that were accepted ask for certificates of the same key.
+pub(crate) fn have_one_key(one: &Der, other: &Der) -> bool {
+    let key = |der: &Der| {
+        let (_, csr) = X509CertificationRequest::from_der(der.as_bytes()).ok()?;
+        Some(csr.certification_request_info.subject_pki.raw.to_vec())
+    };
+    key(one).is_some_and(|one| key(other).is_some_and(|other| one == other))
+}
+
 /// An object identifier in the detail is the client's, and may be as long as its request.
 pub(crate) fn bad(detail: &str) -> Problem {
     Problem::new(ProblemType::BadCsr, cleaned(detail, MAX_DETAIL))

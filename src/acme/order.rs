@@ -1,8 +1,10 @@
 //! The order (RFC 8555 §7.1.3) with its authorizations and challenges: one stored record.
 //!
-//! Status is derived from the stored facts and the time, never stored. Every change of an order is in `transition`. No
-//! clock is read here, and nothing is persisted: callers do that, by compare-and-swap.
+//! Status is derived from the stored facts and the time, never stored. Every change of an order is in `transition`, and
+//! in `late` for one that has ended before the CA was done. No clock is read here, and nothing is persisted: callers do
+//! that, by compare-and-swap.
 
+pub mod late;
 #[cfg(test)]
 mod tests;
 mod transition;
@@ -26,6 +28,10 @@ use crate::acme::upstream::UpstreamName;
 
 /// How long a swept order stays readable after it has ended without a certificate.
 const KEPT_AFTER_FAILURE: Duration = Duration::from_hours(24);
+
+/// How long an order that was opened at the CA is kept after its time, so that its certificate is looked for even if
+/// nobody could do so before.
+const KEPT_AT_CA: Duration = Duration::from_hours(7 * 24);
 
 /// How long an order stays readable after its certificate has expired.
 const KEPT_AFTER_CERTIFICATE: Duration = Duration::from_hours(30 * 24);
@@ -95,6 +101,29 @@ enum Stage {
     },
     /// Finalized, and ended without a certificate.
     Failed { problem: Problem, failed: Timestamp },
+    /// Ended for its client, while the CA may have its CSR.
+    Awaited {
+        problem: Problem,
+        ended: Timestamp,
+        /// When nobody looks for the certificate any more.
+        until: Timestamp,
+        csr: Der,
+        finalized: Timestamp,
+        /// The order's URL at the CA.
+        upstream: String,
+        /// The CA is known to have the CSR.
+        taken: bool,
+    },
+    /// Ended for its client before the certificate came.
+    Late {
+        problem: Problem,
+        ended: Timestamp,
+        certificate: IssuedCertificate,
+        /// The order's URL at the CA.
+        upstream: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revocation: Option<Revocation>,
+    },
 }
 
 /// RFC 8555 §7.1.6.
@@ -320,6 +349,7 @@ impl Order {
     pub fn is_opened_upstream(&self) -> bool {
         match &self.stage {
             Stage::Processing { upstream, .. } | Stage::Issued { upstream, .. } => upstream.is_some(),
+            Stage::Awaited { .. } | Stage::Late { .. } => true,
             Stage::Open | Stage::Failed { .. } => false,
         }
     }
@@ -360,7 +390,7 @@ impl Order {
     /// The status, by the first rule that applies (RFC 8555 §7.1.6):
     ///
     /// 1. issued: valid;
-    /// 2. failed after finalization: invalid;
+    /// 2. failed or ended after finalization: invalid;
     /// 3. an authorization is invalid, deactivated or expired: invalid;
     /// 4. finalized: processing;
     /// 5. every authorization is valid: ready;
@@ -368,7 +398,7 @@ impl Order {
     pub fn status(&self, now: Timestamp) -> OrderStatus {
         match &self.stage {
             Stage::Issued { .. } => OrderStatus::Valid,
-            Stage::Failed { .. } => OrderStatus::Invalid,
+            Stage::Failed { .. } | Stage::Awaited { .. } | Stage::Late { .. } => OrderStatus::Invalid,
             Stage::Open => self.open_status(now),
             Stage::Processing { .. } if self.open_status(now) == OrderStatus::Invalid => OrderStatus::Invalid,
             Stage::Processing { .. } => OrderStatus::Processing,
@@ -397,7 +427,9 @@ impl Order {
         if self.status(now) != OrderStatus::Invalid {
             return None;
         }
-        if let Stage::Failed { problem, .. } = &self.stage {
+        if let Stage::Failed { problem, .. } | Stage::Awaited { problem, .. } | Stage::Late { problem, .. } =
+            &self.stage
+        {
             return Some(problem.clone());
         }
         let refused = self.authorizations.iter().find_map(|authorization| {
@@ -412,9 +444,11 @@ impl Order {
                 ProblemType::ServerInternal,
                 "the CA did not issue the certificate before the order expired",
             ),
-            Stage::Open | Stage::Issued { .. } | Stage::Failed { .. } => {
-                Problem::malformed("the order expired before it was finalized")
-            }
+            Stage::Open
+            | Stage::Issued { .. }
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. }
+            | Stage::Late { .. } => Problem::malformed("the order expired before it was finalized"),
         }))
     }
 
@@ -422,24 +456,38 @@ impl Order {
     pub fn certificate(&self) -> Option<&IssuedCertificate> {
         match &self.stage {
             Stage::Issued { certificate, .. } => Some(certificate),
-            Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } => None,
+            Stage::Open
+            | Stage::Processing { .. }
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. }
+            | Stage::Late { .. } => None,
         }
     }
 
     /// What has become of the certificate's revocation, if one was asked for.
     pub fn revocation(&self) -> Option<&Revocation> {
         match &self.stage {
-            Stage::Issued { revocation, .. } => revocation.as_ref(),
-            Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } => None,
+            Stage::Issued { revocation, .. } | Stage::Late { revocation, .. } => revocation.as_ref(),
+            Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } | Stage::Awaited { .. } => None,
         }
     }
 
     /// Where the order stands in the line of the orders for the same names at the CA: by when it was finalized. An
-    /// order is in line from finalization until it ends.
+    /// order is in line from finalization until it ends. One that has ended for its client alone stays until the CA is
+    /// known to have its CSR, or to issue nothing: before that, the CA might hand its order to the next.
     pub fn in_line_since(&self) -> Option<Timestamp> {
         match self.stage {
-            Stage::Processing { finalized, .. } => Some(finalized),
-            Stage::Open | Stage::Issued { .. } | Stage::Failed { .. } => None,
+            Stage::Processing { finalized, .. }
+            | Stage::Awaited {
+                finalized,
+                taken: false,
+                ..
+            } => Some(finalized),
+            Stage::Open
+            | Stage::Issued { .. }
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. }
+            | Stage::Late { .. } => None,
         }
     }
 
@@ -452,7 +500,7 @@ impl Order {
     pub fn holds_replaced(&self) -> Option<&CertificateId> {
         let refused = |a: &Authorization| a.problem().is_some() || a.is_deactivated();
         let failed = match &self.stage {
-            Stage::Failed { .. } => true,
+            Stage::Failed { .. } | Stage::Awaited { .. } | Stage::Late { .. } => true,
             Stage::Open | Stage::Processing { .. } => self.authorizations.iter().any(refused),
             Stage::Issued { .. } => false,
         };
@@ -495,9 +543,15 @@ impl Order {
     /// When the record is of no use to anybody any more, and may be deleted.
     pub fn delete_after(&self) -> Timestamp {
         match &self.stage {
+            Stage::Processing {
+                upstream: Some(_), ..
+            } => after(self.expires, KEPT_AT_CA),
+            Stage::Awaited { until, .. } => after(*until, KEPT_AT_CA),
             Stage::Open | Stage::Processing { .. } => after(self.expires, KEPT_AFTER_FAILURE),
             Stage::Failed { failed, .. } => after(*failed, KEPT_AFTER_FAILURE),
-            Stage::Issued { certificate, .. } => after(certificate.not_after(), KEPT_AFTER_CERTIFICATE),
+            Stage::Issued { certificate, .. } | Stage::Late { certificate, .. } => {
+                after(certificate.not_after(), KEPT_AFTER_CERTIFICATE)
+            }
         }
     }
 }

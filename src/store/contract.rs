@@ -57,6 +57,7 @@ macro_rules! contract {
             records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole
             records::issued_names_are_known_to_their_account
+            records::f48_late_orders_are_found_by_account_names_and_upstream
             records::issuers_are_stored_once
             records::small_values_are_replaced_by_compare_and_swap
             records::the_sweep_leaves_nothing_behind
@@ -193,9 +194,13 @@ fn certified(host: &str) -> (Der, [Der; 3]) {
 }
 
 fn collected(order: Order, chain: &[Der]) -> (Order, Vec<Der>) {
-    let ordered = order.validated(at(1)).unwrap();
-    let chain = IssuedChain::verify(&to_pem(chain), ordered.ordered(), at(1)).unwrap();
+    let chain = answering(&order, chain);
     (order.issued(chain.certificate, at(1)), chain.issuers)
+}
+
+fn answering(order: &Order, chain: &[Der]) -> IssuedChain {
+    let ordered = order.validated(at(1)).unwrap();
+    IssuedChain::verify(&to_pem(chain), ordered.ordered(), at(1)).unwrap()
 }
 
 /// An order whose certificate is here, with the issuers' certificates.
@@ -205,7 +210,15 @@ pub(crate) fn issued(host: &str) -> (Order, Vec<Der>) {
     collected(order, &chain)
 }
 
-/// The same of a client.
+/// A finalized order, and the chain that the CA has made for it.
+pub(crate) fn ordered(host: &str) -> (Order, IssuedChain) {
+    let (csr, chain) = certified(host);
+    let order = Order::for_daemon(OrderId::random(), names(&[host]), csr, at(0), LIFETIME);
+    let chain = answering(&order, &chain);
+    (order, chain)
+}
+
+/// An order of a client's whose certificate is here, with the issuers' certificates.
 pub(crate) fn issued_to(owner: AccountId, host: &str) -> (Order, Vec<Der>) {
     let (csr, chain) = certified(host);
     let offered = (names(&[host]).remove(0), vec![ChallengeType::Http01]);

@@ -253,7 +253,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<OrderId>, StoreError>;
 
-    /// The order whose certificate's leaf has this fingerprint.
+    /// The order whose certificate's leaf has this fingerprint. If it came too late for one order and was handed over
+    /// to another, that is the other one.
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError>;
 
     /// The order whose certificate RFC 9773 §4.1 names so.
@@ -305,6 +306,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether a certificate was issued for an order of the same account for exactly the same names, and is stored.
     async fn has_issued(&self, order: &Order) -> Result<bool, StoreError>;
+
+    /// Up to `limit` orders of the same account for exactly the same names at the same upstream that have ended, but may
+    /// yet come to a certificate, or have come to one, that this order could get ([`Order::may_hand_over`]).
+    async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError>;
 
     /// Returns when a job may have become available, or after a while in any case: a wake-up may be missed, so callers
     /// also look on a timer.

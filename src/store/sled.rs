@@ -359,7 +359,11 @@ impl Store for SledStore {
     }
 
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {
-        self.order_at(&keys::certificate(leaf))
+        let issued = self.order_at(&keys::certificate(leaf))?;
+        match issued {
+            Some(id) => Ok(Some(id)),
+            None => self.order_at(&keys::late_certificate(leaf)),
+        }
     }
 
     async fn order_of_certificate_id(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
@@ -460,6 +464,12 @@ impl Store for SledStore {
         let issued = keys::all_issued_for(order.account(), names_of(order));
         let mut found = self.shared.durable.now().keys(beginning_with(&issued), 1)?;
         Ok(found.next().is_some())
+    }
+
+    async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError> {
+        let late = keys::all_late(order.account(), line_of(order));
+        let found = self.shared.durable.now().keys(beginning_with(&late), limit)?;
+        found.map(|key| named_by(&key, &key)).collect()
     }
 
     async fn job_added(&self) {

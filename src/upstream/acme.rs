@@ -29,6 +29,7 @@ use crate::acme::certificate::Der;
 use crate::acme::identifier::Identifier;
 use crate::acme::offers::Offers;
 use crate::acme::order::ValidatedOrder;
+use crate::acme::order::late::AwaitedOrder;
 use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
 use crate::acme::problem::cleaned;
@@ -227,14 +228,7 @@ impl Ca {
         };
         self.client.permitted(url)?;
         let session = self.session().await?;
-        let mut order = match insist!(session.account.order(url.to_owned())) {
-            Ok(order) => order,
-            Err(Fault::Refused(refusal)) if refusal.is_not_found() => {
-                self.forget(url).await;
-                return Err(Error::OrderGone(refusal.to_string()));
-            }
-            Err(fault) => return Err(not_the_end(self.judged(&session, fault).await)),
-        };
+        let mut order = self.order_at(&session, url).await?;
         if order.state().status == OrderStatus::Pending {
             return self.solve(&session, validated, &mut order).await;
         }
@@ -254,16 +248,56 @@ impl Ca {
         }
         match order.state().status {
             OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => Ok(waiting()),
-            OrderStatus::Valid => match &order.state().certificate {
-                Some(url) => match self.chains(&session, url).await {
-                    Ok(chains) => Ok(Progress::Issued(chains)),
-                    Err(fault) => Err(not_the_end(self.judged(&session, fault).await)),
-                },
-                None => Err(Error::transient(
-                    "the CA's order is valid, and has no certificate",
-                )),
-            },
+            OrderStatus::Valid => {
+                let certificate = order.state().certificate.as_deref();
+                self.chains_of(&session, certificate).await
+            }
             OrderStatus::Invalid => Err(invalid(&mut order).await),
+        }
+    }
+
+    /// What the CA says about the order under the URL.
+    async fn order_at(&self, session: &Session, url: &str) -> Result<Order, Error> {
+        match insist!(session.account.order(url.to_owned())) {
+            Ok(order) => Ok(order),
+            Err(Fault::Refused(refusal)) if refusal.is_not_found() => {
+                self.forget(url).await;
+                Err(Error::OrderGone(refusal.to_string()))
+            }
+            Err(fault) => Err(not_the_end(self.judged(session, fault).await)),
+        }
+    }
+
+    /// The chains of an order that is valid at the CA.
+    async fn chains_of(&self, session: &Session, certificate: Option<&str>) -> Result<Progress, Error> {
+        let Some(url) = certificate else {
+            return Err(Error::transient(
+                "the CA's order is valid, and has no certificate",
+            ));
+        };
+        match self.chains(session, url).await {
+            Ok(chains) => Ok(Progress::Issued(chains)),
+            Err(fault) => Err(not_the_end(self.judged(session, fault).await)),
+        }
+    }
+
+    /// One look at an order that has ended for its client.
+    async fn look_at(&self, awaited: &AwaitedOrder) -> Result<Progress, Error> {
+        let url = awaited.upstream();
+        self.client.permitted(url)?;
+        let session = self.session().await?;
+        let mut order = self.order_at(&session, url).await?;
+        self.forget(url).await;
+        match order.state().status {
+            OrderStatus::Pending | OrderStatus::Ready => {
+                Err(Error::OrderGone("it has not had the CSR".to_owned()))
+            }
+            OrderStatus::Processing => Ok(waiting()),
+            OrderStatus::Valid => {
+                let certificate = order.state().certificate.as_deref();
+                self.chains_of(&session, certificate).await
+            }
+            OrderStatus::Invalid => Err(Error::OrderGone("it is invalid".to_owned())),
         }
     }
 
@@ -376,6 +410,11 @@ impl Issuer for Ca {
     async fn advance(&self, validated: &ValidatedOrder) -> Result<Progress, Error> {
         let _using = self.using_account.read().await;
         http::with_advice(self.step(validated)).await
+    }
+
+    async fn look(&self, awaited: &AwaitedOrder) -> Result<Progress, Error> {
+        let _using = self.using_account.read().await;
+        http::with_advice(self.look_at(awaited)).await
     }
 
     async fn revoke(&self, certificate: &Der, reason: Option<RevocationReason>) -> Result<(), Error> {

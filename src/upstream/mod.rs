@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use crate::acme::certificate::Der;
 use crate::acme::offers::Offers;
 use crate::acme::order::ValidatedOrder;
+use crate::acme::order::late::AwaitedOrder;
 use crate::acme::problem::Problem;
 use crate::acme::renewal::CertificateId;
 use crate::acme::renewal::RenewalInfo;
@@ -198,6 +199,10 @@ pub trait Issuer: Send + Sync + 'static {
     /// without waiting: solves challenges, finalizes with the order's CSR once, fetches the chain. Safe to repeat from
     /// the start at any time.
     async fn advance(&self, order: &ValidatedOrder) -> Result<Progress, Error>;
+
+    /// Looks how far the order has come at the CA that was opened for one that has ended, and fetches its chain. Nothing
+    /// is done for it. [`Error::OrderGone`] if it has not had the CSR, or is invalid: then it issues nothing.
+    async fn look(&self, order: &AwaitedOrder) -> Result<Progress, Error>;
 
     /// Revokes a certificate, signed by the account that it was issued to.
     async fn revoke(&self, certificate: &Der, reason: Option<RevocationReason>) -> Result<(), Error>;

@@ -11,13 +11,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::acme::account::AccountStatus;
-use crate::acme::certificate::IssuedChain;
+use crate::acme::certificate::{IssuedChain, Ordered};
 use crate::acme::id::AccountId;
 use crate::acme::job::Work;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
+use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere, failover};
 
@@ -37,15 +38,20 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let now = context.clock.now();
     match order.value.status(now) {
         OrderStatus::Processing => {}
-        OrderStatus::Invalid => {
-            let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
-            return Ok(failed(context, order, problem));
+        OrderStatus::Invalid if order.value.outstanding().is_some() => {
+            return Ok(late::look(context, lease, order).await);
         }
+        // It has ended in the meantime, by its time or because its owner has given up an authorization.
+        OrderStatus::Invalid if order.value.in_line_since().is_some() => {
+            let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
+            return Ok(ended(context, order, problem));
+        }
+        OrderStatus::Invalid => return Ok(done()),
         OrderStatus::Valid | OrderStatus::Pending | OrderStatus::Ready => return Ok(done()),
     }
     if !may_issue(context, order.value.account()).await? {
         let problem = Problem::unauthorized("the account was deactivated before the certificate was issued");
-        return Ok(failed(context, order, problem));
+        return Ok(ended(context, order, problem));
     }
     let Some(upstream) = context.upstream(order.value.upstream_name()) else {
         // Only lanes of configured upstreams are worked on.
@@ -65,7 +71,15 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     };
     match validated.upstream() {
         Some(_) => advance(context, upstream, lease, order, validated).await,
-        None => open(context, upstream, lease, order, validated).await,
+        None => match late::earlier(context, &order.value, &validated, now).await? {
+            Earlier::Nothing => open(context, upstream, lease, order, validated).await,
+            Earlier::Awaited => Ok(again(context, IN_LINE, 0)),
+            Earlier::Here { chains, ca_order } => {
+                let Versioned { value, version } = order;
+                let order = Versioned::with(version, value.opened_upstream(ca_order));
+                Ok(collected(context, order, &validated, &chains))
+            }
+        },
     }
 }
 
@@ -138,37 +152,16 @@ fn collected(
     chains: &Chains,
 ) -> Settlement {
     let now = context.clock.now();
-    let pem = &chains.first;
-    let mut chain = match IssuedChain::verify(pem, validated.ordered(), now) {
-        Ok(chain) => chain,
-        Err(mismatch) => {
-            let upstream = order.value.upstream_name();
-            let metrics = &context.metrics;
-            metrics.certificate_mismatch.inc();
-            let of_upstream = &metrics.upstream.certificate_mismatch;
-            of_upstream.with_label_values(&[upstream.as_str()]).inc();
-            let evidence = cleaned(&pem.replace('\n', " "), 16_384);
-            tracing::error!(audit = true, order.id = %order.value.id(), %upstream, %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
-            let problem = Problem::new(
-                ProblemType::ServerInternal,
-                "the CA sent a certificate that does not match the order; it is withheld",
-            );
-            return failed(context, order, problem);
-        }
-    };
-    for other in &chains.others {
-        if let Err(mismatch) = chain.add_alternate(other, validated.ordered(), now) {
-            tracing::warn!(order.id = %order.value.id(), %mismatch, "another chain of the CA's is done without");
-        }
-    }
-    if order.value.status(now) != OrderStatus::Processing {
-        tracing::warn!(
-            audit = true, order.id = %order.value.id(), upstream = %order.value.upstream_name(),
-            certificate.sha256 = %chain.certificate.leaf().fingerprint(),
-            "the certificate came after the order's end; it is withheld"
+    let Some(chain) = verified(context, &order.value, validated.ordered(), chains, now) else {
+        let problem = Problem::new(
+            ProblemType::ServerInternal,
+            "the CA sent a certificate that does not match the order; it is withheld",
         );
-        let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
         return failed(context, order, problem);
+    };
+    if order.value.status(now) != OrderStatus::Processing {
+        let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
+        return late::came(end(context, order, problem), chain);
     }
     let certificate = &chain.certificate;
     let asked = validated.wishes();
@@ -252,16 +245,70 @@ fn refused(
     }
 }
 
-fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
+/// What the CA has sent, if it is what was ordered. If not, the evidence is kept, and somebody is to look at it.
+pub(crate) fn verified(
+    context: &Context,
+    order: &Order,
+    ordered: Ordered<'_>,
+    chains: &Chains,
+    now: Timestamp,
+) -> Option<IssuedChain> {
+    let mut chain = match IssuedChain::verify(&chains.first, ordered, now) {
+        Ok(chain) => chain,
+        Err(mismatch) => {
+            let upstream = order.upstream_name();
+            let metrics = &context.metrics;
+            metrics.certificate_mismatch.inc();
+            let of_upstream = &metrics.upstream.certificate_mismatch;
+            of_upstream.with_label_values(&[upstream.as_str()]).inc();
+            let evidence = cleaned(&chains.first.replace('\n', " "), 16_384);
+            tracing::error!(audit = true, order.id = %order.id(), %upstream, %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
+            return None;
+        }
+    };
+    for other in &chains.others {
+        if let Err(mismatch) = chain.add_alternate(other, ordered, now) {
+            tracing::warn!(order.id = %order.id(), %mismatch, "another chain of the CA's is done without");
+        }
+    }
+    Some(chain)
+}
+
+/// The order has ended for its client. The job goes on if the CA may have its CSR.
+fn ended(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
+    let order = end(context, order, problem);
+    let next = match order.value.outstanding() {
+        Some(_) => again(context, Duration::ZERO, 0).next,
+        None => Next::Done,
+    };
+    Settlement {
+        next,
+        order: Some(order),
+        issuers: Vec::new(),
+    }
+}
+
+fn end(context: &Context, order: Versioned<Order>, problem: Problem) -> Versioned<Order> {
+    report_failure(context, &order.value, &problem);
+    let Versioned { value, version } = order;
+    let patience = context.settings.issuance_deadline;
+    Versioned::with(version, value.ended(problem, context.clock.now(), patience))
+}
+
+fn report_failure(context: &Context, order: &Order, problem: &Problem) {
     context
         .metrics
         .certificates_issued
         .with_label_values(&["failure"])
         .inc();
     tracing::warn!(
-        audit = true, account.id = %order.value.account(), order.id = %order.value.id(),
-        upstream = %order.value.upstream_name(), problem = problem.kind.name(), detail = problem.detail, identifiers = names(&order.value), "issuance failed"
+        audit = true, account.id = %order.account(), order.id = %order.id(),
+        upstream = %order.upstream_name(), problem = problem.kind.name(), detail = problem.detail, identifiers = names(order), "issuance failed"
     );
+}
+
+fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
+    report_failure(context, &order.value, &problem);
     let Versioned { value, version } = order;
     Settlement {
         next: Next::Done,
@@ -273,7 +320,7 @@ fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settl
     }
 }
 
-fn names(order: &Order) -> String {
+pub(crate) fn names(order: &Order) -> String {
     let names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
     names.join(" ")
 }

@@ -5,6 +5,7 @@
 
 mod failover;
 mod issuance;
+mod late;
 mod own_certificate;
 mod renewal;
 mod revocation;

@@ -32,7 +32,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         return Ok(again(context, UNCONFIGURED, lease.job.faults));
     };
     let (Some(Revocation::Requested { reason, at }), Some(certificate)) =
-        (order.revocation(), order.certificate())
+        (order.revocation(), order.bought())
     else {
         return Ok(done());
     };

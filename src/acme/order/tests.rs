@@ -1,5 +1,7 @@
 //! The order's life, and what must not happen in it (RFC 8555 §7.1.6, SECURITY I4).
 
+mod late;
+
 use super::*;
 use crate::acme::csr::Csr;
 use crate::acme::revocation::RevocationReason;

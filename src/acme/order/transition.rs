@@ -51,7 +51,8 @@ impl Order {
 
     /// The owner gives up an authorization (RFC 8555 §7.5.2), and with it the order, unless its certificate is issued.
     /// One that is finalized ends as well: what has not been sent to the CA yet is not sent any more, and what the CA
-    /// issues nevertheless is not handed out. An authorization that has ended already stays as it is.
+    /// issues nevertheless is recorded, but not handed out for this order ([`Order::ended`]). An authorization that has
+    /// ended already stays as it is.
     ///
     /// # Errors
     ///
@@ -204,7 +205,9 @@ impl Order {
                 upstream: Some(_), ..
             }
             | Stage::Issued { .. }
-            | Stage::Failed { .. } => self,
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. }
+            | Stage::Late { .. } => self,
         }
     }
 
@@ -220,8 +223,12 @@ impl Order {
                 finalized,
                 upstream: Some(url),
             },
-            stage
-            @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+            stage @ (Stage::Open
+            | Stage::Processing { .. }
+            | Stage::Issued { .. }
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. }
+            | Stage::Late { .. }) => stage,
         };
         Self { stage, ..self }
     }
@@ -238,8 +245,12 @@ impl Order {
                 finalized,
                 upstream: None,
             },
-            stage
-            @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+            stage @ (Stage::Open
+            | Stage::Processing { .. }
+            | Stage::Issued { .. }
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. }
+            | Stage::Late { .. }) => stage,
         };
         Self { stage, ..self }
     }
@@ -255,8 +266,12 @@ impl Order {
                 upstream,
                 revocation: None,
             },
-            stage
-            @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+            stage @ (Stage::Open
+            | Stage::Processing { .. }
+            | Stage::Issued { .. }
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. }
+            | Stage::Late { .. }) => stage,
         };
         Self { stage, ..self }
     }
@@ -265,7 +280,11 @@ impl Order {
     pub fn failed(self, problem: Problem, now: Timestamp) -> Self {
         let stage = match self.stage {
             Stage::Processing { .. } => Stage::Failed { problem, failed: now },
-            stage @ (Stage::Open | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
+            stage @ (Stage::Open
+            | Stage::Issued { .. }
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. }
+            | Stage::Late { .. }) => stage,
         };
         Self { stage, ..self }
     }
@@ -277,59 +296,33 @@ impl Order {
     ///
     /// `alreadyRevoked` if the CA has confirmed a revocation; `malformed` if there is no certificate.
     pub fn request_revocation(
-        self,
+        mut self,
         reason: Option<RevocationReason>,
         now: Timestamp,
     ) -> Result<(Self, Work), Problem> {
-        let Stage::Issued {
-            certificate,
-            issued,
-            upstream,
-            revocation,
-        } = self.stage
-        else {
-            return Err(Problem::not_found());
-        };
-        if let Some(Revocation::Confirmed { .. }) = revocation {
-            return Err(already_revoked());
-        }
         let work = Work::Revoke(self.id);
-        let requested = match revocation {
-            Some(requested @ Revocation::Requested { .. }) => requested,
-            Some(Revocation::Confirmed { .. } | Revocation::Refused { .. }) | None => {
-                Revocation::Requested { reason, at: now }
+        let revocation = self.revocation_mut().ok_or_else(Problem::not_found)?;
+        match revocation {
+            Some(Revocation::Confirmed { .. }) => return Err(already_revoked()),
+            Some(Revocation::Requested { .. }) => {}
+            Some(Revocation::Refused { .. }) | None => {
+                *revocation = Some(Revocation::Requested { reason, at: now });
             }
-        };
-        let stage = Stage::Issued {
-            certificate,
-            issued,
-            upstream,
-            revocation: Some(requested),
-        };
-        Ok((Self { stage, ..self }, work))
+        }
+        Ok((self, work))
     }
 
     /// The CA has answered a requested revocation.
-    pub fn settle_revocation(self, answer: Result<(), Problem>, now: Timestamp) -> Self {
-        let stage = match self.stage {
-            Stage::Issued {
-                certificate,
-                issued,
-                upstream,
-                revocation: Some(Revocation::Requested { reason, .. }),
-            } => Stage::Issued {
-                certificate,
-                issued,
-                upstream,
-                revocation: Some(match answer {
-                    Ok(()) => Revocation::Confirmed { reason, at: now },
-                    Err(problem) => Revocation::Refused { problem, at: now },
-                }),
-            },
-            stage
-            @ (Stage::Open | Stage::Processing { .. } | Stage::Issued { .. } | Stage::Failed { .. }) => stage,
-        };
-        Self { stage, ..self }
+    pub fn settle_revocation(mut self, answer: Result<(), Problem>, now: Timestamp) -> Self {
+        if let Some(revocation) = self.revocation_mut()
+            && let Some(Revocation::Requested { reason, .. }) = *revocation
+        {
+            *revocation = Some(match answer {
+                Ok(()) => Revocation::Confirmed { reason, at: now },
+                Err(problem) => Revocation::Refused { problem, at: now },
+            });
+        }
+        self
     }
 
     /// The order is invalid, and stands in the way of another one that replaces the same certificate no more. One that

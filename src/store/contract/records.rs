@@ -12,7 +12,7 @@ use crate::acme::problem::Problem;
 use crate::jose::jwk::Jwk;
 use crate::store::contract::{
     Backend, HERE, LIFETIME, account, again, all, answered, at, create, done, far, finalized, issued, lease,
-    leased, names, order,
+    leased, names, order, ordered,
 };
 use crate::store::{Registration, Settlement, StoreError, Versioned};
 
@@ -328,6 +328,59 @@ pub(crate) async fn issued_names_are_known_to_their_account(backend: &impl Backe
     }
     assert_eq!(store.sweep(far(), 100).await, Ok(2));
     assert_eq!(store.has_issued(&same).await, Ok(false));
+}
+
+pub(crate) async fn f48_late_orders_are_found_by_account_names_and_upstream(backend: &impl Backend) {
+    let mut store = backend.open().await;
+    let (order, chain) = ordered("a.example.com");
+    let leaf = chain.certificate.leaf().fingerprint();
+    let opened = order.opened_upstream("https://ca.example/1".to_owned());
+    let awaited = opened.ended(Problem::internal(), at(2), LIFETIME);
+    create(&store, &awaited, None).await;
+    let next = finalized(names(&["a.example.com"]), at(3));
+    let there = next.clone().placed_at("another".parse().unwrap());
+    let other = finalized(names(&["b.example.com"]), at(3));
+    let offered = names(&["a.example.com"])
+        .into_iter()
+        .map(|name| (name, Vec::new()));
+    let stranger = Order::new(
+        AccountId::random(),
+        "acme".to_owned(),
+        offered.collect(),
+        at(0),
+        LIFETIME,
+    );
+    assert_eq!(store.first_in_line(&next).await, Ok(Some(awaited.id())));
+    let taken = awaited.taken_by_ca();
+    store
+        .commit(Versioned::with(1, taken.clone()), None)
+        .await
+        .unwrap();
+    assert_eq!(
+        store.first_in_line(&next).await,
+        Ok(None),
+        "nobody waits behind it"
+    );
+    assert_eq!(store.order_of_certificate(leaf).await, Ok(None));
+    let late = taken.came_late(chain.certificate);
+    assert!(late.certificate().is_none() && late.bought().is_some());
+    for (version, order) in [(2, late.clone()), (3, late.clone())] {
+        assert_eq!(store.late_orders(&next, 9).await, Ok(vec![late.id()]));
+        for elsewhere in [&there, &other, &stranger] {
+            assert_eq!(store.late_orders(elsewhere, 9).await, Ok(Vec::new()));
+        }
+        store.commit(Versioned::with(version, order), None).await.unwrap();
+        assert_eq!(store.order_of_certificate(leaf).await, Ok(Some(late.id())));
+        drop(store);
+        store = backend.open().await;
+    }
+    let (revoked, _) = late.request_revocation(None, at(4)).unwrap();
+    store.commit(Versioned::with(4, revoked), None).await.unwrap();
+    assert_eq!(store.late_orders(&next, 9).await, Ok(Vec::new()));
+    assert_eq!(store.sweep(far(), 100).await, Ok(1));
+    assert_eq!(store.order_of_certificate(leaf).await, Ok(None));
+    drop(store);
+    assert_eq!(backend.size().await, 0);
 }
 
 pub(crate) async fn issuers_are_stored_once(backend: &impl Backend) {

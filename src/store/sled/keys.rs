@@ -30,9 +30,11 @@ const LINE: u8 = b'l';
 const NAMED: u8 = b'n';
 const ORDER: u8 = b'o';
 const REPLACED: u8 = b'p';
+const LATE: u8 = b'q';
 const ISSUED: u8 = b'r';
 const IDENTITY: u8 = b's';
 const ONE_TIME_KEY: u8 = b't';
+const LATE_CERTIFICATE: u8 = b'u';
 const RENEWAL: u8 = b'w';
 
 fn key(kind: u8, parts: &[&[u8]]) -> Key {
@@ -91,6 +93,22 @@ pub(crate) fn order_of_account(account: AccountId, id: OrderId) -> Key {
 /// Index of orders by their certificate's leaf.
 pub(crate) fn certificate(leaf: Fingerprint) -> Key {
     key(CERTIFICATE, &[leaf.as_bytes()])
+}
+
+/// The same of orders whose certificate came too late: another order, which gets it, may be in [`certificate`].
+pub(crate) fn late_certificate(leaf: Fingerprint) -> Key {
+    key(LATE_CERTIFICATE, &[leaf.as_bytes()])
+}
+
+/// What the keys of [`late`] begin with. Hashed, to be short.
+pub(crate) fn all_late(account: AccountId, line: [u8; 32]) -> Key {
+    let owner = Fingerprint::of(&[account.as_bytes(), line.as_slice()].concat());
+    key(LATE, &[owner.as_bytes()])
+}
+
+/// Index of the orders that have ended and may hand a certificate over, by account and line.
+pub(crate) fn late(account: AccountId, line: [u8; 32], id: OrderId) -> Key {
+    [all_late(account, line).as_slice(), id.as_bytes()].concat()
 }
 
 /// Index of orders by their certificate as RFC 9773 names it. Hashed, because such a name has no bound.

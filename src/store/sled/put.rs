@@ -68,6 +68,12 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
             indexes.push(leading(keys::certificate_id(&named)));
         }
     }
+    if order.may_hand_over() {
+        indexes.push(entry(keys::late(order.account(), line_of(order), id)));
+    }
+    if let (Some(late), None) = (order.bought(), order.certificate()) {
+        indexes.push(leading(keys::late_certificate(late.leaf().fingerprint())));
+    }
     if let Some(due) = order.renewal_due() {
         indexes.push(entry(keys::renewal(order.upstream_name(), due, id)));
     }

@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use acme_proxy::acme::order::Order;
 use acme_proxy::app::App;
 use acme_proxy::app::control::{self, Request};
 use acme_proxy::clock::Clock;
@@ -192,6 +193,19 @@ impl Daemon {
         let record: Value = serde_json::from_slice(&record.value).unwrap();
         self.running = serve(self.directory.path(), &self.clock).await.unwrap();
         (self, Key::from_pkcs8(&unb64(record["key"].as_str().unwrap())))
+    }
+
+    /// What is stored of an order. The daemon is started again for it.
+    pub(crate) async fn stored(mut self, url: &str) -> (Self, Order) {
+        self.running.stop.send_replace(true);
+        self.running.task.await.unwrap().unwrap();
+        let config = Config::load(&self.directory.path().join("ca.json"), &Overrides::default()).unwrap();
+        let store = SledStore::open(config.store).unwrap();
+        let id = url.rsplit('/').next().unwrap().parse().unwrap();
+        let order = store.order(id).await.unwrap().unwrap().value;
+        drop(store);
+        self.running = serve(self.directory.path(), &self.clock).await.unwrap();
+        (self, order)
     }
 
     /// The key of the certificate that the daemon serves.

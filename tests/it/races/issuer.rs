@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use acme_proxy::acme::certificate::Der;
+use acme_proxy::acme::identifier::Identifier;
 use acme_proxy::acme::offers::Offers;
 use acme_proxy::acme::order::ValidatedOrder;
+use acme_proxy::acme::order::late::AwaitedOrder;
 use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::revocation::RevocationReason;
 use acme_proxy::upstream::{Error, Issuer, Progress, Suggestion};
@@ -61,15 +63,32 @@ impl SlowCa {
             Some((_, 0)) => {}
             Some((_, polls)) => *polls -= 1,
         }
+        let names = order.identifiers();
+        Ok(self.progress(known.as_ref(), names))
+    }
+
+    /// How far an order has come, for whoever only looks.
+    fn seen(&self, order: &AwaitedOrder) -> Result<Progress, Error> {
+        let mut orders = self.orders.lock().unwrap();
+        let known = orders.get_mut(order.upstream()).expect("the CA knows every URL");
+        match known {
+            None => return Err(Error::OrderGone("it has no CSR".to_owned())),
+            Some((_, 0)) => {}
+            Some((_, polls)) => *polls -= 1,
+        }
+        Ok(self.progress(known.as_ref(), order.identifiers()))
+    }
+
+    fn progress(&self, known: Option<&(Der, u64)>, names: &[Identifier]) -> Progress {
         let Some((csr, 0)) = known else {
-            return Ok(Progress::Waiting {
+            return Progress::Waiting {
                 retry_after: Duration::ZERO,
-            });
+            };
         };
-        let names: Vec<String> = order.identifiers().iter().map(ToString::to_string).collect();
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let leaf = self.pki.issue(csr.as_bytes(), &names);
         let leaf = leaf.unwrap_or_else(|_| panic!("the CSR is not the order's"));
-        Ok(Progress::Issued(leaf.chain.into()))
+        Progress::Issued(leaf.chain.into())
     }
 }
 
@@ -96,6 +115,13 @@ impl Issuer for SlowCa {
     async fn advance(&self, order: &ValidatedOrder) -> Result<Progress, Error> {
         self.dice.pause().await;
         let progress = self.step(order);
+        self.dice.linger().await;
+        progress
+    }
+
+    async fn look(&self, order: &AwaitedOrder) -> Result<Progress, Error> {
+        self.dice.pause().await;
+        let progress = self.seen(order);
         self.dice.linger().await;
         progress
     }

@@ -235,6 +235,10 @@ impl Store for Shaken {
         self.call(self.store.first_in_line(order)).await
     }
 
+    async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError> {
+        self.call(self.store.late_orders(order, limit)).await
+    }
+
     async fn job_added(&self) {
         self.store.job_added().await;
     }

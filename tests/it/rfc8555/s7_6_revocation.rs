@@ -1,14 +1,17 @@
 //! RFC 8555 §7.6: revocation (CONFORMANCE M, SECURITY C1001 and C1002).
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use acme_proxy::acme::revocation::Revocation;
 use serde_json::{Value, json};
 
 use crate::harness::answer::Answer;
 use crate::harness::ca;
-use crate::harness::client::{Client, GET, Issued};
+use crate::harness::client::{Client, GET, Issued, PATIENCE};
 use crate::harness::key::b64;
 use crate::harness::server::{Daemon, Plan};
+use crate::harness::storm::Storm;
 
 async fn revoke(client: &Client, leaf: &[u8]) -> Answer {
     revoke_with(client, json!({ "certificate": b64(leaf) })).await
@@ -198,14 +201,48 @@ async fn m6_f49_a_revocation_that_the_ca_refuses_is_a_5xx_and_is_not_recorded() 
 }
 
 #[tokio::test]
-async fn m6_f49_a_revocation_that_the_ca_does_not_answer_is_503_and_stays_queued() {
-    let daemon = Daemon::start().await;
+async fn m6_f49_a_revocation_that_the_ca_does_not_answer_is_503_and_is_done_once_when_the_ca_is_back() {
+    let storm = Arc::new(Storm::with_delay(Duration::ZERO));
+    let ca = ca::Options {
+        trouble: storm.clone(),
+        ..ca::Options::default()
+    };
+    let daemon = Daemon::start_with(Plan {
+        ca,
+        ..Plan::default()
+    })
+    .await;
     let client = daemon.account().await;
     let issued = client.issue(&daemon, &["www.example.com"]).await;
-    drop(daemon.ca);
-    let answer = revoke(&client, &issued.leaf).await;
-    answer.problem(503, "serverInternal");
-    assert!(answer.header("retry-after").is_some());
+    storm.goes_down();
+    let payload = json!({ "certificate": b64(&issued.leaf), "reason": 3 });
+    // Asking again changes nothing, and is no second revocation.
+    for _ in 0..2 {
+        let answer = revoke_with(&client, payload.clone()).await;
+        answer.problem(503, "serverInternal");
+        assert!(answer.header("retry-after").is_some());
+    }
+    let (daemon, order) = daemon.stored(&issued.order.url).await;
+    let requested = order.revocation();
+    assert!(
+        matches!(requested, Some(Revocation::Requested { .. })),
+        "nobody has confirmed it: {requested:?}"
+    );
+    assert!(daemon.ca.stats().revocations.is_empty());
+    // It outlives the daemon, and nobody has to ask again.
+    storm.comes_up();
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while daemon.ca.stats().revocations.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    waited.await.expect("the revocation is lost");
+    let repeated = revoke_with(&client.clone(), payload).await;
+    repeated.acme().problem(400, "alreadyRevoked");
+    let revocations = daemon.ca.stats().revocations;
+    assert_eq!((revocations.len(), revocations[0].reason), (1, Some(3)));
+    let (_, order) = daemon.stored(&issued.order.url).await;
+    assert!(matches!(order.revocation(), Some(Revocation::Confirmed { .. })));
 }
 
 #[tokio::test]

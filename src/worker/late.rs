@@ -1,0 +1,185 @@
+//! What comes of an order at the CA after ours has ended (UPSTREAM rule 4, SECURITY F48).
+//!
+//! It may be paid for, so it is looked for on: what it issues is recorded, so that it can be revoked, and the account's
+//! next order for the same names and the same key gets it and buys nothing.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::acme::certificate::{IssuedCertificate, IssuedChain, to_pem};
+use crate::acme::order::late::AwaitedOrder;
+use crate::acme::order::{Order, ValidatedOrder, after};
+use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
+use crate::upstream::{Chains, Error, Progress};
+use crate::worker::issuance::{names, verified};
+use crate::worker::upstream::Operation;
+use crate::worker::{Context, again, ca_fault};
+
+/// How long after our order's end the CA's is not believed to be dead. A request whose answer was lost may still be on
+/// its way.
+const UNSETTLED: Duration = Duration::from_secs(60);
+
+/// How often the CA is asked in that time.
+const UNSETTLED_POLL: Duration = Duration::from_secs(5);
+
+/// How many late orders of an account for the same names are considered.
+const MAX_LATE: usize = 64;
+
+/// Looks for the certificate of an order that has ended.
+pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Order>) -> Settlement {
+    let found = order.value.outstanding();
+    let found = found.and_then(|awaited| Some((context.upstream(awaited.upstream_name())?, awaited)));
+    let Some((upstream, awaited)) = found else {
+        // Only lanes of configured upstreams are worked on.
+        return again(context, UNSETTLED, lease.job.faults);
+    };
+    let request = upstream.issuer().look(&awaited);
+    let answer = upstream.asked(context, Operation::Advance, request).await;
+    let now = context.clock.now();
+    let is_over = awaited.until() <= now;
+    match answer {
+        Ok(Progress::Issued(chains)) => {
+            upstream.health.worked();
+            match verified(context, &order.value, awaited.ordered(), &chains, now) {
+                Some(chain) => came(order, chain),
+                None => abandoned(order, "it is not the one that was ordered"),
+            }
+        }
+        Ok(Progress::Waiting { retry_after }) => {
+            upstream.health.worked();
+            match is_over {
+                true => abandoned(order, "the CA has not issued it in time"),
+                false => waiting(context, order, &awaited, retry_after),
+            }
+        }
+        Err(Error::OrderGone(detail)) => {
+            upstream.health.worked();
+            match after(awaited.ended(), UNSETTLED) <= now {
+                true => abandoned(order, &detail),
+                false => again(context, UNSETTLED_POLL, 0),
+            }
+        }
+        Err(error @ (Error::Transient { .. } | Error::Permanent(_))) => {
+            let settlement = ca_fault(context, upstream, lease, &error);
+            match is_over {
+                true => abandoned(order, "the CA has not answered in time"),
+                false => settlement,
+            }
+        }
+    }
+}
+
+fn waiting(
+    context: &Context,
+    order: Versioned<Order>,
+    awaited: &AwaitedOrder,
+    retry_after: Duration,
+) -> Settlement {
+    let Versioned { value, version } = order;
+    let taken = (!awaited.is_taken()).then(|| Versioned::with(version, value.taken_by_ca()));
+    Settlement {
+        order: taken,
+        ..again(context, retry_after, 0)
+    }
+}
+
+/// The certificate has come, too late for its order.
+pub(crate) fn came(order: Versioned<Order>, chain: IssuedChain) -> Settlement {
+    let Versioned { value, version } = order;
+    tracing::warn!(
+        audit = true, account.id = %value.account(), order.id = %value.id(), upstream = %value.upstream_name(),
+        certificate.sha256 = %chain.certificate.leaf().fingerprint(),
+        certificate.not_after = %chain.certificate.not_after(), identifiers = names(&value), "late certificate"
+    );
+    Settlement {
+        next: Next::Done,
+        order: Some(Versioned::with(version, value.came_late(chain.certificate))),
+        issuers: chain.issuers,
+    }
+}
+
+/// Nothing will come any more, as far as anybody can tell.
+fn abandoned(order: Versioned<Order>, why: &str) -> Settlement {
+    let Versioned { value, version } = order;
+    tracing::warn!(
+        audit = true, account.id = %value.account(), order.id = %value.id(), upstream = %value.upstream_name(),
+        why, identifiers = names(&value), "no late certificate"
+    );
+    Settlement {
+        next: Next::Done,
+        order: Some(Versioned::with(version, value.abandoned())),
+        issuers: Vec::new(),
+    }
+}
+
+/// What an earlier order, which has ended, means for one that is about to be opened at the CA.
+pub(crate) enum Earlier {
+    /// Nothing: the certificate has to be bought.
+    Nothing,
+    /// A certificate for the same key may still come.
+    Awaited,
+    /// The certificate is here.
+    Here {
+        /// It, as if it came from the CA.
+        chains: Chains,
+        /// The URL of the CA's order that it came from.
+        ca_order: String,
+    },
+}
+
+/// Whether the account has, or may yet get, what this order is to buy. Each late certificate serves one order: from then
+/// on the store names that one for it.
+pub(crate) async fn earlier(
+    context: &Context,
+    order: &Order,
+    validated: &ValidatedOrder,
+    now: Timestamp,
+) -> Result<Earlier, StoreError> {
+    let mut found = Earlier::Nothing;
+    for id in context.store.late_orders(order, MAX_LATE).await? {
+        let Some(late) = context.store.order(id).await? else {
+            continue;
+        };
+        if !late.value.asks_for_the_same(order) {
+            continue;
+        }
+        if let Some(awaited) = late.value.outstanding()
+            && awaited.is_for_the_key_of(validated)
+            && now < awaited.until()
+        {
+            found = Earlier::Awaited;
+        }
+        let Some((certificate, ca_order)) = late.value.to_hand_over(now) else {
+            continue;
+        };
+        let leaf = certificate.leaf().fingerprint();
+        if context.store.order_of_certificate(leaf).await? != Some(id) {
+            continue;
+        }
+        let chains = chains_of(context, certificate).await?;
+        // One for another key is none for this order.
+        if IssuedChain::verify(&chains.first, validated.ordered(), now).is_ok() {
+            tracing::info!(
+                audit = true, account.id = %order.account(), order.id = %order.id(), order.before = %id,
+                certificate.sha256 = %leaf, "late certificate handed over"
+            );
+            let ca_order = ca_order.to_owned();
+            return Ok(Earlier::Here { chains, ca_order });
+        }
+    }
+    Ok(found)
+}
+
+async fn chains_of(context: &Context, certificate: &IssuedCertificate) -> Result<Chains, StoreError> {
+    let mut all = Vec::new();
+    for above in certificate.alternates() {
+        let issuers = context.store.issuers(above).await?;
+        all.push(to_pem(std::iter::once(certificate.leaf()).chain(&issuers)));
+    }
+    let issuers = context.store.issuers(certificate.issuers()).await?;
+    Ok(Chains {
+        first: to_pem(std::iter::once(certificate.leaf()).chain(&issuers)),
+        others: all,
+    })
+}
