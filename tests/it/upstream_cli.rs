@@ -412,7 +412,11 @@ async fn what_is_no_account_of_this_ca_is_not_imported_and_nothing_changes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_1_another_eab_or_none_is_another_account_and_the_one_before_is_kept() {
-    let world = World::with(std::time::Duration::ZERO, |options| options.eab_required = false).await;
+    let world = World::with(std::time::Duration::ZERO, |options| {
+        options.eab_required = false;
+        options.eab_once = false;
+    })
+    .await;
     let daemon = started(&world).await;
     daemon.stop().await;
     let before = prints(&world, &["show"]).await;
