@@ -411,15 +411,25 @@ async fn what_is_no_account_of_this_ca_is_not_imported_and_nothing_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_1_another_directory_makes_another_account_and_the_one_before_is_kept() {
-    let world = Arc::new(generous().await);
+async fn rule_1_another_eab_or_none_is_another_account_and_the_one_before_is_kept() {
+    let world = World::with(std::time::Duration::ZERO, |options| {
+        options.eab_required = false;
+        options.eab_once = false;
+    })
+    .await;
     let daemon = started(&world).await;
     daemon.stop().await;
     let before = prints(&world, &["show"]).await;
     world.installation.edit(|config| {
-        config["authority"]["config"]["ca_url"] = format!("{}?", world.ca.directory_url).into();
+        let config = config["authority"]["config"].as_object_mut().unwrap();
+        config.remove("eab_kid");
+        config.remove("eab_hmac_key");
     });
-    assert_eq!(line(&prints(&world, &["show"]).await, "state: "), "unregistered");
+    let other = prints(&world, &["show"]).await;
+    assert_eq!(
+        (line(&other, "state: "), line(&other, "EAB: ")),
+        ("unregistered".to_owned(), "none".to_owned())
+    );
     let daemon = started(&world).await;
     let after = prints(&world, &["show"]).await;
     let (_, earlier) = after.split_once("earlier accounts").unwrap();
