@@ -11,6 +11,7 @@ mod names;
 mod policy;
 mod reader;
 mod report;
+mod secret;
 mod server;
 mod tree;
 mod upstream;

@@ -5,10 +5,10 @@ use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::reader::all;
-use crate::config::upstream::resolved;
+use crate::config::secret::resolved;
 use crate::config::value::DnsServer;
 use crate::upstream::dns::Dns01;
-use crate::upstream::dns::provider;
+use crate::upstream::dns::known;
 use crate::upstream::dns::variables::Remark;
 
 /// `dns01_txt`, or `dns01` as the Go program's installer spells it.
@@ -40,8 +40,8 @@ fn solver(section: &Section<'_>) -> Result<Option<Dns01>, Reported> {
         true => Ok(((*variable).to_owned(), resolved(text)?)),
         false => in_a_file(variable, text),
     }))?;
-    let Some(reading) = provider::read(name.value, values.into_iter().collect()) else {
-        let known: Vec<_> = provider::names().map(|name| format!("\"{name}\"")).collect();
+    let Some(reading) = known::read(name.value, values.into_iter().collect()) else {
+        let known: Vec<_> = known::names().map(|name| format!("\"{name}\"")).collect();
         return Err(name.wrong(format_args!(
             "is no provider of this version; the known ones: {}. With \"exec\" a program of your own does it, and with \
              \"httpreq\" a server of your own",

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use crate::config::names::name_rules;
-use crate::config::policy::chosen_upstream;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
-use crate::config::upstream::OTHERS;
-use crate::config::upstream::resolved;
-use crate::config::upstream::stands_here;
+use crate::config::secret::OTHERS;
+use crate::config::secret::resolved;
+use crate::config::secret::stands_here;
+use crate::config::upstreams::chosen_upstream;
 use crate::config::value::base64url;
 use crate::policy::ConfiguredKey;
 use crate::policy::ExternalAccounts;

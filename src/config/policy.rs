@@ -13,7 +13,7 @@ use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::reader::all;
-use crate::config::upstreams::known;
+use crate::config::upstreams::chosen_upstream;
 use crate::config::value::GoDuration;
 use crate::policy::ENABLED_BY_DEFAULT;
 use crate::policy::Provisioner;
@@ -155,17 +155,6 @@ fn provisioner(
         upstream: upstream?,
         external_accounts: external_accounts?,
     })
-}
-
-/// `upstream` of a provisioner or of a key. Where the upstreams themselves can not be read, that is the error.
-pub(crate) fn chosen_upstream(
-    section: &Section<'_>,
-    upstreams: Option<&[UpstreamName]>,
-) -> Result<Option<UpstreamName>, Reported> {
-    match (section.text("upstream")?, upstreams) {
-        (Some(text), Some(upstreams)) => known(&text, upstreams).map(Some),
-        (Some(_), None) | (None, _) => Ok(None),
-    }
 }
 
 /// The name is a segment of every URL, and clients are to write it as it is.

@@ -1,27 +1,19 @@
 //! `authority.config`: the CA, who we are there, and the secrets for it.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::config::dns01;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
-use crate::config::reader::Text;
+use crate::config::secret::OTHERS;
+use crate::config::secret::resolved;
+use crate::config::secret::stands_here;
 use crate::config::server::pem_file;
 use crate::config::value::base64url;
 use crate::policy::wishes::WishRules;
 use crate::upstream::Eab;
 use crate::upstream::Secret;
 use crate::upstream::Settings;
-
-/// Secrets are short; a larger file is not one.
-const MAX_SECRET_BYTES: u64 = 64 * 1024;
-
-/// Others may read or write a file with these bits. Its group may: the installer gives `ca.json` to the service's.
-pub(crate) const OTHERS: u32 = 0o006;
 
 /// The settings; `mode` is that of the file that is read.
 pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported> {
@@ -151,52 +143,6 @@ fn is_inline(config: &Section<'_>, key: &'static str) -> bool {
     text.is_some_and(|text| stands_here(&text))
 }
 
-/// Whether the secret itself is written in the file.
-pub(crate) fn stands_here(text: &Text<'_>) -> bool {
-    !text.value.starts_with("file:") && !text.value.starts_with("env:")
-}
-
 fn secret(config: &Section<'_>, key: &'static str) -> Result<Option<Secret>, Reported> {
     config.text(key)?.map(|text| resolved(&text)).transpose()
-}
-
-/// The secret that the text is, or that it says where to find: `file:PATH` or `env:NAME`. No message shows it.
-pub(crate) fn resolved(text: &Text<'_>) -> Result<Secret, Reported> {
-    if let Some(path) = text.value.strip_prefix("file:") {
-        return from_file(Path::new(path), text);
-    }
-    let Some(name) = text.value.strip_prefix("env:") else {
-        return Ok(Secret::new(text.value.trim().to_owned()));
-    };
-    match std::env::var(name) {
-        Ok(value) if !value.trim().is_empty() => Ok(Secret::new(value.trim().to_owned())),
-        Ok(_) | Err(_) => {
-            Err(text.wrong("names a variable that is not set; set it in the service's environment"))
-        }
-    }
-}
-
-fn from_file(path: &Path, text: &Text<'_>) -> Result<Secret, Reported> {
-    let unreadable = |error| {
-        text.wrong(format_args!(
-            "can not be read: {error}; give the service's user access to it"
-        ))
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
-    if mode & OTHERS != 0 {
-        text.place.warn(format_args!(
-            "every user of this host may read or change {} (mode {:03o}); run chmod 640",
-            path.display(),
-            mode & 0o777
-        ));
-    }
-    let mut content = String::new();
-    file.take(MAX_SECRET_BYTES)
-        .read_to_string(&mut content)
-        .map_err(unreadable)?;
-    match content.trim() {
-        "" => Err(text.wrong("names an empty file; write the secret into it")),
-        secret => Ok(Secret::new(secret.to_owned())),
-    }
 }

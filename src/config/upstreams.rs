@@ -184,3 +184,14 @@ fn routes(found: &[Alone<'_>]) -> Result<Routes, Reported> {
     }))?;
     Ok(Routes { upstreams })
 }
+
+/// `upstream` of a provisioner or of a key. Where the upstreams themselves can not be read, that is the error.
+pub(crate) fn chosen_upstream(
+    section: &Section<'_>,
+    upstreams: Option<&[UpstreamName]>,
+) -> Result<Option<UpstreamName>, Reported> {
+    match (section.text("upstream")?, upstreams) {
+        (Some(text), Some(upstreams)) => known(&text, upstreams).map(Some),
+        (Some(_), None) | (None, _) => Ok(None),
+    }
+}

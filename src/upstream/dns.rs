@@ -13,6 +13,7 @@ mod exec;
 mod gcloud;
 mod httpreq;
 mod infoblox;
+pub mod known;
 mod ovh;
 mod propagation;
 pub mod provider;

@@ -11,13 +11,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::acme::account::AccountStatus;
-use crate::acme::certificate::{IssuedChain, Ordered};
 use crate::acme::id::AccountId;
 use crate::acme::job::Work;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
+use crate::worker::collection::{names, verified};
 use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere, failover};
@@ -245,35 +245,6 @@ fn refused(
     }
 }
 
-/// What the CA has sent, if it is what was ordered. If not, the evidence is kept, and somebody is to look at it.
-pub(crate) fn verified(
-    context: &Context,
-    order: &Order,
-    ordered: Ordered<'_>,
-    chains: &Chains,
-    now: Timestamp,
-) -> Option<IssuedChain> {
-    let mut chain = match IssuedChain::verify(&chains.first, ordered, now) {
-        Ok(chain) => chain,
-        Err(mismatch) => {
-            let upstream = order.upstream_name();
-            let metrics = &context.metrics;
-            metrics.certificate_mismatch.inc();
-            let of_upstream = &metrics.upstream.certificate_mismatch;
-            of_upstream.with_label_values(&[upstream.as_str()]).inc();
-            let evidence = cleaned(&chains.first.replace('\n', " "), 16_384);
-            tracing::error!(audit = true, order.id = %order.id(), %upstream, %mismatch, evidence, "the CA sent a certificate that was not ordered; it is withheld");
-            return None;
-        }
-    };
-    for other in &chains.others {
-        if let Err(mismatch) = chain.add_alternate(other, ordered, now) {
-            tracing::warn!(order.id = %order.id(), %mismatch, "another chain of the CA's is done without");
-        }
-    }
-    Some(chain)
-}
-
 /// The order has ended for its client. The job goes on if the CA may have its CSR.
 fn ended(context: &Context, order: Versioned<Order>, problem: Problem) -> Settlement {
     let order = end(context, order, problem);
@@ -318,9 +289,4 @@ fn failed(context: &Context, order: Versioned<Order>, problem: Problem) -> Settl
         )),
         issuers: Vec::new(),
     }
-}
-
-pub(crate) fn names(order: &Order) -> String {
-    let names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
-    names.join(" ")
 }

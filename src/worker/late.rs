@@ -12,7 +12,7 @@ use crate::acme::order::late::AwaitedOrder;
 use crate::acme::order::{Order, ValidatedOrder, after};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
-use crate::worker::issuance::{names, verified};
+use crate::worker::collection::{names, verified};
 use crate::worker::upstream::Operation;
 use crate::worker::{Context, again, ca_fault};
 

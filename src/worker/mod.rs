@@ -3,6 +3,7 @@
 //! A job is leased, does one step, and settles: the order and what becomes of the job in one commit. A crash at any
 //! point loses at most the step, which is then done again by whoever leases the job next.
 
+mod collection;
 mod failover;
 mod issuance;
 mod late;

@@ -193,7 +193,7 @@ mod tests {
         let path = exec.program.display().to_string();
         let variables = [("EXEC_PATH", path.as_str()), ("DNS_TOKEN", "hunter22")];
         let variables = variables.map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned())));
-        let reading = crate::upstream::dns::provider::read("exec", variables.into()).unwrap();
+        let reading = crate::upstream::dns::known::read("exec", variables.into()).unwrap();
         let solver = crate::upstream::dns::Solver::new(reading.settings.unwrap()).unwrap();
         let error = solver.apply(Action::Present, &record()).await.unwrap_err();
         assert!(

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use acme_proxy::upstream::dns::Dns01;
-use acme_proxy::upstream::dns::provider;
+use acme_proxy::upstream::dns::known;
 use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
@@ -74,7 +74,7 @@ fn read(provider: &str, variables: Value) -> Dns01 {
 
 #[test]
 fn every_provider_starts_with_legos_variables_and_never_prints_them() {
-    let known: Vec<_> = provider::names().collect();
+    let known: Vec<_> = known::names().collect();
     assert!(PROVIDERS.iter().all(|(name, ..)| known.contains(name)) && known.len() == PROVIDERS.len() + 1);
     for (name, variables, _) in PROVIDERS
         .into_iter()

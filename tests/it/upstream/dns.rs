@@ -13,7 +13,7 @@ use acme_proxy::upstream::dns::Dns01;
 use acme_proxy::upstream::dns::Publication;
 use acme_proxy::upstream::dns::Record;
 use acme_proxy::upstream::dns::Solver;
-use acme_proxy::upstream::dns::provider;
+use acme_proxy::upstream::dns::known;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -36,7 +36,7 @@ fn settings(provider: &str, variables: &[(&str, &str)]) -> Dns01 {
     let variables = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
-    provider::read(provider, variables.collect())
+    known::read(provider, variables.collect())
         .unwrap()
         .settings
         .unwrap()

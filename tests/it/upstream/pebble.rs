@@ -22,7 +22,7 @@ use acme_proxy::upstream::Secret;
 use acme_proxy::upstream::Settings;
 use acme_proxy::upstream::acme::Ca;
 use acme_proxy::upstream::dns::Dns01;
-use acme_proxy::upstream::dns::provider;
+use acme_proxy::upstream::dns::known;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -172,7 +172,7 @@ impl Pebble {
             dns01: Some(Dns01 {
                 servers: vec![self.dns],
                 propagation_timeout: Duration::from_secs(30),
-                ..provider::read("exec", variables).unwrap().settings.unwrap()
+                ..known::read("exec", variables).unwrap().settings.unwrap()
             }),
             ..self.settings()
         }
