@@ -97,7 +97,8 @@ async fn a_wildcard_and_its_base_name_are_issued_with_a_record_each_at_one_place
         assert_eq!(types(&settled), ["dns-01"], "I2: what settled it");
         assert!(settled["expires"].is_string(), "I2: {settled}");
     }
-    assert_eq!(zone.looks(PLACE), 2);
+    // Two look-ups of one name at one time share a question.
+    assert!((1..=2).contains(&zone.looks(PLACE)));
     let key = Key::new();
     client
         .finalize(&order, &csr::plain(&key, &names))
