@@ -295,6 +295,12 @@ fn i7_a_processing_order_ends_at_its_deadline_and_says_so() {
         ProblemType::ServerInternal
     );
     assert_eq!(order.problem(at(4)), None);
+    let order = ready(&names);
+    let matched = csr(&names).matching(&order, None).unwrap();
+    let minute = Duration::from_secs(60);
+    assert!(order.expires() > at(3 + 60));
+    let (order, _) = order.finalize(matched, at(3), minute).unwrap();
+    assert_eq!(order.expires(), at(3 + 60));
 }
 
 #[test]

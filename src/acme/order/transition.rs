@@ -120,8 +120,8 @@ impl Order {
         Settled::Finished(self)
     }
 
-    /// The client hands in its CSR (RFC 8555 §7.4). The order stays alive for `deadline` from now on, so that the CA
-    /// has that long to issue.
+    /// The client hands in its CSR (RFC 8555 §7.4). The order stays alive for `deadline` from now on, whatever its time
+    /// was before: the CA has that long to issue.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl Order {
         }
         let work = Work::Issue(self.id);
         let next = Self {
-            expires: after(now, deadline).max(self.expires),
+            expires: after(now, deadline),
             stage: Stage::Processing {
                 csr: csr.into_der(),
                 finalized: now,

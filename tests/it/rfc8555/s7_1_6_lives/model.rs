@@ -183,7 +183,7 @@ impl Model {
             return Outcome::Refused;
         }
         self.status = "processing";
-        self.expires = self.expires.max(self.now + DEADLINE);
+        self.expires = self.now + DEADLINE;
         Outcome::Done
     }
 
