@@ -20,15 +20,18 @@ impl Backend for Sled {
     }
 
     async fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SledStore::open(settings(self.0.path())).unwrap())
+        Arc::new(opened(&settings(self.0.path())))
     }
 
     async fn size(&self) -> usize {
-        open::open(&settings(self.0.path())).unwrap().db.len()
+        patiently(|| open::open(&settings(self.0.path())))
+            .unwrap()
+            .db
+            .len()
     }
 
     async fn plant_unknown_job(&self, order: OrderId) {
-        let db = open::open(&settings(self.0.path())).unwrap().db;
+        let db = patiently(|| open::open(&settings(self.0.path()))).unwrap().db;
         let mut key = keys::jobs_of(order);
         key.extend_from_slice(b"renew/1");
         let job = r#"{"v":1,"record":{"kind":"renew","job":{"due":"2026-01-01T00:00:00Z"}}}"#;
@@ -37,6 +40,22 @@ impl Backend for Sled {
 }
 
 contract!(Sled);
+
+/// Opens what may have been closed a moment ago. A program that another test starts just then has been forked with every
+/// open file, and so with the lock, until it runs.
+fn patiently<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    for _ in 0..500 {
+        match open() {
+            Err(StoreError::InUse { .. }) => thread::sleep(Duration::from_millis(10)),
+            outcome => return outcome,
+        }
+    }
+    open()
+}
+
+fn opened(settings: &Settings) -> SledStore {
+    patiently(|| SledStore::open(settings.clone())).unwrap()
+}
 
 fn settings(path: &Path) -> Settings {
     Settings {
@@ -51,8 +70,8 @@ fn settings(path: &Path) -> Settings {
 async fn t5_nobody_else_can_read_the_store() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("a/b");
-    drop(SledStore::open(settings(&path)).unwrap());
-    drop(SledStore::open(settings(&path)).unwrap());
+    drop(opened(&settings(&path)));
+    drop(opened(&settings(&path)));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o700);
     let mut files = 0;
@@ -327,7 +346,7 @@ async fn f21_a_nearly_full_disk_refuses_new_work_and_recovers_without_a_restart(
     assert!(store.create_order(&order(known.id()), None).await.is_ok());
     assert_eq!(*store.shared.failure.borrow(), None);
     drop(store);
-    let store = SledStore::open(settings).unwrap();
+    let store = opened(&settings);
     assert_eq!(store.order(changed.id()).await.unwrap().unwrap().value, changed);
 }
 
@@ -362,7 +381,7 @@ async fn used() -> (Sled, OrderId) {
 }
 
 fn damage_of(place: &Sled) -> String {
-    match SledStore::open(settings(place.0.path())) {
+    match patiently(|| SledStore::open(settings(place.0.path()))) {
         Err(StoreError::Corrupt(text)) => text,
         other => panic!("{other:?}"),
     }
@@ -476,7 +495,7 @@ async fn f23_a_panic_of_sled_is_an_error() {
         fs::copy(&snapshot, place.0.path().join(snapshot.file_name().unwrap())).unwrap();
     }
     // Whatever sled makes of it: either the log alone is good, or the damage is named.
-    match SledStore::open(settings(place.0.path())) {
+    match patiently(|| SledStore::open(settings(place.0.path()))) {
         Ok(_) | Err(StoreError::Corrupt(_)) => {}
         Err(other) => panic!("{other:?}"),
     }
