@@ -10,13 +10,14 @@ use acme_proxy::app::App;
 use acme_proxy::app::control::{self, Request};
 use acme_proxy::clock::Clock;
 use acme_proxy::config::{Config, Overrides};
-use acme_proxy::store::Store as _;
 use acme_proxy::store::sled::SledStore;
+use acme_proxy::store::{Store as _, StoreError};
 use acme_proxy::upstream::account::vault_name;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::harness::ca;
 use crate::harness::client::Client;
@@ -25,6 +26,9 @@ use crate::harness::key::{Key, unb64};
 use crate::harness::process::free_address;
 use crate::harness::web::Web;
 use crate::harness::wire::{NAMES, Site};
+
+/// How long to wait before trying again.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// How the daemon is to be started; the default is what most tests want.
 #[derive(Default)]
@@ -171,18 +175,41 @@ impl Daemon {
     /// The same, with something done to its directory in between; the store is in `db`.
     pub(crate) async fn restart_after(mut self, meanwhile: impl FnOnce(&Path)) -> Self {
         self.running.stop.send_replace(true);
-        self.running.task.await.unwrap().unwrap();
+        (&mut self.running.task).await.unwrap().unwrap();
         meanwhile(self.directory.path());
-        self.running = serve(self.directory.path(), &self.clock).await.unwrap();
+        self.start_again().await;
         self
+    }
+
+    /// A program that another test starts just when the store is closed has been forked with every open file, and so with
+    /// the store's lock, until it runs.
+    async fn start_again(&mut self) {
+        for _ in 0..500 {
+            match serve(self.directory.path(), &self.clock).await {
+                Err(error) if format!("{error:#}").contains("in use") => sleep(MOMENT).await,
+                started => return self.running = started.unwrap(),
+            }
+        }
+        panic!("the store or the port stays in use");
+    }
+
+    /// Stops the daemon and opens its store.
+    async fn closed(&mut self) -> (Config, SledStore) {
+        self.running.stop.send_replace(true);
+        (&mut self.running.task).await.unwrap().unwrap();
+        let path = self.directory.path().join("ca.json");
+        loop {
+            let config = Config::load(&path, &Overrides::default()).unwrap();
+            match SledStore::open(config.store.clone()) {
+                Err(StoreError::InUse { .. }) => sleep(MOMENT).await,
+                opened => return (config, opened.unwrap()),
+            }
+        }
     }
 
     /// The key of the daemon's account at the CA. The daemon is started again for it.
     pub(crate) async fn upstream_key(mut self) -> (Self, Key) {
-        self.running.stop.send_replace(true);
-        self.running.task.await.unwrap().unwrap();
-        let config = Config::load(&self.directory.path().join("ca.json"), &Overrides::default()).unwrap();
-        let store = SledStore::open(config.store).unwrap();
+        let (config, store) = self.closed().await;
         let default = &config.upstreams[0];
         let record = store
             .load(&vault_name(default.name, &default.settings))
@@ -191,20 +218,17 @@ impl Daemon {
             .unwrap();
         drop(store);
         let record: Value = serde_json::from_slice(&record.value).unwrap();
-        self.running = serve(self.directory.path(), &self.clock).await.unwrap();
+        self.start_again().await;
         (self, Key::from_pkcs8(&unb64(record["key"].as_str().unwrap())))
     }
 
     /// What is stored of an order. The daemon is started again for it.
     pub(crate) async fn stored(mut self, url: &str) -> (Self, Order) {
-        self.running.stop.send_replace(true);
-        self.running.task.await.unwrap().unwrap();
-        let config = Config::load(&self.directory.path().join("ca.json"), &Overrides::default()).unwrap();
-        let store = SledStore::open(config.store).unwrap();
+        let (_, store) = self.closed().await;
         let id = url.rsplit('/').next().unwrap().parse().unwrap();
         let order = store.order(id).await.unwrap().unwrap().value;
         drop(store);
-        self.running = serve(self.directory.path(), &self.clock).await.unwrap();
+        self.start_again().await;
         (self, order)
     }
 
