@@ -32,9 +32,11 @@ fuzz_target!(|data: &[u8]| {
         Ok(config) => {
             config.warnings.iter().for_each(named);
             let shown = format!("{config:?}");
-            if let Some(eab) = &config.upstream.eab
-                && eab.kid.reveal().len() > 16
-            {
+            let eabs = config
+                .upstreams
+                .iter()
+                .filter_map(|upstream| upstream.settings.eab.as_ref());
+            for eab in eabs.filter(|eab| eab.kid.reveal().len() > 16) {
                 assert!(!shown.contains(eab.kid.reveal()), "a secret is shown");
             }
         }
