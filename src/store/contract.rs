@@ -21,7 +21,7 @@ use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work, WorkKind};
 use crate::acme::order::{Accepted, Order, Settled, Verdict};
-use crate::acme::upstream::UpstreamName;
+use crate::acme::upstream::{UpstreamName, UpstreamOrder};
 use crate::jose::jwk::{Curve, Jwk};
 use crate::store::{Lease, Next, Settlement, Store, Versioned};
 
@@ -39,6 +39,11 @@ pub(crate) trait Backend {
 
     /// Adds a due job of a kind that nobody knows to the closed store.
     async fn plant_unknown_job(&self, order: OrderId);
+}
+
+/// An order at a CA.
+fn opened() -> UpstreamOrder {
+    UpstreamOrder::new("https://ca.example.com/1", "https://ca.example.com/account")
 }
 
 /// Makes a test of each function of `external_accounts`, `records`, `renewals` and `jobs`.

@@ -5,6 +5,7 @@ mod late;
 use super::*;
 use crate::acme::csr::Csr;
 use crate::acme::revocation::RevocationReason;
+use crate::acme::upstream::UpstreamOrder;
 
 const LIFETIME: Duration = Duration::from_secs(3600);
 
@@ -62,6 +63,11 @@ fn csr(names: &[&str]) -> Csr {
     let mut params = rcgen::CertificateParams::new(names).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
     Csr::parse(params.serialize_request(&key).unwrap().der().to_vec()).unwrap()
+}
+
+/// An order at the CA.
+fn at_ca(url: &str) -> UpstreamOrder {
+    UpstreamOrder::new(url, "account")
 }
 
 fn finalized(order: Order, names: &[&str]) -> Order {
@@ -275,13 +281,13 @@ fn c913_an_order_of_which_one_name_was_changed_in_the_store_does_not_go_to_the_c
 #[test]
 fn only_the_first_url_at_the_ca_counts_until_the_ca_says_that_it_is_dead() {
     let names = ["a.example.com"];
-    let order = finalized(ready(&names), &names).opened_upstream("one".to_owned());
-    let order = order.opened_upstream("two".to_owned());
-    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("one"));
+    let order = finalized(ready(&names), &names).opened_upstream(at_ca("one"));
+    let order = order.opened_upstream(at_ca("two"));
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some(&at_ca("one")));
     let order = order.upstream_is_gone("two");
-    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("one"));
-    let order = order.upstream_is_gone("one").opened_upstream("three".to_owned());
-    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("three"));
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some(&at_ca("one")));
+    let order = order.upstream_is_gone("one").opened_upstream(at_ca("three"));
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some(&at_ca("three")));
 }
 
 #[test]
@@ -321,7 +327,7 @@ fn an_order_is_placed_elsewhere_only_while_none_is_opened_for_it() {
         assert!(movable.upstream_name().is_default() && !movable.is_opened_upstream());
         assert_eq!(at_upstream(movable), elsewhere);
     }
-    let opened = finalized(ready(&names), &names).opened_upstream("one".to_owned());
+    let opened = finalized(ready(&names), &names).opened_upstream(at_ca("one"));
     assert!(opened.is_opened_upstream());
     assert_eq!(at_upstream(opened.clone()), UpstreamName::DEFAULT);
     assert_eq!(

@@ -16,7 +16,7 @@ use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, Validated
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::Advice;
 use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
-use crate::acme::upstream::UpstreamName;
+use crate::acme::upstream::{UpstreamName, UpstreamOrder};
 
 impl Order {
     /// The client says that a challenge is met (RFC 8555 §7.5.1).
@@ -211,8 +211,8 @@ impl Order {
         }
     }
 
-    /// An order was opened at the CA under this URL. Only the first URL counts.
-    pub fn opened_upstream(self, url: String) -> Self {
+    /// An order was opened at the CA. Only the first one counts.
+    pub fn opened_upstream(self, opened: UpstreamOrder) -> Self {
         let stage = match self.stage {
             Stage::Processing {
                 csr,
@@ -221,7 +221,7 @@ impl Order {
             } => Stage::Processing {
                 csr,
                 finalized,
-                upstream: Some(url),
+                upstream: Some(opened),
             },
             stage @ (Stage::Open
             | Stage::Processing { .. }
@@ -240,7 +240,7 @@ impl Order {
                 csr,
                 finalized,
                 upstream: Some(known),
-            } if known == url => Stage::Processing {
+            } if known.url == url => Stage::Processing {
                 csr,
                 finalized,
                 upstream: None,

@@ -9,7 +9,7 @@ use crate::acme::job::{Job, Lane, Work, WorkKind};
 use crate::acme::problem::Problem;
 use crate::store::contract::{
     Backend, HERE, LIFETIME, again, all, answered, at, create, done, far, finalized, issued, lease, leased,
-    leased_for, names, order,
+    leased_for, names, opened, order,
 };
 use crate::store::{Lease, Next, Settlement, Store, StoreError, Versioned};
 
@@ -209,7 +209,7 @@ pub(crate) async fn f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it(backend
 pub(crate) async fn a_checkpoint_keeps_the_lease(backend: &impl Backend) {
     let store = backend.open().await;
     let (order, held) = leased(&store).await;
-    let opened = order.value.opened_upstream("https://ca.example.com/1".to_owned());
+    let opened = order.value.opened_upstream(opened());
     let order = store
         .checkpoint(&held, Versioned::with(order.version, opened))
         .await

@@ -12,7 +12,7 @@ use crate::acme::problem::Problem;
 use crate::jose::jwk::Jwk;
 use crate::store::contract::{
     Backend, HERE, LIFETIME, account, again, all, answered, at, create, done, far, finalized, issued, lease,
-    leased, names, order, ordered,
+    leased, names, opened, order, ordered,
 };
 use crate::store::{Registration, Settlement, StoreError, Versioned};
 
@@ -282,9 +282,7 @@ pub(crate) async fn a_large_order_reads_back_whole(backend: &impl Backend) {
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let large = finalized(names(&hosts), at(0));
     create(&store, &large, None).await;
-    let larger = large
-        .clone()
-        .opened_upstream("https://ca.example.com/1".to_owned());
+    let larger = large.clone().opened_upstream(opened());
     store
         .commit(Versioned::with(1, larger.clone()), None)
         .await
@@ -336,7 +334,7 @@ pub(crate) async fn f48_late_orders_are_found_by_account_names_and_upstream(back
     let mut store = backend.open().await;
     let (order, chain) = ordered("a.example.com");
     let leaf = chain.certificate.leaf().fingerprint();
-    let opened = order.opened_upstream("https://ca.example/1".to_owned());
+    let opened = order.opened_upstream(opened());
     let awaited = opened.ended(Problem::internal(), at(2), LIFETIME);
     create(&store, &awaited, None).await;
     let next = finalized(names(&["a.example.com"]), at(3));
