@@ -4,6 +4,7 @@
 mod account;
 mod answers;
 mod bodies;
+mod buyer;
 mod certificates;
 mod dns;
 mod double;
