@@ -68,17 +68,12 @@ pub fn vault_name(upstream: UpstreamName, settings: &Settings) -> String {
     format!("{VAULT}{}", hex_sha256(account.as_bytes()))
 }
 
-/// The public key of the account, as a JWK. None if there is no account yet, or its record can not be used, which is
-/// for [`ensure`] to tell.
-///
-/// # Errors
-///
-/// The vault's.
-pub async fn public_key(vault: &dyn Vault) -> Result<Option<Value>, String> {
-    let record = vault.load().await?;
-    let record = record.and_then(|bytes| Record::of_any(&bytes));
-    let key = record.and_then(|record| record.readable_key());
-    Ok(key.map(|key| key.jwk()))
+/// The public keys in a record, as JWKs: the account's, and the one that is to take its place. None if the record can
+/// not be used, which is for [`ensure`] to tell.
+pub fn public_keys(record: &[u8]) -> Vec<Value> {
+    let keys = Record::of_any(record).map(|record| record.readable_keys());
+    let keys = keys.unwrap_or_default();
+    keys.iter().map(Key::jwk).collect()
 }
 
 /// The account, once the CA has it.

@@ -44,6 +44,13 @@ pub(crate) enum Successor {
     NextAccount { key: String },
 }
 
+impl Successor {
+    fn readable_key(&self) -> Option<Key> {
+        let (Self::SameAccount { key } | Self::NextAccount { key }) = self;
+        Key::from_stored(key)
+    }
+}
+
 impl Record {
     const VERSION: u32 = 1;
 
@@ -114,6 +121,12 @@ impl Record {
 
     pub(crate) fn readable_key(&self) -> Option<Key> {
         Key::from_stored(&self.key)
+    }
+
+    /// All of its keys that can be read: the account's, and the one that is to take its place.
+    pub(crate) fn readable_keys(&self) -> Vec<Key> {
+        let successor = self.successor.as_ref().and_then(Successor::readable_key);
+        self.readable_key().into_iter().chain(successor).collect()
     }
 
     /// The account, if the CA has named it and its key can be read.
