@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::ca::problem::Problem;
 use crate::harness::ca::script::Step;
 use crate::harness::ca::script::Times;
@@ -76,6 +78,35 @@ async fn f10_with_an_eab_that_is_refused_the_daemon_serves_and_says_what_to_look
     scene.issued(&waiting, &NAMES).await;
     let stats = scene.daemon.ca.stats();
     assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
+}
+
+#[tokio::test]
+async fn f10_the_settings_to_look_at_are_those_of_the_upstream_that_is_refused() {
+    for (eab_kid, hint) in [
+        ("another", "look at authority.config.upstreams[0].eab_kid and"),
+        ("", "configure authority.config.upstreams[0].eab_kid and"),
+    ] {
+        let scene = Scene::new().await;
+        let scene = scene
+            .restarted_with(|file| {
+                let config = &mut file["authority"]["config"];
+                let mut second = json!({ "name": "second", "eab_kid": eab_kid });
+                for same in ["ca_url", "ca_root"] {
+                    second[same] = config[same].clone();
+                }
+                if !eab_kid.is_empty() {
+                    second["eab_hmac_key"] = config["eab_hmac_key"].clone();
+                }
+                config["upstreams"] = json!([second]);
+            })
+            .await;
+        scene
+            .soon("it says what is missing", async || {
+                scene.missing("upstream account second").await.contains(hint)
+            })
+            .await;
+        scene.ready().await;
+    }
 }
 
 #[tokio::test]

@@ -220,8 +220,13 @@ impl Scene {
 
     /// What the health page says about the account at the CA; nothing if all is well.
     pub(crate) async fn account_trouble(&self) -> String {
+        self.missing("upstream account").await
+    }
+
+    /// What the health page says about something that is missing; nothing if it is not.
+    pub(crate) async fn missing(&self, part: &str) -> String {
         let health = self.daemon.site.get("/health").await.expect(200).json();
-        let trouble = health["missing"]["upstream account"].as_str();
+        let trouble = health["missing"][part].as_str();
         trouble.unwrap_or_default().to_owned()
     }
 
@@ -260,6 +265,7 @@ pub(crate) fn issuer(ca: &ca::Running, directory: &Path) -> Ca {
         hmac_key: Secret::new(unb64(&ca.eab.hmac_key)),
     };
     let settings = Settings {
+        section: "authority.config".to_owned(),
         directory: ca.directory_url.clone(),
         roots: Some(roots),
         email: None,
