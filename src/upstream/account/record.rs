@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::acme::problem::Problem;
+use crate::acme::problem::ProblemType;
 use crate::upstream::Error;
 use crate::upstream::Settings;
 use crate::upstream::account::Registered;
@@ -158,10 +159,12 @@ pub(crate) fn unkept(detail: String) -> Error {
 }
 
 fn unusable(why: &str) -> Error {
-    tracing::error!(
-        why,
-        "the record of the account at the CA is unusable; it is left as it is, and no other account is made; \
-         acme-proxy upstream import or register --again puts another one in its place"
-    );
-    Error::Permanent(Problem::internal())
+    tracing::error!(why, "the record of the account at the CA is unusable");
+    Error::Permanent(Problem::new(
+        ProblemType::ServerInternal,
+        format!(
+            "the record of the account at the CA is unusable: {why}; it is left as it is, and no other account is made; \
+             acme-proxy upstream import --replace or register --again puts another one in its place"
+        ),
+    ))
 }
