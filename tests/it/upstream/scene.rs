@@ -14,6 +14,9 @@ use rcgen::PublicKeyData as _;
 use serde_json::Value;
 use serde_json::json;
 use tokio::time::Instant;
+use tokio::time::advance;
+use tokio::time::pause;
+use tokio::time::resume;
 use tokio::time::sleep;
 
 use crate::harness::answer::Answer;
@@ -246,6 +249,14 @@ impl Scene {
         let line = page.lines().find_map(|line| line.strip_prefix(series));
         line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
+}
+
+/// So much time passes for all who sleep in this process, the daemon among them: what they wait for is due at once. The
+/// daemon's clock stands.
+pub(crate) async fn sleeps_end(span: Duration) {
+    pause();
+    advance(span).await;
+    resume();
 }
 
 /// That the chain leads from these names and this key to the CA's root.
