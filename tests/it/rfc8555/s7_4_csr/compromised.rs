@@ -85,13 +85,7 @@ async fn c909_k5_d12_a_key_of_the_operators_list_is_in_no_certificate_and_no_new
     let daemon = daemon
         .restart_with(|file| file["authority"]["config"]["blocked_keys"] = list.display().to_string().into())
         .await;
-    let client = daemon.account().await;
-    let order = client.ready(&daemon, &[HOST]).await;
-    let desk = Desk {
-        daemon,
-        client,
-        order,
-    };
+    let desk = Desk::at(daemon, &[HOST]).await;
     let good = Draft::of(&[HOST]);
     for key in &listed {
         desk.refuses(key.alg, &good.sign(key), "a list of compromised keys")
@@ -139,13 +133,7 @@ async fn c909_k9_no_key_of_our_accounts_at_the_ca_is_in_a_certificate_or_an_acco
             3,
             "the first, the second, and the one that is to follow"
         );
-        let client = daemon.account().await;
-        let order = client.ready(&daemon, &[HOST]).await;
-        let desk = Desk {
-            daemon,
-            client,
-            order,
-        };
+        let desk = Desk::at(daemon, &[HOST]).await;
         let good = Draft::of(&[HOST]);
         let opened = desk.daemon.ca.stats().orders_opened;
         for key in keys {
