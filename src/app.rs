@@ -93,12 +93,10 @@ impl App {
             };
             slot.install_pem(&read(certificate)?, &read(key)?)?;
         }
-        let mut vaults = Vec::new();
         let mut upstreams = Vec::new();
         let mut accounts = Vec::new();
         for configured in config.upstreams {
             let vault = vault(&configured, &store);
-            vaults.push(Arc::clone(&vault));
             let (name, failover) = (configured.name, configured.failover);
             let ca_url = configured.settings.directory.clone();
             let ca = ca(configured, vault)?;
@@ -116,7 +114,7 @@ impl App {
         };
         let own_keys = Box::new(KeysOfDaemon {
             slot: Arc::clone(&slot),
-            vaults,
+            store: Arc::clone(&store),
         });
         let validator = Validator::new(config.validate)?;
         let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone())
@@ -221,10 +219,11 @@ fn ca(configured: config::Upstream, vault: Arc<dyn Vault>) -> anyhow::Result<Arc
     Ok(Arc::new(ca))
 }
 
-/// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs.
+/// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs: those in use, those
+/// of earlier accounts, which can still revoke, and those that are to follow.
 struct KeysOfDaemon {
     slot: Arc<CertificateSlot>,
-    vaults: Vec<Arc<dyn Vault>>,
+    store: Arc<dyn Store>,
 }
 
 #[async_trait]
@@ -234,9 +233,11 @@ impl OwnKeys for KeysOfDaemon {
         if served.and_then(|leaf| certificate::key_of(&leaf)).as_ref() == Some(key) {
             return Ok(true);
         }
-        for vault in &self.vaults {
-            let kept = account::public_key(&**vault).await.map_err(StoreError::Failed)?;
-            if kept.and_then(|jwk| serde_json::from_value(jwk).ok()).as_ref() == Some(key) {
+        for name in self.store.names(VAULT).await? {
+            let record = self.store.load(&name).await?;
+            let keys = record.map(|record| account::public_keys(&record.value));
+            let mut keys = keys.into_iter().flatten();
+            if keys.any(|jwk| serde_json::from_value(jwk).ok().as_ref() == Some(key)) {
                 return Ok(true);
             }
         }

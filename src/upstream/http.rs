@@ -484,6 +484,7 @@ mod tests {
     #[test]
     fn t4_only_https_urls_of_the_directorys_own_origin_are_permitted() {
         let settings = Settings {
+            section: "authority.config".to_owned(),
             directory: "https://ca.example:14000/dir?action=enroll".to_owned(),
             roots: None,
             email: None,

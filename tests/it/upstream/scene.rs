@@ -14,6 +14,9 @@ use rcgen::PublicKeyData as _;
 use serde_json::Value;
 use serde_json::json;
 use tokio::time::Instant;
+use tokio::time::advance;
+use tokio::time::pause;
+use tokio::time::resume;
 use tokio::time::sleep;
 
 use crate::harness::answer::Answer;
@@ -220,8 +223,13 @@ impl Scene {
 
     /// What the health page says about the account at the CA; nothing if all is well.
     pub(crate) async fn account_trouble(&self) -> String {
+        self.missing("upstream account").await
+    }
+
+    /// What the health page says about something that is missing; nothing if it is not.
+    pub(crate) async fn missing(&self, part: &str) -> String {
         let health = self.daemon.site.get("/health").await.expect(200).json();
-        let trouble = health["missing"]["upstream account"].as_str();
+        let trouble = health["missing"][part].as_str();
         trouble.unwrap_or_default().to_owned()
     }
 
@@ -243,6 +251,14 @@ impl Scene {
     }
 }
 
+/// So much time passes for all who sleep in this process, the daemon among them: what they wait for is due at once. The
+/// daemon's clock stands.
+pub(crate) async fn sleeps_end(span: Duration) {
+    pause();
+    advance(span).await;
+    resume();
+}
+
 /// That the chain leads from these names and this key to the CA's root.
 #[track_caller]
 pub(crate) fn assert_is_for(chain: &str, key: &Key, names: &[&str], root: &str) {
@@ -260,6 +276,7 @@ pub(crate) fn issuer(ca: &ca::Running, directory: &Path) -> Ca {
         hmac_key: Secret::new(unb64(&ca.eab.hmac_key)),
     };
     let settings = Settings {
+        section: "authority.config".to_owned(),
         directory: ca.directory_url.clone(),
         roots: Some(roots),
         email: None,
