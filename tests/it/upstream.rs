@@ -11,6 +11,7 @@ mod downtime;
 mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
 mod knot;
+mod meter;
 mod offers;
 mod outage;
 mod pebble;
