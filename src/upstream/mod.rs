@@ -11,6 +11,7 @@ pub mod fault;
 pub mod http;
 mod new_order;
 mod renewal;
+mod transport;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! The daemon's own certificate: an order like any other, for the names in the configuration, through the same queue
-//! and the same checks. Here it is asked for, installed and renewed at two thirds of its life.
+//! and the same checks. Here it is asked for, installed and renewed at two thirds of its life. Of one from files only the
+//! end is watched.
 //!
 //! What is asked for is written down before the order is made, with the key: a crash or a restart finds it again, and
 //! no loop of restarts buys certificates.
@@ -11,7 +12,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::acme::certificate::Der;
+use crate::acme::certificate::{self, Der};
 use crate::acme::id::OrderId;
 use crate::acme::identifier::{DnsName, Identifier};
 use crate::acme::job::{Job, Work};
@@ -120,8 +121,7 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
         Some(current) => serve(context, current).await?,
         None => None,
     };
-    let left = served.map_or(0, |validity| validity.not_after.as_second() - now.as_second());
-    context.metrics.own_certificate_days_left.set(days(left));
+    show_days_left(context, served.map(|validity| validity.not_after));
     let wanted = match (&record.current, served) {
         (Some(current), Some(validity)) => current.names != names || now >= validity.renew_at(),
         (_, None) | (None, _) => true,
@@ -137,12 +137,32 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
     })
 }
 
+/// Looks at the certificate that came from files at the start. Only the operator can put another one in its place.
+pub(crate) fn look_at_files(context: &Context) -> State {
+    let served = context.slot.leaf().map(Der::new);
+    let end = served.as_ref().and_then(certificate::end_of);
+    let gauge = &context.metrics.own_certificate_expiry;
+    gauge.set(end.map_or(0, Timestamp::as_second));
+    show_days_left(context, end);
+    match end {
+        Some(end) if end <= context.clock.now() => State::Missing(
+            "the certificate of tls.certificate has expired; put another one in its place and restart"
+                .to_owned(),
+        ),
+        // What rustls serves and we can not read is for the clients to judge.
+        Some(_) | None => State::Good,
+    }
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "a lifetime in seconds is far below 2^52"
 )]
-fn days(seconds: i64) -> f64 {
-    seconds.max(0) as f64 / 86_400.0
+fn show_days_left(context: &Context, end: Option<Timestamp>) {
+    let now = context.clock.now().as_second();
+    let seconds = end.map_or(0, |end| end.as_second() - now).max(0);
+    let gauge = &context.metrics.own_certificate_days_left;
+    gauge.set(seconds as f64 / 86_400.0);
 }
 
 /// Writes down what is asked for, then asks.

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use instant_acme::{Account, Identifier, NewAccount, NewOrder, OrderStatus};
+use rcgen::{CertificateParams, KeyPair};
 use reqwest::tls::TlsInfo;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -261,4 +262,65 @@ async fn restart_without_certificate(world: &World, what_it_says: &str) {
         assert!(health["missing"]["upstream account"].is_null(), "{health}");
         daemon.stop().await;
     }
+}
+
+/// A certificate for the daemon and its key as files, valid between these years.
+fn write_files(installation: &Installation, from: i32, to: i32) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(from, 1, 1);
+    params.not_after = rcgen::date_time_ymd(to, 1, 1);
+    let certificate = params.self_signed(&key).unwrap();
+    let (certificate_pem, key_pem) = (installation.path("cert.pem"), installation.path("key.pem"));
+    std::fs::write(&certificate_pem, certificate.pem()).unwrap();
+    std::fs::write(&key_pem, key.serialize_pem()).unwrap();
+    installation.edit(|file| {
+        file["tls"]["certificate"] = certificate_pem.to_str().unwrap().into();
+        file["tls"]["key"] = key_pem.to_str().unwrap().into();
+    });
+}
+
+/// When the certificate ends by the metrics, Unix time, and in how many days; once it has been looked at.
+async fn end_shown(daemon: &Daemon) -> (f64, f64) {
+    let read = |page: &str, series: &str| -> Option<f64> {
+        let line = page.lines().find_map(|line| line.strip_prefix(series));
+        line?.trim().parse().ok()
+    };
+    let shown = timeout(PATIENCE, async {
+        loop {
+            let page = daemon.page("/metrics").await.unwrap();
+            let end = read(&page, "acme_proxy_own_certificate_expiry_timestamp_seconds ");
+            let days = read(&page, "acme_proxy_own_certificate_days_left ");
+            match (end, days) {
+                (Some(end), Some(days)) if end > 0.0 => return (end, days),
+                _ => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    shown.await.expect("the end of the certificate is not shown")
+}
+
+#[tokio::test]
+async fn f32_the_end_of_one_from_files_is_shown_and_an_expired_one_is_missing() {
+    const YEAR_2020: f64 = 1_577_836_800.0;
+    const YEAR_2100: f64 = 4_102_444_800.0;
+    let world = World::new().await;
+    write_files(&world.installation, 2020, 2100);
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let (end, days) = end_shown(&daemon).await;
+    assert_eq!(end, YEAR_2100);
+    let life = (YEAR_2100 - YEAR_2020) / 86_400.0;
+    assert!((1.0..life).contains(&days), "{days} of {life}");
+    daemon.stop().await;
+
+    write_files(&world.installation, 2019, 2020);
+    let mut daemon = world.installation.start();
+    daemon.serves().await;
+    assert_eq!(end_shown(&daemon).await, (YEAR_2020, 0.0));
+    let missing = daemon.health().await.unwrap()["missing"]["own certificate"].take();
+    let missing = missing.as_str().unwrap_or_default();
+    assert!(missing.contains("tls.certificate has expired"), "{missing}");
+    assert_eq!(world.ca.stats().orders_opened, 0, "one was bought");
+    daemon.stop().await;
 }

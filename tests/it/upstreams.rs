@@ -284,6 +284,12 @@ async fn f3_a_429_of_one_ca_holds_up_no_order_of_the_other() {
     assert!(refused.unwrap() <= 10.0, "{refused:?}");
     assert_eq!(pair.metric("rate_limited_total", "default", "").await, refused);
     assert_eq!(pair.metric("rate_limited_total", "second", "").await, Some(0.0));
+    let limited = async |upstream| {
+        let outcome = "outcome=\"rate_limited\"";
+        pair.metric("http_requests_total", upstream, outcome).await
+    };
+    assert_eq!(limited("default").await, refused);
+    assert_eq!(limited("second").await, Some(0.0));
     let labels = |outcome| format!("operation=\"open\",outcome=\"{outcome}\"");
     assert_eq!(
         pair.metric("requests_total", "default", &labels("rate_limited"))
