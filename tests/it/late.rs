@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::harness::ca;
-use crate::harness::client::{Client, GET, Order, PATIENCE};
+use crate::harness::client::{Client, Order, PATIENCE};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
 use crate::harness::server::{Daemon, Plan};
@@ -143,8 +143,7 @@ impl Scene {
 }
 
 async fn leaf_of(client: &Client, order: &Value) -> Vec<u8> {
-    let url = order["certificate"].as_str().unwrap();
-    csr::first_of_pem(&client.post(url, GET).await.expect(200).text())
+    csr::first_of_pem(&client.chain(order).await)
 }
 
 fn revocation(leaf: &[u8], reason: u8) -> Value {

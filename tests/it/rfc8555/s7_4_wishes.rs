@@ -9,36 +9,20 @@ use x509_parser::prelude::{FromDer as _, Pem, X509Certificate};
 
 use crate::harness::answer::Answer;
 use crate::harness::ca;
-use crate::harness::client::{Client, GET, Order, PATIENCE};
+use crate::harness::client::{Client, GET, PATIENCE};
 use crate::harness::csr;
-use crate::harness::key::Key;
 use crate::harness::server::{Daemon, Plan};
 
 const WWW: [&str; 1] = ["www.example.com"];
 
 async fn ask(client: &Client, wishes: Value) -> Answer {
-    let mut payload = json!({ "identifiers": [{ "type": "dns", "value": WWW[0] }] });
-    for (name, value) in wishes.as_object().unwrap() {
-        payload[name] = value.clone();
-    }
-    client.post(&client.site.url("new-order"), payload).await
+    client.ask_order_wishing(&WWW, wishes).await
 }
 
 /// From the new order to the valid one.
 async fn obtain(daemon: &Daemon, client: &Client, wishes: Value) -> Value {
-    let answer = ask(client, wishes).await.expect(201);
-    let object = answer.json();
-    let order = Order {
-        url: answer.location(),
-        finalize: object["finalize"].as_str().unwrap().to_owned(),
-        authorizations: vec![object["authorizations"][0].as_str().unwrap().to_owned()],
-    };
-    client.prove(daemon, &order).await;
-    client
-        .finalize(&order, &csr::plain(&Key::new(), &WWW))
-        .await
-        .expect(200);
-    client.until(&order.url, "valid").await
+    let made = ask(client, wishes).await.expect(201);
+    client.obtain(daemon, &made, &WWW).await
 }
 
 /// A daemon before a CA with three profiles.
