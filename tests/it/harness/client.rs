@@ -281,11 +281,17 @@ impl Client {
         format!("{token}.{}", self.key.thumbprint())
     }
 
+    /// Has the web server answer the authorization's http-01 challenge, and gives the challenge's URL.
+    pub(crate) async fn publish(&self, daemon: &Daemon, authorization: &str) -> String {
+        let (url, token) = self.challenge(authorization).await;
+        daemon.web.publish(&token, &self.key_authorization(&token));
+        url
+    }
+
     /// Meets the order's challenges, and waits until it is ready.
     pub(crate) async fn prove(&self, daemon: &Daemon, order: &Order) {
         for authorization in &order.authorizations {
-            let (url, token) = self.challenge(authorization).await;
-            daemon.web.publish(&token, &self.key_authorization(&token));
+            let url = self.publish(daemon, authorization).await;
             self.post(&url, json!({})).await.expect(200);
         }
         self.until(&order.url, "ready").await;

@@ -139,11 +139,7 @@ async fn h10_c414_a_validity_is_honoured_where_the_ca_takes_it() {
     );
     let valid = obtain(&daemon, &client, json!({ "notAfter": to })).await;
     assert_eq!(valid["notAfter"], to);
-    let pem = client
-        .post(valid["certificate"].as_str().unwrap(), GET)
-        .await
-        .text();
-    let leaf = csr::first_of_pem(&pem);
+    let leaf = csr::first_of_pem(&client.chain(&valid).await);
     let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
     let end: Timestamp = to.parse().unwrap();
     assert_eq!(leaf.validity().not_after.timestamp(), end.as_second());
@@ -172,13 +168,10 @@ async fn h10_certlifetime_is_the_validity_of_those_who_ask_for_none() {
 
 #[tokio::test]
 async fn l2_the_cas_other_chains_are_linked_and_each_is_fetched_by_its_owner() {
-    let daemon = Daemon::start_with(Plan {
-        ca: ca::Options {
-            alternates: 2,
-            intermediates: 2,
-            ..ca::Options::default()
-        },
-        ..Plan::default()
+    let daemon = Daemon::start_before(ca::Options {
+        alternates: 2,
+        intermediates: 2,
+        ..ca::Options::default()
     })
     .await;
     let client = daemon.account().await;
@@ -235,12 +228,9 @@ async fn l2_the_cas_other_chains_are_linked_and_each_is_fetched_by_its_owner() {
 #[tokio::test]
 async fn l2_another_chain_that_is_not_of_the_leaf_is_done_without() {
     use crate::harness::ca::script::{Step, Times, Twist};
-    let daemon = Daemon::start_with(Plan {
-        ca: ca::Options {
-            alternates: 2,
-            ..ca::Options::default()
-        },
-        ..Plan::default()
+    let daemon = Daemon::start_before(ca::Options {
+        alternates: 2,
+        ..ca::Options::default()
     })
     .await;
     // The second request for a certificate is the first one for another chain.
