@@ -11,7 +11,7 @@ use crate::upstream::account::portable::Portable;
 /// No account is longer, in bytes.
 const LONGEST: u64 = 64 * 1024;
 
-const EXPECTED: &str = "certbot's (private_key.json, regr.json), lego's (account.json, keys/) or acme.sh's (account.key, ca.conf)";
+const EXPECTED: &str = "certbot's (private_key.json, regr.json), lego's (account.json and a key) or acme.sh's (account.key, ca.conf)";
 
 /// Reads an account, and gives it as `acme-proxy upstream export` writes it.
 ///
@@ -33,8 +33,11 @@ fn of_another_client(directory: &Path) -> anyhow::Result<Result<Portable, String
         let (key, registration) = (text(&file("private_key.json"))?, text(&file("regr.json"))?);
         return Ok(Portable::from_certbot(&key, &registration));
     }
-    if file("account.json").exists() && file("keys").is_dir() {
-        let (account, key) = (text(&file("account.json"))?, text(&only_key(&file("keys"))?)?);
+    if file("account.json").exists() {
+        // From version 5 on lego has no directory of keys.
+        let keys = Some(file("keys")).filter(|keys| keys.is_dir());
+        let key = only_key(&keys.unwrap_or_else(|| directory.to_owned()))?;
+        let (account, key) = (text(&file("account.json"))?, text(&key)?);
         return Ok(Portable::from_lego(&account, &key));
     }
     if file("account.key").exists() {
@@ -47,7 +50,7 @@ fn of_another_client(directory: &Path) -> anyhow::Result<Result<Portable, String
     )
 }
 
-/// The one key in lego's directory of keys.
+/// The one key in a directory of lego's.
 fn only_key(directory: &Path) -> anyhow::Result<PathBuf> {
     let unreadable = || format!("{} can not be read", directory.display());
     let mut keys = Vec::new();

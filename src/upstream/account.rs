@@ -211,7 +211,11 @@ fn refused_registration(fault: Fault, directory: &Directory, settings: &Settings
     if kind == Some(ProblemType::ExternalAccountRequired) && settings.eab.is_none() {
         return eab_is_missing(settings);
     }
-    let said = fault.to_string();
+    // Whoever may see the health page reads it.
+    let said = match &settings.eab {
+        Some(eab) => fault.to_string().replace(eab.kid.reveal().as_str(), "[eab_kid]"),
+        None => fault.to_string(),
+    };
     let error = Error::from(fault);
     let by_us = matches!(error, Error::Permanent(_)) || kind == Some(ProblemType::ExternalAccountRequired);
     if !by_us {

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::upstream::account::Registered;
 use crate::upstream::account::key::Key;
 
 /// An account, not yet held against what the CA says.
@@ -30,18 +29,19 @@ struct File {
     key: String,
 }
 
-/// As certbot and lego write what the CA has said.
+/// As certbot and lego write what the CA has said; lego from version 5 on by the second name.
 #[derive(Deserialize)]
 struct Registration {
+    #[serde(alias = "accountURL")]
     uri: Option<String>,
 }
 
 impl Portable {
-    pub(crate) fn new(directory: &str, account: Registered) -> Self {
+    pub(crate) fn new(directory: &str, account: Option<String>, key: Key) -> Self {
         Self {
             directory: Some(directory.to_owned()),
-            account: Some(account.url),
-            key: account.key,
+            account,
+            key,
         }
     }
 
@@ -78,7 +78,7 @@ impl Portable {
         })
     }
 
-    /// Reads lego's `account.json`, and the key that it keeps in `keys/`.
+    /// Reads lego's `account.json`, and the key that it keeps beside it.
     ///
     /// # Errors
     ///

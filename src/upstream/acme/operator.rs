@@ -3,6 +3,9 @@
 
 use std::sync::atomic::Ordering;
 
+use tokio::sync::MutexGuard;
+use tokio::sync::RwLockWriteGuard;
+
 use crate::upstream::account;
 use crate::upstream::account::change;
 use crate::upstream::account::change::Rotated;
@@ -11,6 +14,8 @@ use crate::upstream::account::overview::Earlier;
 use crate::upstream::account::overview::Overview;
 use crate::upstream::account::overview::Progress;
 use crate::upstream::account::portable::Portable;
+use crate::upstream::account::record::Record;
+use crate::upstream::account::record::State;
 use crate::upstream::account::record::unkept;
 use crate::upstream::acme::Ca;
 use crate::upstream::acme::Preparation;
@@ -45,14 +50,12 @@ impl Ca {
         if let (Progress::Registered { url, .. }, false) = (overview.progress, again) {
             return Ok((url, false));
         }
-        let _alone = self.using_account.write().await;
-        let mut preparation = self.session.lock().await;
+        let _alone = self.alone().await;
         let (client, settings, vault) = (&self.client, &self.settings, self.vault.as_ref());
         let registered = match again {
             true => change::register_again(client, settings, vault).await,
             false => account::ensure(client, settings, vault).await.map_err(Into::into),
         };
-        self.begin_anew(&mut preparation);
         Ok((registered?.url, true))
     }
 
@@ -62,32 +65,34 @@ impl Ca {
     ///
     /// Why it is as it was, or that nobody knows yet.
     pub async fn rotate_key(&self) -> Result<Rotated, Unchanged> {
-        let _alone = self.using_account.write().await;
-        let mut preparation = self.session.lock().await;
-        let rotated = change::rotate(&self.client, &self.settings, self.vault.as_ref()).await;
-        self.begin_anew(&mut preparation);
-        rotated
+        let _alone = self.alone().await;
+        change::rotate(&self.client, &self.settings, self.vault.as_ref()).await
     }
 
-    /// The account with its private key.
+    /// The account with its private key. If the CA has not named it yet, there is only the key: some CAs do not name an
+    /// account again whose first answer was lost, and the operator has to look up its URL there.
     ///
     /// # Errors
     ///
     /// Why it can not be given out.
     pub async fn export(&self) -> Result<Portable, Unchanged> {
-        if let Progress::Unregistered | Progress::Registering { .. } =
-            self.overview().await.map_err(unkept)?.progress
-        {
-            return Err(Unchanged("there is no account yet".to_owned()));
-        }
-        let account = account::ensure(&self.client, &self.settings, self.vault.as_ref()).await?;
+        let _alone = self.alone().await;
+        let (settings, vault) = (&self.settings, self.vault.as_ref());
+        let (key, url) = match Record::load(settings, vault).await? {
+            None => return Err(Unchanged("there is no account yet".to_owned())),
+            Some(record) if record.state == State::Registering => (record.key()?, None),
+            Some(_) => {
+                let account = account::ensure(&self.client, settings, vault).await?;
+                (account.key, Some(account.url))
+            }
+        };
         tracing::info!(
             audit = true,
-            ca.directory = self.settings.directory,
-            key.thumbprint = account.key.thumbprint(),
+            ca.directory = settings.directory,
+            key.thumbprint = key.thumbprint(),
             "account exported with its private key"
         );
-        Ok(Portable::new(&self.settings.directory, account))
+        Ok(Portable::new(&settings.directory, url, key))
     }
 
     /// Takes an account from elsewhere, once the CA has said that its key is good. Gives its URL.
@@ -96,18 +101,19 @@ impl Ca {
     ///
     /// Why not.
     pub async fn import(&self, account: Portable, replace: bool) -> Result<String, Unchanged> {
-        let _alone = self.using_account.write().await;
-        let mut preparation = self.session.lock().await;
+        let _alone = self.alone().await;
         let (client, settings, vault) = (&self.client, &self.settings, self.vault.as_ref());
-        let imported = change::import(client, settings, vault, account, replace).await;
-        self.begin_anew(&mut preparation);
-        imported
+        change::import(client, settings, vault, account, replace).await
     }
 
-    /// Whatever was known of the account may not be so any more.
-    fn begin_anew(&self, preparation: &mut Preparation) {
+    /// Alone with the account. Whatever was known of it may not be so afterwards: it is prepared anew then, also if what is
+    /// done is cut off.
+    async fn alone(&self) -> (RwLockWriteGuard<'_, ()>, MutexGuard<'_, Preparation>) {
+        let using = self.using_account.write().await;
+        let mut preparation = self.session.lock().await;
         *preparation = Preparation::default();
         self.disowned.store(false, Ordering::Release);
         self.account_changed.notify_one();
+        (using, preparation)
     }
 }

@@ -9,6 +9,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
 
 use crate::harness::key::{Key, b64};
+use crate::harness::storm::Moment;
 use crate::harness::world::World;
 use crate::upstream_cli::{complains, generous, issues, line, prints, started};
 
@@ -82,15 +83,45 @@ async fn accounts_of_lego_and_acme_sh_are_imported_once_the_ca_has_confirmed_the
     let json = json!({ "email": "me@example.com", "registration": { "body": {}, "uri": url } });
     std::fs::write(at("lego/account.json"), json.to_string()).unwrap();
     std::fs::write(at("lego/keys/me@example.com.key"), key).unwrap();
+    std::fs::create_dir_all(at("lego5")).unwrap();
+    let json = json!({ "id": "me", "registration": { "accountURL": url } });
+    std::fs::write(at("lego5/account.json"), json.to_string()).unwrap();
+    std::fs::write(at("lego5/me.key"), key).unwrap();
     std::fs::create_dir_all(at("acme.sh")).unwrap();
     std::fs::write(at("acme.sh/account.key"), key).unwrap();
     std::fs::write(at("acme.sh/ca.conf"), format!("ACCOUNT_URL='{url}'\n")).unwrap();
-    for client in ["lego", "acme.sh"] {
+    for client in ["lego", "lego5", "acme.sh"] {
         let _moved = std::fs::remove_dir_all(world.installation.store());
         let imported = prints(&world, &["import", at(client).to_str().unwrap()]).await;
         assert!(imported.contains(url), "{imported}");
     }
     started(&world).await.stop().await;
+    let stats = world.ca.stats();
+    assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f24_an_account_that_the_ca_never_named_is_taken_by_the_url_that_the_operator_has_looked_up() {
+    let world = World::new().await;
+    world.storm.stop(Moment::Done, "new-account");
+    let daemon = world.installation.start();
+    world.storm.has_caught_one().await;
+    daemon.kill().await;
+    world.storm.let_go();
+    let path = world.installation.path("account.json");
+    prints(&world, &["export", path.to_str().unwrap()]).await;
+    let (mut account, _) = file(&path);
+    assert_eq!(account.get("account"), None, "{account}");
+    let url = world.ca.directory_url.replace("/directory", "/account/0");
+    account["account"] = url.as_str().into();
+    std::fs::write(&path, account.to_string()).unwrap();
+    let taken = prints(&world, &["import", "--replace", path.to_str().unwrap()]).await;
+    assert!(taken.contains(&url), "{taken}");
+    let shown = prints(&world, &["show"]).await;
+    assert_eq!(
+        (line(&shown, "state: "), line(&shown, "account: ")),
+        ("registered".to_owned(), url)
+    );
     let stats = world.ca.stats();
     assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
 }
