@@ -4,6 +4,7 @@
 mod account;
 mod answers;
 mod bodies;
+mod buyer;
 mod certificates;
 mod dns;
 mod double;
@@ -11,6 +12,7 @@ mod downtime;
 mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
 mod knot;
+mod meter;
 mod offers;
 mod outage;
 mod pebble;

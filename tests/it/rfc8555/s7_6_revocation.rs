@@ -12,7 +12,7 @@ use crate::harness::ca::problem::Problem;
 use crate::harness::ca::script::{Step, Times, Twist};
 use crate::harness::client::{Client, GET, Issued, PATIENCE};
 use crate::harness::key::b64;
-use crate::harness::server::{Daemon, Plan};
+use crate::harness::server::Daemon;
 use crate::harness::storm::Storm;
 
 async fn revoke(client: &Client, leaf: &[u8]) -> Answer {
@@ -182,13 +182,9 @@ async fn m5_c1001_what_is_no_certificate_of_ours_is_refused_and_the_ca_hears_not
 
 #[tokio::test]
 async fn m6_f49_a_revocation_that_the_ca_refuses_is_a_5xx_and_is_not_recorded() {
-    let ca = ca::Options {
+    let daemon = Daemon::start_before(ca::Options {
         revocations_refused: true,
         ..ca::Options::default()
-    };
-    let daemon = Daemon::start_with(Plan {
-        ca,
-        ..Plan::default()
     })
     .await;
     let client = daemon.account().await;
@@ -222,13 +218,9 @@ async fn m6_f49_a_reason_that_the_ca_does_not_take_is_the_clients_to_hear_of() {
 #[tokio::test]
 async fn m6_f49_a_revocation_that_the_ca_does_not_answer_is_503_and_is_done_once_when_the_ca_is_back() {
     let storm = Arc::new(Storm::with_delay(Duration::ZERO));
-    let ca = ca::Options {
+    let daemon = Daemon::start_before(ca::Options {
         trouble: storm.clone(),
         ..ca::Options::default()
-    };
-    let daemon = Daemon::start_with(Plan {
-        ca,
-        ..Plan::default()
     })
     .await;
     let client = daemon.account().await;
