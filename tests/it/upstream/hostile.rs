@@ -144,12 +144,7 @@ async fn f3_what_the_ca_asks_for_is_heard_in_the_middle_of_a_step_too() {
         })
     })
     .await;
-    let ca = double.ca();
-    let of_invalid = opened(&ca, order(&["www.example.com"])).await;
-    assert_eq!(
-        told(ca.advance(&validated(&of_invalid)).await.map(drop)),
-        slow_down
-    );
+    assert_eq!(told(advanced(&double).await.map(drop)), slow_down);
     // While it is found out why a CSR is refused; a refusal to say so does not end the order.
     for (answer, expected) in [
         ((|| page(429, "7")) as fn() -> Response, slow_down),
@@ -161,9 +156,7 @@ async fn f3_what_the_ca_asks_for_is_heard_in_the_middle_of_a_step_too() {
             _ => None,
         })
         .await;
-        let ca = double.ca();
-        let refused = opened(&ca, order(&["www.example.com"])).await;
-        assert_eq!(told(ca.advance(&validated(&refused)).await.map(drop)), expected);
+        assert_eq!(told(advanced(&double).await.map(drop)), expected);
     }
 }
 
