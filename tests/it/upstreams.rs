@@ -354,7 +354,7 @@ async fn an_order_that_never_works_sends_no_other_to_the_ca_that_stands_in() {
         });
         pair.daemon.ca.will(step, Times::Always, lost);
     }
-    finalized(&client, &pair.daemon, "lost.example.com").await;
+    client.finalized(&pair.daemon, &["lost.example.com"]).await;
     let waited = timeout(PATIENCE, async {
         // Then it has failed for longer than the failover waits.
         while pair.daemon.ca.asked(Step::Order) < 4 {
