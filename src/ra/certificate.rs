@@ -73,8 +73,8 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// `unauthorized` if the asker may not do so, `alreadyRevoked`, not found; `serverInternal` if the CA refuses or
-    /// has not answered yet. In the last case the revocation stays queued.
+    /// `unauthorized` if the asker may not do so, `alreadyRevoked`, `badRevocationReason`, not found; `serverInternal` if
+    /// the CA refuses for another reason or has not answered yet. In the last case the revocation stays queued.
     pub async fn revoke(
         &self,
         revoker: &Revoker,
@@ -164,6 +164,12 @@ impl RegistrationAuthority {
                 Some(Revocation::Confirmed { .. }) => return Err(already_revoked().into()),
                 Some(Revocation::Refused { problem, .. }) => {
                     let detail = format!("the CA did not revoke the certificate: {}", problem.detail);
+                    // To ask for the same again would change nothing about these.
+                    if let kind @ (ProblemType::AlreadyRevoked | ProblemType::BadRevocationReason) =
+                        problem.kind
+                    {
+                        return Err(Problem::new(kind, detail).into());
+                    }
                     return Err(Refusal::Later {
                         problem: Problem::new(ProblemType::ServerInternal, detail),
                         retry_after: Duration::from_secs(300),

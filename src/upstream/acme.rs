@@ -182,7 +182,7 @@ impl Ca {
         {
             return Err(failure.clone());
         }
-        let attempt = self.begin().await.map(Arc::new);
+        let attempt = self.begin().await.map(Arc::new).map_err(Error::of_the_ca);
         self.attempts.fetch_add(1, Ordering::AcqRel);
         let (outcome, good_for) = match (attempt, kept) {
             (Ok(session), _) => (Ok(session), DIRECTORY_LIFETIME),
@@ -222,6 +222,7 @@ impl Ca {
              upstream register --again",
             cleaned(&registered.url, 200)
         ))
+        .of_the_ca()
     }
 
     /// What a fault in a request of ours means. `unauthorized` may be about the account or about what was asked for:
@@ -234,7 +235,7 @@ impl Ca {
             {
                 Ok(true) => fault.into(),
                 Ok(false) => self.account_is_lost(&session.registered),
-                Err(unclear) => Error::transient(unclear.to_string()),
+                Err(unclear) => Error::from(unclear).not_the_end(),
             },
             Some(ProblemType::UserActionRequired) => {
                 tracing::error!(answer = %fault, "the CA wants the operator to act, most often to agree to new terms");
@@ -268,7 +269,7 @@ impl Issuer for Ca {
                     // The CA may have moved: look at its directory again (F16).
                     self.session.lock().await.session = None;
                 }
-                Err(self.judged(&session, fault).await)
+                Err(self.judged(&session, fault).await.of_the_ca())
             }
         }
     }

@@ -128,6 +128,22 @@ impl Refusal {
             )
     }
 
+    /// Whether it is about the CA as a whole, and not about what was asked for alone.
+    fn is_of_the_ca(&self) -> bool {
+        !matches!(self.status, 400..500)
+            || matches!(self.status, 405 | 408 | 425)
+            || matches!(
+                self.kind(),
+                Some(
+                    ProblemType::AccountDoesNotExist
+                        | ProblemType::BadNonce
+                        | ProblemType::ExternalAccountRequired
+                        | ProblemType::ServerInternal
+                        | ProblemType::UserActionRequired
+                )
+            )
+    }
+
     /// The refusal in our words: what the client is told.
     pub fn problem(&self) -> Problem {
         let document = self.document.as_ref();
@@ -197,6 +213,11 @@ impl Fault {
         }
     }
 
+    /// Whether the CA asks us to slow down.
+    pub fn is_rate_limit(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.is_rate_limit())
+    }
+
     /// Whether the answer has status 404, whoever it is from.
     pub fn has_status_404(&self) -> bool {
         matches!(self, Self::Refused(Refusal { status: 404, .. }))
@@ -210,15 +231,15 @@ impl From<Fault> for Error {
             Fault::Refused(refusal) if refusal.is_rate_limit() || refusal.may_pass() => Self::Transient {
                 detail,
                 retry_after: refusal.wait(),
-                says: match refusal.is_rate_limit() {
-                    true => Says::SlowDown,
-                    false => Says::Failing,
+                says: match (refusal.is_rate_limit(), refusal.is_of_the_ca()) {
+                    (true, _) => Says::SlowDown,
+                    (false, true) => Says::Failing,
+                    (false, false) => Says::Nothing,
                 },
             },
             Fault::Refused(refusal) => Self::Permanent(refusal.problem()),
-            Fault::Foreign(_) | Fault::Unreachable(_) | Fault::TimedOut(_) | Fault::Nonsense(_) => {
-                Self::transient(detail)
-            }
+            Fault::Unreachable(_) | Fault::TimedOut(_) => Self::transient(detail).of_the_ca(),
+            Fault::Foreign(_) | Fault::Nonsense(_) => Self::transient(detail),
         }
     }
 }
@@ -267,7 +288,7 @@ mod tests {
     fn f2_f3_an_overloaded_or_absent_ca_never_ends_an_order() {
         let passes = |refusal| match Error::from(Fault::Refused(refusal)) {
             Error::Transient { says, .. } => Some(says == Says::SlowDown),
-            Error::Permanent(_) | Error::OrderGone(_) => None,
+            Error::Permanent(_) | Error::OrderGone(_) | Error::OrderUnseen(_) => None,
         };
         let page = |status, retry_after| Refusal {
             status,

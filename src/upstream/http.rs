@@ -40,6 +40,7 @@ use crate::upstream::http::answer::document;
 use crate::upstream::http::answer::text;
 use crate::upstream::http::nonces::Nonces;
 use crate::upstream::http::nonces::REPLAY_NONCE;
+use crate::upstream::http::nonces::nonce_in;
 use crate::upstream::http::outcome::Meter;
 use crate::upstream::http::outcome::Outcome;
 use crate::upstream::transport;
@@ -120,9 +121,10 @@ impl Client {
         if let Some(nonce) = self.0.nonces.take() {
             return Ok(nonce);
         }
-        self.send(Method::HEAD, new_nonce, None).await?;
-        let nonce = self.0.nonces.take();
-        nonce.ok_or_else(|| Fault::Nonsense("newNonce without a nonce".to_owned()))
+        let answer = self.send(Method::HEAD, new_nonce, None).await?;
+        answer
+            .nonce
+            .ok_or_else(|| Fault::Nonsense("newNonce without a nonce".to_owned()))
     }
 
     /// Gets what takes no signature.
@@ -168,6 +170,7 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Answer, Fault> {
+        let asks_for_nonce = method == Method::HEAD;
         let mut request = self.0.http.request(method, url);
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/jose+json").body(body);
@@ -198,7 +201,10 @@ impl Client {
             // The CA has forgotten its older ones, most likely: each would cost a request of its own to find out.
             self.0.nonces.clear();
         }
-        self.0.nonces.keep(&headers);
+        let mut nonce = nonce_in(&headers);
+        if !asks_for_nonce {
+            self.0.nonces.keep(nonce.take());
+        }
         match refusal {
             Some(refusal) => Err(Fault::Refused(refusal)),
             None => Ok(Answer {
@@ -206,6 +212,7 @@ impl Client {
                 location: text(&headers, LOCATION.as_str()),
                 alternates: alternates(&headers),
                 retry_after: told_to_wait,
+                nonce,
                 body: body.into(),
             }),
         }

@@ -104,29 +104,58 @@ pub enum Error {
     #[error("{0}")]
     Permanent(Problem),
     /// The CA's order is dead and has issued nothing: it is `invalid` without a reason that would hold for the next
-    /// one, or not found. Another one may be opened.
+    /// one. Another one may be opened.
     #[error("the CA's order is gone: {0}")]
     OrderGone(String),
+    /// Nothing of the order, or of its CSR, is to be seen at the CA. One of the CA's replicas may lag behind, or a
+    /// request of ours may still be on its way: it counts if it stays so.
+    #[error("the CA's order is not to be seen: {0}")]
+    OrderUnseen(String),
 }
 
 /// What a fault that may pass says about the CA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Says {
-    /// It does not do what it is asked.
+    /// It does not do what it is asked, whoever asks.
     Failing,
     /// It asks us to slow down (429): that holds for every request to it.
     SlowDown,
-    /// Nothing: it is about an account that was before the current one, perhaps at another CA.
+    /// Nothing: it is about one order or certificate alone, about an account that was before the current one, perhaps
+    /// at another CA, or about something of ours.
     Nothing,
 }
 
 impl Error {
-    /// It may work later, and nobody has said when.
+    /// It may work later, and nobody has said when. It is not held against the CA.
     pub(crate) fn transient(detail: impl Into<String>) -> Self {
         Self::Transient {
             detail: detail.into(),
             retry_after: None,
-            says: Says::Failing,
+            says: Says::Nothing,
+        }
+    }
+
+    /// The same, come of a request that is made for all orders alike: then the CA fails, whatever its answer is.
+    pub(crate) fn of_the_ca(self) -> Self {
+        match self {
+            Self::Transient {
+                detail,
+                retry_after,
+                says: Says::Nothing,
+            } => Self::Transient {
+                detail,
+                retry_after,
+                says: Says::Failing,
+            },
+            error => error,
+        }
+    }
+
+    /// The same, where the certificate may have been issued already: no refusal ends the order then.
+    pub(crate) fn not_the_end(self) -> Self {
+        match self {
+            Self::Permanent(problem) => Self::transient(problem.to_string()),
+            error => error,
         }
     }
 
@@ -140,7 +169,7 @@ impl Error {
                 retry_after,
                 says: Says::Nothing,
             },
-            error @ (Self::Permanent(_) | Self::OrderGone(_)) => error,
+            error => error,
         }
     }
 }
@@ -174,7 +203,7 @@ pub enum SetupError {
 pub enum Progress {
     /// Nothing to do but wait.
     Waiting {
-        /// How long: the CA's `Retry-After`, clamped to 1 s .. 1 h, or our own choice.
+        /// How long at least: the CA's `Retry-After`, clamped to 1 s .. 1 h, or our own choice.
         retry_after: Duration,
     },
     /// The certificate is there.
@@ -230,7 +259,8 @@ pub trait Issuer: Send + Sync + 'static {
     async fn advance(&self, order: &ValidatedOrder) -> Result<Progress, Error>;
 
     /// Looks how far the order has come at the CA that was opened for one that has ended, and fetches its chain. Nothing
-    /// is done for it. [`Error::OrderGone`] if it has not had the CSR, or is invalid: then it issues nothing.
+    /// is done for it. [`Error::OrderGone`] if it is invalid: then it issues nothing. [`Error::OrderUnseen`] if it has
+    /// not had the CSR, which may be on its way.
     async fn look(&self, order: &AwaitedOrder) -> Result<Progress, Error>;
 
     /// Revokes a certificate, signed by the account that has bought it, if that is known.

@@ -39,6 +39,7 @@ impl Ca {
         validated: &ValidatedOrder,
     ) -> Result<String, Fault> {
         let mut payload = self.payload(session, validated);
+        let had_own_lifetime = payload.has_own_lifetime;
         loop {
             let text = serde_json::to_string(&payload)
                 .map_err(|error| Fault::Nonsense(format!("our own new-order: {error}")))?;
@@ -48,6 +49,9 @@ impl Ca {
                         .location
                         .ok_or_else(|| Fault::Nonsense("newOrder without the order's URL".to_owned()))?;
                     session.client.permitted(&url)?;
+                    if had_own_lifetime && !payload.has_own_lifetime {
+                        self.lifetime_is_refused();
+                    }
                     return Ok(url);
                 }
                 Err(fault) => payload = self.with_less(payload, validated, fault)?,
@@ -85,18 +89,6 @@ impl Ca {
             return Err(fault);
         };
         let kind = refusal.kind();
-        if payload.has_own_lifetime && kind == Some(ProblemType::Malformed) {
-            self.lifetime_refused.store(true, Ordering::Relaxed);
-            tracing::error!(
-                order.id = %validated.id(), answer = %fault,
-                "the CA seems not to take the validity of authority.config.certlifetime; it is not sent until the next start"
-            );
-            return Ok(Payload {
-                not_after: None,
-                has_own_lifetime: false,
-                ..payload
-            });
-        }
         // Its own ideas of what may replace what cost the client no certificate.
         let of_replaces = matches!(
             kind,
@@ -109,7 +101,23 @@ impl Ca {
                 ..payload
             });
         }
+        if payload.has_own_lifetime && kind == Some(ProblemType::Malformed) {
+            tracing::warn!(order.id = %validated.id(), answer = %fault, "the CA does not take the order; it is tried without authority.config.certlifetime");
+            return Ok(Payload {
+                not_after: None,
+                has_own_lifetime: false,
+                ..payload
+            });
+        }
         Err(fault)
+    }
+
+    /// The CA has taken an order without the operator's wish for a validity that it did not take with it.
+    fn lifetime_is_refused(&self) {
+        self.lifetime_refused.store(true, Ordering::Relaxed);
+        tracing::error!(
+            "the CA does not take the validity of authority.config.certlifetime; it is not sent until the next start"
+        );
     }
 }
 

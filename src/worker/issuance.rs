@@ -20,10 +20,16 @@ use crate::upstream::{Chains, Error, Progress};
 use crate::worker::collection::{names, verified};
 use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
-use crate::worker::{Context, again, again_after_fault, ca_fault, done, elsewhere, failover};
+use crate::worker::{
+    BACKOFF_CEILING, Context, again, again_after_fault, again_at_ca, age, ca_fault, done, elsewhere, failover,
+};
 
 /// How long an order waits before it looks again whether it is first in line for its names.
 const IN_LINE: Duration = Duration::from_secs(1);
+
+/// So many faults in a row come to more than a minute of back-off: an order that the CA does not show after that is
+/// believed not to be there.
+const UNSEEN: u32 = 7;
 
 pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement, StoreError> {
     let Work::Issue(id) = lease.job.work else {
@@ -134,7 +140,7 @@ async fn advance(
     match upstream.asked(context, Operation::Advance, request).await {
         Ok(Progress::Waiting { retry_after }) => {
             upstream.health.worked();
-            Ok(again(context, retry_after, 0))
+            Ok(again_at_ca(context, lease, retry_after))
         }
         Ok(Progress::Issued(chains)) => {
             upstream.health.worked();
@@ -227,9 +233,11 @@ fn refused(
         Error::Transient { .. } => ca_fault(context, upstream, lease, error),
         Error::Permanent(problem) => {
             upstream.health.worked();
-            failed(context, order, problem.clone())
+            // The CA may be at the CSR all the same, if the answer to an earlier request was lost.
+            ended(context, order, problem.clone())
         }
-        Error::OrderGone(detail) => {
+        Error::OrderUnseen(_) if lease.job.faults < UNSEEN => ca_fault(context, upstream, lease, error),
+        Error::OrderGone(detail) | Error::OrderUnseen(detail) => {
             upstream.will_retry(context);
             tracing::warn!(order.id = %order.value.id(), upstream = %upstream.name(), detail, "the CA's order is gone; another one will be opened");
             let Versioned { value, version } = order;
@@ -237,9 +245,11 @@ fn refused(
                 .validated(context.clock.now())
                 .and_then(|v| Some(v.upstream()?.url.clone()));
             let reopened = value.upstream_is_gone(&url.unwrap_or_default());
+            // A CA that lets every order die gets the next one later and later.
+            let wait = age(context, lease).min(BACKOFF_CEILING);
             Settlement {
                 order: Some(Versioned::with(version, reopened)),
-                ..again_after_fault(context, lease, None)
+                ..again_after_fault(context, lease, Some(wait))
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
 use crate::worker::collection::{names, verified};
 use crate::worker::upstream::Operation;
-use crate::worker::{Context, again, ca_fault};
+use crate::worker::{Context, again, again_at_ca, ca_fault};
 
 /// How long after our order's end the CA's is not believed to be dead. A request whose answer was lost may still be on
 /// its way.
@@ -51,10 +51,14 @@ pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Orde
             upstream.health.worked();
             match is_over {
                 true => abandoned(order, "the CA has not issued it in time"),
-                false => waiting(context, order, &awaited, retry_after),
+                false => waiting(context, lease, order, &awaited, retry_after),
             }
         }
         Err(Error::OrderGone(detail)) => {
+            upstream.health.worked();
+            abandoned(order, &detail)
+        }
+        Err(Error::OrderUnseen(detail)) => {
             upstream.health.worked();
             match after(awaited.ended(), UNSETTLED) <= now {
                 true => abandoned(order, &detail),
@@ -73,6 +77,7 @@ pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Orde
 
 fn waiting(
     context: &Context,
+    lease: &Lease,
     order: Versioned<Order>,
     awaited: &AwaitedOrder,
     retry_after: Duration,
@@ -81,7 +86,7 @@ fn waiting(
     let taken = (!awaited.is_taken()).then(|| Versioned::with(version, value.taken_by_ca()));
     Settlement {
         order: taken,
-        ..again(context, retry_after, 0)
+        ..again_at_ca(context, lease, retry_after)
     }
 }
 

@@ -55,6 +55,12 @@ const BACKOFF_FLOOR: Duration = Duration::from_secs(1);
 /// The longest back-off of one order at the CA.
 const BACKOFF_CEILING: Duration = Duration::from_secs(300);
 
+/// The longest wait between two looks at an order that the CA is at, unless it asks for a longer one.
+const POLL_CEILING: Duration = Duration::from_secs(60);
+
+/// The share of its age that an order waits at least between two looks.
+const POLL_SHARE: u32 = 20;
+
 /// How the worker works.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -304,6 +310,19 @@ pub(crate) fn again(context: &Context, wait: Duration, faults: u32) -> Settlemen
     }
 }
 
+/// The job goes on after the wait that the CA asks for, or a longer one if it has taken long already: a look more or less
+/// then changes little for the client, and much for the CA.
+pub(crate) fn again_at_ca(context: &Context, lease: &Lease, asked: Duration) -> Settlement {
+    let wait = age(context, lease) / POLL_SHARE;
+    again(context, asked.max(wait.min(POLL_CEILING)), 0)
+}
+
+/// How long the job has waited to be done.
+pub(crate) fn age(context: &Context, lease: &Lease) -> Duration {
+    let age = context.clock.now().duration_since(lease.job.since);
+    age.try_into().unwrap_or_default()
+}
+
 /// The job goes on after a back-off that grows with its faults, or after the time that the other side asks for.
 pub(crate) fn again_after_fault(context: &Context, lease: &Lease, asked: Option<Duration>) -> Settlement {
     let faults = lease.job.faults.saturating_add(1);
@@ -327,7 +346,7 @@ pub(crate) fn ca_fault(context: &Context, upstream: &Watched, lease: &Lease, err
         Error::Transient {
             retry_after, says, ..
         } => (*retry_after, *says),
-        Error::Permanent(_) | Error::OrderGone(_) => (None, Says::Failing),
+        Error::Permanent(_) | Error::OrderGone(_) | Error::OrderUnseen(_) => (None, Says::Nothing),
     };
     upstream.health.failed(context.clock.now(), retry_after, says);
     upstream.will_retry(context);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::acme::renewal::{Advice, CertificateId};
 use crate::store::{StoreError, Versioned, offers};
 use crate::upstream::{Error, Says, Suggestion};
-use crate::worker::Context;
 use crate::worker::upstream::{Operation, Watched};
+use crate::worker::{Context, backoff};
 
 /// The CA's load balancers take one such request a second.
 const ONE_EVERY: Duration = Duration::from_secs(1);
@@ -15,17 +15,26 @@ const ONE_EVERY: Duration = Duration::from_secs(1);
 /// How long a certificate waits about which the CA has said nothing.
 const UNANSWERED: Duration = Duration::from_secs(3600);
 
+/// The longest wait for a CA that does not answer such requests.
+const FAULT_CEILING: Duration = Duration::from_secs(300);
+
 /// Asks as long as the daemon runs.
 pub(crate) async fn run(context: &Context, upstream: &Watched) {
+    let mut faults = 0_u32;
     loop {
-        if let Err(error) = ask_next(context, upstream).await {
+        if let Err(error) = ask_next(context, upstream, &mut faults).await {
             tracing::error!(upstream = %upstream.name(), %error, "renewal information can not be kept");
         }
-        tokio::time::sleep(ONE_EVERY).await;
+        let wait = match faults {
+            0 => ONE_EVERY,
+            faults => ONE_EVERY.max(backoff(faults, FAULT_CEILING)),
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 
-async fn ask_next(context: &Context, upstream: &Watched) -> Result<(), StoreError> {
+/// `faults` counts how often in a row the CA has failed.
+async fn ask_next(context: &Context, upstream: &Watched, faults: &mut u32) -> Result<(), StoreError> {
     let now = context.clock.now();
     // Orders come first: this can wait until nothing speaks against the CA.
     let is_well = upstream.health.places(2, 2, now) == 2;
@@ -52,6 +61,12 @@ async fn ask_next(context: &Context, upstream: &Watched) -> Result<(), StoreErro
             Some(upstream.asked(context, Operation::RenewalInfo, request).await)
         }
         None => None,
+    };
+    *faults = match &answer {
+        Some(Err(Error::Transient {
+            says: Says::Failing, ..
+        })) => faults.saturating_add(1),
+        _ => 0,
     };
     let (info, wait) = match answer {
         Some(Ok(Suggestion { info, good_for })) => (Some(info), good_for),

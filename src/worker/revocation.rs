@@ -51,7 +51,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
             upstream.health.worked();
             Err(problem)
         }
-        Err(error @ (Error::Transient { .. } | Error::OrderGone(_))) => {
+        Err(error @ (Error::Transient { .. } | Error::OrderGone(_) | Error::OrderUnseen(_))) => {
             let settlement = ca_fault(context, upstream, lease, &error);
             // The CA that has issued it may be gone for good.
             if now <= certificate.not_after() {

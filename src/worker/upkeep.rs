@@ -117,7 +117,7 @@ async fn prepare(context: &Context, upstream: &Watched) {
                     Error::Transient { retry_after, .. } => retry_after
                         .unwrap_or(Duration::ZERO)
                         .max(backoff(faults, PREPARE_CEILING)),
-                    Error::OrderGone(_) => backoff(faults, PREPARE_CEILING),
+                    Error::OrderGone(_) | Error::OrderUnseen(_) => backoff(faults, PREPARE_CEILING),
                 }
             }
         };
@@ -140,8 +140,8 @@ async fn probe(context: &Context, upstream: &Watched) {
                 tracing::warn!(upstream = %upstream.name(), %error, "the CA's directory does not answer");
             }
         }
-        upstream.health.probed(up.is_ok(), context.clock.now());
-        let (metrics, up) = (&context.metrics, i64::from(up.is_ok()));
+        let (is_up, asked) = upstream.health.probed(&up, context.clock.now());
+        let (metrics, up) = (&context.metrics, i64::from(is_up));
         metrics
             .external_ca_up
             .with_label_values(&[&upstream.upstream.ca_url])
@@ -151,7 +151,7 @@ async fn probe(context: &Context, upstream: &Watched) {
             .up
             .with_label_values(&[upstream.name().as_str()])
             .set(up);
-        tokio::time::sleep(PROBE_EVERY).await;
+        tokio::time::sleep(PROBE_EVERY.max(asked)).await;
     }
 }
 

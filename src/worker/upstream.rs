@@ -127,7 +127,7 @@ impl Watched {
             Err(Error::Transient {
                 says: Says::SlowDown, ..
             }) => "rate_limited",
-            Err(Error::Transient { .. }) => "retry",
+            Err(Error::Transient { .. } | Error::OrderUnseen(_)) => "retry",
             Err(Error::Permanent(_)) => "refused",
             Err(Error::OrderGone(_)) => "gone",
         };
@@ -231,8 +231,19 @@ impl CaHealth {
         state.failing_since = None;
     }
 
-    /// The directory has been looked at. That it answers says little while jobs fail.
-    pub(crate) fn probed(&self, is_up: bool, now: Timestamp) {
+    /// The directory has been looked at. That it answers says little while jobs fail. Gives whether the CA is there, and
+    /// how long it asks to be left alone.
+    pub(crate) fn probed<T>(&self, answer: &Result<T, Error>, now: Timestamp) -> (bool, Duration) {
+        if let Err(Error::Transient {
+            retry_after,
+            says: says @ Says::SlowDown,
+            ..
+        }) = answer
+        {
+            self.failed(now, *retry_after, *says);
+            return (true, retry_after.unwrap_or(RATE_LIMIT_PAUSE));
+        }
+        let is_up = answer.is_ok();
         let mut state = self.state();
         let quiet = state.last_fault.is_none_or(|last| after(last, QUIET) <= now);
         match is_up {
@@ -240,6 +251,7 @@ impl CaHealth {
             true if quiet && self.ready.load(Ordering::SeqCst) => state.failing_since = None,
             true => {}
         }
+        (is_up, Duration::ZERO)
     }
 
     /// The CA has not answered a job, or asked us to slow down: who does that is there.
@@ -279,6 +291,12 @@ mod tests {
         let ca = CaHealth::failing_since(now);
         ca.set_ready();
         ca
+    }
+
+    const UP: Result<(), Error> = Ok(());
+
+    fn down() -> Result<(), Error> {
+        Err(Error::transient("no answer").of_the_ca())
     }
 
     fn seconds(seconds: u64) -> Duration {
@@ -343,14 +361,14 @@ mod tests {
         let now = Clock::system().now();
         let at = |second| after(now, seconds(second));
         let ca = CaHealth::failing_since(now);
-        ca.probed(true, at(100));
+        ca.probed(&UP, at(100));
         assert!(ca.has_failed_for(seconds(300), at(300)), "no account for so long");
         assert!(!ca.has_failed_for(seconds(301), at(300)) && !ca.is_well());
         ca.set_ready();
         assert!(!ca.has_failed_for(seconds(0), at(300)) && ca.is_well());
         for second in [310, 400, 700] {
             ca.failed(at(second), None, Says::Failing);
-            ca.probed(true, at(second + 50));
+            ca.probed(&UP, at(second + 50));
         }
         assert!(
             ca.has_failed_for(seconds(400), at(710)),
@@ -365,15 +383,15 @@ mod tests {
         let now = Clock::system().now();
         let at = |second| after(now, seconds(second));
         let ca = ready(now);
-        ca.probed(false, at(10));
-        ca.probed(false, at(40));
+        assert_eq!(ca.probed(&down(), at(10)), (false, seconds(0)));
+        ca.probed(&down(), at(40));
         assert!(ca.has_failed_for(seconds(30), at(40)));
-        ca.probed(true, at(70));
+        assert_eq!(ca.probed(&UP, at(70)), (true, seconds(0)));
         assert!(ca.is_well());
         ca.failed(at(80), None, Says::Failing);
-        ca.probed(true, at(80 + QUIET.as_secs() - 1));
+        ca.probed(&UP, at(80 + QUIET.as_secs() - 1));
         assert!(!ca.is_well());
-        ca.probed(true, at(80 + QUIET.as_secs()));
+        ca.probed(&UP, at(80 + QUIET.as_secs()));
         assert!(ca.is_well(), "one fault long ago is forgotten");
     }
 
@@ -385,5 +403,22 @@ mod tests {
             ca.failed(now, Some(seconds(3600)), Says::SlowDown);
         }
         assert!(ca.is_well());
+    }
+
+    #[test]
+    fn f3_a_directory_that_asks_us_to_slow_down_is_left_alone_for_as_long_and_so_is_the_rest() {
+        let now = Clock::system().now();
+        for (retry_after, wait) in [(Some(seconds(45)), 45), (None, RATE_LIMIT_PAUSE.as_secs())] {
+            let ca = ready(now);
+            let slow: Result<(), Error> = Err(Error::Transient {
+                detail: "slow down".to_owned(),
+                retry_after,
+                says: Says::SlowDown,
+            });
+            assert_eq!(ca.probed(&slow, now), (true, seconds(wait)));
+            assert!(ca.is_well() && !ca.has_failed_for(seconds(0), now));
+            assert_eq!(ca.places(64, 64, after(now, seconds(wait - 1))), 0);
+            assert_eq!(ca.places(64, 64, after(now, seconds(wait + 1))), 64);
+        }
     }
 }

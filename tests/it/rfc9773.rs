@@ -270,6 +270,23 @@ async fn n5_the_cas_window_is_served_and_however_many_ask_the_ca_is_asked_once_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n5_a_ca_that_fails_is_asked_less_and_less_often() {
+    let (daemon, _clock) = advised().await;
+    let broken = Problem::new(500, "serverInternal", "it broke");
+    daemon
+        .ca
+        .will(Step::RenewalInfo, Times::Always, Twist::Refuse(broken));
+    let client = daemon.account().await;
+    for number in 0..8 {
+        client.issue(&daemon, &[&format!("n{number}.example.com")]).await;
+    }
+    // Time for all of them, one a second.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let asked = daemon.ca.asked(Step::RenewalInfo);
+    assert!((1..=6).contains(&asked), "{asked} times");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n5_a_ca_that_gives_no_good_window_leaves_the_last_one_or_ours() {
     let (daemon, clock) = advised().await;
     let turned = Twist::json(|body| {

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use crate::harness::ca;
+use crate::harness::ca::script::{Step, Times, Twist};
 use crate::harness::client::{Client, Order, PATIENCE};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
@@ -339,6 +340,31 @@ async fn a_ca_that_is_away_is_seen_and_its_new_orders_go_to_the_one_that_stands_
         .await
         .expect(200);
     assert_eq!(pair.second.stats().revocations.len(), 1);
+}
+
+#[tokio::test]
+async fn an_order_that_never_works_sends_no_other_to_the_ca_that_stands_in() {
+    let pair = Pair::start(failing_over).await;
+    let client = pair.daemon.account().await;
+    for step in [Step::Finalize, Step::Order] {
+        let lost = Twist::json(|order| {
+            if order["identifiers"][0]["value"] == "lost.example.com" {
+                order.as_object_mut().unwrap().remove("certificate");
+            }
+        });
+        pair.daemon.ca.will(step, Times::Always, lost);
+    }
+    client.finalized(&pair.daemon, &["lost.example.com"]).await;
+    let waited = timeout(PATIENCE, async {
+        // Then it has failed for longer than the failover waits.
+        while pair.daemon.ca.asked(Step::Order) < 4 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    waited.await.expect("the CA is asked on");
+    client.issue(&pair.daemon, &["www.example.com"]).await;
+    let first = ["lost.example.com", "www.example.com"].map(str::to_owned);
+    assert_eq!(pair.asked(), [first.to_vec(), vec![]]);
 }
 
 #[tokio::test]

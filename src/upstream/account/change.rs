@@ -31,7 +31,9 @@ impl From<Error> for Unchanged {
     fn from(error: Error) -> Self {
         match error {
             Error::Permanent(problem) => Self(problem.detail),
-            Error::Transient { detail, .. } | Error::OrderGone(detail) => Self(detail),
+            Error::Transient { detail, .. } | Error::OrderGone(detail) | Error::OrderUnseen(detail) => {
+                Self(detail)
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ impl Ca {
         }
         for index in unanswered {
             if let Err(fault) = insist!(answer(order, index)) {
-                return Err(Error::transient(fault.to_string()));
+                return Err(Error::from(fault).not_the_end());
             }
         }
         Ok(waiting())

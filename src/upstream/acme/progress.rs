@@ -43,7 +43,9 @@ impl Ca {
                 return Err(error);
             }
             // Perhaps the CA only refuses to be asked twice: an earlier finalize, whose answer was lost, counts.
-            insist!(async { order.refresh().await.map(|_| ()) })?;
+            if let Err(fault) = insist!(async { order.refresh().await.map(|_| ()) }) {
+                return Err(Error::from(fault).not_the_end());
+            }
             if !matches!(order.state().status, OrderStatus::Processing | OrderStatus::Valid) {
                 return Err(error);
             }
@@ -65,7 +67,7 @@ impl Ca {
         self.forget(url).await;
         match order.state().status {
             OrderStatus::Pending | OrderStatus::Ready => {
-                Err(Error::OrderGone("it has not had the CSR".to_owned()))
+                Err(Error::OrderUnseen("it has not had the CSR".to_owned()))
             }
             OrderStatus::Processing => Ok(waiting()),
             OrderStatus::Valid => {
@@ -83,9 +85,9 @@ impl Ca {
             Ok(order) => Ok(order),
             Err(Fault::Refused(refusal)) if refusal.is_not_found() => {
                 self.forget(url).await;
-                Err(Error::OrderGone(refusal.to_string()))
+                Err(Error::OrderUnseen(refusal.to_string()))
             }
-            Err(fault) => Err(not_the_end(self.judged(session, fault).await)),
+            Err(fault) => Err(self.judged(session, fault).await.not_the_end()),
         }
     }
 
@@ -98,7 +100,7 @@ impl Ca {
         };
         match session.chains(url).await {
             Ok(chains) => Ok(Progress::Issued(chains)),
-            Err(fault) => Err(not_the_end(self.judged(session, fault).await)),
+            Err(fault) => Err(self.judged(session, fault).await.not_the_end()),
         }
     }
 
@@ -116,21 +118,13 @@ pub(crate) fn waiting() -> Progress {
     }
 }
 
-/// The certificate may have been issued already: a refusal to show the order or the certificate does not end the order.
-fn not_the_end(error: Error) -> Error {
-    match error {
-        Error::Permanent(problem) => Error::transient(problem.to_string()),
-        Error::Transient { .. } | Error::OrderGone(_) => error,
-    }
-}
-
 /// Why the CA's order is invalid: by its own error, or by that of a challenge. An order that has merely expired, or
 /// that fell to an error of the CA's own, says nothing about the next one.
 async fn invalid(order: &mut Order) -> Error {
     let mut reason = order.state().error.clone();
     if reason.is_none() {
         if let Err(fault) = load_authorizations(order).await {
-            return Error::transient(fault.to_string());
+            return Error::from(fault).not_the_end();
         }
         let states = order
             .state()

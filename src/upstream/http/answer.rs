@@ -23,6 +23,8 @@ pub struct Answer {
     pub alternates: Vec<String>,
     /// `Retry-After`, as it came.
     pub retry_after: Option<Duration>,
+    /// The nonce, if the request was for one: nobody else gets it.
+    pub nonce: Option<String>,
     /// The body, whole.
     pub body: Bytes,
 }

@@ -24,11 +24,9 @@ impl Nonces {
         self.all().pop_back()
     }
 
-    /// Keeps an answer's. RFC 8555 §6.5.1: "Clients MUST ignore invalid Replay-Nonce values."
-    pub(crate) fn keep(&self, headers: &HeaderMap) {
-        let base64url = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
-        let valid = |nonce: &String| (1..=256).contains(&nonce.len()) && nonce.bytes().all(base64url);
-        let Some(nonce) = text(headers, REPLAY_NONCE).filter(valid) else {
+    /// Keeps an answer's, if it had one.
+    pub(crate) fn keep(&self, nonce: Option<String>) {
+        let Some(nonce) = nonce else {
             return;
         };
         let mut nonces = self.all();
@@ -46,4 +44,11 @@ impl Nonces {
     fn all(&self) -> MutexGuard<'_, VecDeque<String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An answer's nonce. RFC 8555 §6.5.1: "Clients MUST ignore invalid Replay-Nonce values."
+pub(crate) fn nonce_in(headers: &HeaderMap) -> Option<String> {
+    let base64url = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+    let valid = |nonce: &String| (1..=256).contains(&nonce.len()) && nonce.bytes().all(base64url);
+    text(headers, REPLAY_NONCE).filter(valid)
 }

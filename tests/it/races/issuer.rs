@@ -78,7 +78,7 @@ impl SlowCa {
             .get_mut(&order.upstream().url)
             .expect("the CA knows every URL");
         match known {
-            None => return Err(Error::OrderGone("it has no CSR".to_owned())),
+            None => return Err(Error::OrderUnseen("it has no CSR".to_owned())),
             Some((_, 0)) => {}
             Some((_, polls)) => *polls -= 1,
         }

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::harness::answer::Answer;
 use crate::harness::ca;
+use crate::harness::ca::problem::Problem;
+use crate::harness::ca::script::{Step, Times, Twist};
 use crate::harness::client::{Client, GET, Issued, PATIENCE};
 use crate::harness::key::b64;
 use crate::harness::server::Daemon;
@@ -194,6 +196,23 @@ async fn m6_f49_a_revocation_that_the_ca_refuses_is_a_5xx_and_is_not_recorded() 
         answer.nonce();
     }
     assert!(daemon.ca.stats().revocations.is_empty());
+}
+
+#[tokio::test]
+async fn m6_f49_a_reason_that_the_ca_does_not_take_is_the_clients_to_hear_of() {
+    let daemon = Daemon::start().await;
+    let client = daemon.account().await;
+    let issued = client.issue(&daemon, &["www.example.com"]).await;
+    let reason = Problem::new(400, "badRevocationReason", "not this one");
+    daemon
+        .ca
+        .will(Step::RevokeCert, Times::Next(1), Twist::Refuse(reason));
+    let payload = json!({ "certificate": b64(&issued.leaf), "reason": 1 });
+    let answer = revoke_with(&client, payload).await;
+    answer.problem(400, "badRevocationReason");
+    assert!(answer.text().contains("not this one"));
+    assert!(daemon.ca.stats().revocations.is_empty());
+    revoke(&client, &issued.leaf).await.expect(200);
 }
 
 #[tokio::test]

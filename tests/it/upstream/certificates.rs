@@ -106,7 +106,7 @@ async fn c1103_chains_that_can_be_put_right_are_and_everything_else_is_withheld(
         );
     }
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-    let refused: [(&str, Twist); 6] = [
+    let refused: [(&str, Twist); 3] = [
         (
             "secret.example.com",
             Twist::text(move |pem| format!("{pem}{key}")),
@@ -118,30 +118,50 @@ async fn c1103_chains_that_can_be_put_right_are_and_everything_else_is_withheld(
                 format!("{pem}{}", block.repeat(1000))
             }),
         ),
-        ("empty.example.com", Twist::text(|_| String::new())),
-        ("html.example.com", Twist::text(|_| "<html>".to_owned())),
         (
             "lonely.example.com",
             Twist::text(|pem| pem.split_inclusive("END CERTIFICATE-----\n").take(1).collect()),
-        ),
-        (
-            "cut.example.com",
-            Twist::text(|pem| pem.chars().take(pem.len() - 200).collect()),
         ),
     ];
     for (name, change) in refused {
         scene.will(Step::Certificate, Times::Next(1), change);
         withheld(&scene, name).await;
     }
-    // DER is no text: it is asked for again.
-    let der = Twist::edit(|answer| {
-        let pem = String::from_utf8_lossy(&answer.body).into_owned();
-        *answer = Answer::new(200, "application/pkix-cert", first_of_pem(&pem));
-    });
-    scene.will(Step::Certificate, Times::Next(1), der);
-    let finalized = scene.finalized(&["der.example.com"]).await;
-    scene.issued(&finalized, &["der.example.com"]).await;
-    scene.bought_once(&["der.example.com"]);
+}
+
+#[tokio::test]
+async fn c1103_what_is_no_whole_chain_is_asked_for_again_and_the_purchase_is_not_forgotten() {
+    let scene = Scene::new().await;
+    let none: [(&str, Twist); 4] = [
+        ("empty.example.com", Twist::text(|_| String::new())),
+        ("html.example.com", Twist::text(|_| "<html>".to_owned())),
+        (
+            "cut.example.com",
+            Twist::text(|pem| pem.chars().take(pem.len() - 200).collect()),
+        ),
+        (
+            "der.example.com",
+            Twist::edit(|answer| {
+                let pem = String::from_utf8_lossy(&answer.body).into_owned();
+                *answer = Answer::new(200, "application/pkix-cert", first_of_pem(&pem));
+            }),
+        ),
+    ];
+    for (name, change) in none {
+        scene.will(Step::Certificate, Times::Always, change);
+        let asked = scene.asked(Step::Certificate);
+        let finalized = scene.finalized(&[name]).await;
+        scene
+            .until("it is asked for often", async || {
+                scene.asked(Step::Certificate) >= asked + 4
+            })
+            .await;
+        assert_eq!(scene.look(&finalized).await["status"], "processing", "{name}");
+        scene.daemon.ca.behaves();
+        scene.issued(&finalized, &[name]).await;
+        scene.bought_once(&[name]);
+    }
+    assert_eq!(scene.metric(MISMATCHES).await, 0.0);
 }
 
 #[tokio::test]

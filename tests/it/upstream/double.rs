@@ -32,6 +32,9 @@ use crate::upstream::TlsFiles;
 /// What a test wants to be answered to a path on the nth request to it; `None` for what a good CA would say.
 pub(crate) type Script = dyn Fn(&str, usize) -> Option<Response> + Send + Sync;
 
+/// What the double gives for a chain: PEM, and no certificate.
+pub(crate) const CHAIN: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+
 pub(crate) struct Double {
     pub(crate) files: TlsFiles,
     base: String,
@@ -169,7 +172,7 @@ fn good(base: &str, path: &str) -> Response {
         ),
         "/order" => json_answer(200, &order_json(base, "ready")),
         "/finalize" => json_answer(200, &order_json(base, "valid")),
-        "/certificate" => Response::new(Body::from("a chain\n")),
+        "/certificate" => Response::new(Body::from(CHAIN)),
         _ => Response::new(Body::empty()),
     }
 }

@@ -17,6 +17,7 @@ use axum::response::Response;
 use serde_json::json;
 
 use crate::upstream::MemoryVault;
+use crate::upstream::double::CHAIN;
 use crate::upstream::double::Double;
 use crate::upstream::double::Endless;
 use crate::upstream::double::directory;
@@ -44,7 +45,7 @@ async fn a_fast_ca_is_asked_four_times_for_a_certificate() {
     let before = double.requests().len();
     let order = opened(&ca, order(&["www.example.com"])).await;
     let progress = ca.advance(&validated(&order)).await.unwrap();
-    assert_eq!(progress, Progress::Issued("a chain\n".to_owned().into()));
+    assert_eq!(progress, Progress::Issued(CHAIN.to_owned().into()));
     assert_eq!(
         double.requests()[before..],
         ["/new-order", "/order", "/finalize", "/certificate"]
@@ -111,6 +112,85 @@ async fn f2_f3_errors_of_the_way_keep_the_order_and_tell_when_to_come_again() {
                 "{broken} {status}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn f3_what_the_ca_asks_for_is_heard_in_the_middle_of_a_step_too() {
+    let told = |outcome: Result<(), Error>| match outcome {
+        Err(Error::Transient {
+            retry_after, says, ..
+        }) => (retry_after.map(|wait| wait.as_secs()), says),
+        other => panic!("{other:?}"),
+    };
+    let slow_down = (Some(7), Says::SlowDown);
+    // While it is found out whether the account still stands.
+    let double = Double::start(|path, _| match path {
+        "/new-order" => Some(problem(403, "unauthorized")),
+        "/account" => Some(page(429, "7")),
+        _ => None,
+    })
+    .await;
+    let outcome = double.ca().open(&validated(&order(&["www.example.com"]))).await;
+    assert_eq!(told(outcome.map(drop)), slow_down);
+    // While it is found out why an order is invalid.
+    let double = Double::with_base(|base| {
+        let mut invalid = order_json(base, "invalid");
+        invalid["authorizations"] = json!([format!("{base}/authorization")]);
+        Box::new(move |path, _| match path {
+            "/order" => Some(json_answer(200, &invalid)),
+            "/authorization" => Some(page(429, "7")),
+            _ => None,
+        })
+    })
+    .await;
+    assert_eq!(told(advanced(&double).await.map(drop)), slow_down);
+    // While it is found out why a CSR is refused; a refusal to say so does not end the order.
+    for (answer, expected) in [
+        ((|| page(429, "7")) as fn() -> Response, slow_down),
+        (|| problem(400, "malformed"), (None, Says::Nothing)),
+    ] {
+        let double = Double::start(move |path, nth| match (path, nth) {
+            ("/finalize", _) => Some(problem(400, "malformed")),
+            ("/order", 2) => Some(answer()),
+            _ => None,
+        })
+        .await;
+        assert_eq!(told(advanced(&double).await.map(drop)), expected);
+    }
+}
+
+#[tokio::test]
+async fn f2_what_is_about_one_order_is_not_held_against_the_ca() {
+    let told = async |broken: &'static str, answer: fn() -> Response| {
+        let double = Double::start(move |path, _| (path == broken).then(answer)).await;
+        let ca = double.ca();
+        let order = order(&["www.example.com"]);
+        let outcome = match ca.open(&validated(&order)).await {
+            Ok(opened) => ca
+                .advance(&validated(&order.opened_upstream(opened)))
+                .await
+                .map(drop),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(Error::Transient { says, .. }) => says,
+            other => panic!("{broken}: {other:?}"),
+        }
+    };
+    for at_order in ["/order", "/finalize", "/certificate"] {
+        assert_eq!(told(at_order, || page(404, "")).await, Says::Nothing);
+        assert_eq!(told(at_order, || page(403, "")).await, Says::Nothing);
+        assert_eq!(told(at_order, || page(200, "")).await, Says::Nothing);
+        assert_eq!(told(at_order, || page(502, "")).await, Says::Failing);
+        assert_eq!(told(at_order, || problem(405, "malformed")).await, Says::Failing);
+        assert_eq!(told(at_order, || problem(400, "badNonce")).await, Says::Failing);
+    }
+    for at_all in ["/new-order", "/dir"] {
+        assert_eq!(told(at_all, || page(404, "")).await, Says::Failing);
+        assert_eq!(told(at_all, || page(403, "")).await, Says::Failing);
+        assert_eq!(told(at_all, || page(200, "")).await, Says::Failing);
+        assert_eq!(told(at_all, || page(502, "")).await, Says::Failing);
     }
 }
 
@@ -283,18 +363,22 @@ async fn f12_an_invalid_order_ends_ours_only_for_a_reason_that_holds() {
 }
 
 #[tokio::test]
-async fn an_order_that_the_ca_does_not_know_is_gone_and_one_that_it_will_not_show_is_not() {
-    for (status, kind, gone) in [
+async fn an_order_that_the_ca_does_not_know_is_unseen_and_one_that_it_will_not_show_is_not() {
+    for (status, kind, unseen) in [
         (404, "malformed", true),
         (403, "unauthorized", false),
         (400, "malformed", false),
     ] {
         let double = Double::start(move |path, _| (path == "/order").then(|| problem(status, kind))).await;
         let outcome = advanced(&double).await;
-        assert_eq!(matches!(outcome, Err(Error::OrderGone(_))), gone, "{outcome:?}");
+        assert_eq!(
+            matches!(outcome, Err(Error::OrderUnseen(_))),
+            unseen,
+            "{outcome:?}"
+        );
         assert_eq!(
             matches!(outcome, Err(Error::Transient { .. })),
-            !gone,
+            !unseen,
             "{outcome:?}"
         );
     }
@@ -315,7 +399,7 @@ async fn f49_a_revocation_ends_with_the_cas_own_word_and_waits_for_anything_else
         let outcome = match double.ca().revoke(&Der::new(vec![1]), None, None).await {
             Ok(()) => "ok",
             Err(Error::Permanent(_)) => "permanent",
-            Err(Error::Transient { .. } | Error::OrderGone(_)) => "transient",
+            Err(Error::Transient { .. } | Error::OrderGone(_) | Error::OrderUnseen(_)) => "transient",
         };
         assert_eq!(outcome, expected);
     }

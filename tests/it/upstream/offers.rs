@@ -19,6 +19,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::upstream::MemoryVault;
+use crate::upstream::double::CHAIN;
 use crate::upstream::double::Double;
 use crate::upstream::double::directory;
 use crate::upstream::double::json_answer;
@@ -144,6 +145,37 @@ async fn a_ca_that_takes_no_validity_issues_without_and_is_not_asked_again() {
 }
 
 #[tokio::test]
+async fn n4_certlifetime_is_sent_on_if_it_was_the_replacement_or_the_order_itself_that_the_ca_did_not_take() {
+    let replaces = || Wishes {
+        replaces: wishes().replaces,
+        ..Wishes::default()
+    };
+    // As many refusals: with both, without the replacement, without either.
+    for (refusals, opens) in [(1, true), (3, false)] {
+        let double = offering(move |_, path, nth| {
+            (path == "/new-order" && nth <= refusals).then(|| problem(400, "malformed"))
+        })
+        .await;
+        let ca = ca_with(&double, |settings| {
+            settings.lifetime = Some(Duration::from_secs(86_400))
+        });
+        let first = order(&["www.example.com"]).wishing(replaces());
+        assert_eq!(ca.open(&validated(&first)).await.is_ok(), opens);
+        opened(&ca, order(&["www.example.com"])).await;
+        let asked = double.payloads("/new-order");
+        let members: Vec<_> = asked
+            .iter()
+            .map(|asked| (asked.get("notAfter").is_some(), asked.get("replaces").is_some()))
+            .collect();
+        let expected = match opens {
+            true => vec![(true, true), (true, false), (true, false)],
+            false => vec![(true, true), (true, false), (false, false), (true, false)],
+        };
+        assert_eq!(members, expected);
+    }
+}
+
+#[tokio::test]
 async fn h10_a_client_whose_validity_the_ca_refuses_gets_no_certificate_with_another() {
     let double = offering(|_, path, _| (path == "/new-order").then(|| problem(400, "malformed"))).await;
     let ca = ca_with(&double, |settings| {
@@ -243,7 +275,7 @@ async fn n5_the_cas_window_is_taken_over_if_it_is_one() {
 #[tokio::test]
 async fn l2_the_cas_other_chains_are_fetched_and_one_that_can_not_be_had_is_done_without() {
     let double = offering(|base, path, _| {
-        let chain = |text: &str| Some(Response::new(Body::from(text.to_owned())));
+        let chain = |text: &str| Some(Response::new(Body::from(format!("{text}\n{CHAIN}"))));
         match path {
             "/order" => Some(located(
                 json_answer(200, &order_json(base, "valid")),
@@ -272,8 +304,13 @@ async fn l2_the_cas_other_chains_are_fetched_and_one_that_can_not_be_had_is_done
     let order = opened(&ca, order(&["www.example.com"])).await;
     match ca.advance(&validated(&order)).await {
         Ok(Progress::Issued(chains)) => {
-            assert_eq!(chains.first, "first");
-            assert_eq!(chains.others, ["second", "third"]);
+            assert!(chains.first.starts_with("first"), "{chains:?}");
+            let others: Vec<_> = chains
+                .others
+                .iter()
+                .filter_map(|other| other.lines().next())
+                .collect();
+            assert_eq!(others, ["second", "third"]);
         }
         other => panic!("{other:?}"),
     }
@@ -284,7 +321,7 @@ async fn l2_no_more_than_eight_other_chains_are_fetched() {
     let double = offering(|base, path, _| {
         let mut answer = match path {
             "/order" => return Some(json_answer(200, &order_json(base, "valid"))),
-            _ if path.starts_with("/certificate") => Response::new(Body::from("a chain")),
+            _ if path.starts_with("/certificate") => Response::new(Body::from(CHAIN)),
             _ => return None,
         };
         for number in 0..1000 {

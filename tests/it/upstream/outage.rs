@@ -10,6 +10,7 @@ use crate::harness::ca::problem::Problem;
 use crate::harness::ca::script::Step;
 use crate::harness::ca::script::Times;
 use crate::harness::ca::script::Twist;
+use crate::harness::ca::wire::Raw;
 use crate::harness::csr;
 use crate::harness::key::Key;
 use crate::harness::key::b64;
@@ -175,17 +176,24 @@ async fn f12_what_the_ca_refuses_for_good_reaches_the_client_in_our_words() {
             let name = format!("n{number}.{step:?}.example.com").to_lowercase();
             let twist = match inside {
                 false => Twist::Refuse(Problem::new(403, said, "the CA's reason")),
-                true => Twist::json(move |order| {
-                    order["status"] = "invalid".into();
-                    let kind = format!("urn:ietf:params:acme:error:{said}");
-                    order["error"] = json!({"type": kind, "detail": "the CA's reason"});
-                }),
+                true => {
+                    let dead = name.clone();
+                    Twist::json(move |order| {
+                        if order["identifiers"][0]["value"] == dead.as_str() {
+                            order["status"] = "invalid".into();
+                            let kind = format!("urn:ietf:params:acme:error:{said}");
+                            order["error"] = json!({"type": kind, "detail": "the CA's reason"});
+                        }
+                    })
+                }
             };
-            scene.will(step, Times::Next(1), twist);
+            let times = if inside { Times::Always } else { Times::Next(1) };
+            scene.will(step, times, twist);
             let (kind, detail) = scene.failed(&scene.finalized(&[&name]).await).await;
             assert_eq!(kind, told, "{said} at {step:?}");
             assert!(detail.contains("the CA's reason"), "{said} at {step:?}: {detail}");
             assert!(scene.orders_at_ca(&[&name]).len() <= 1, "it is not tried again");
+            scene.daemon.ca.behaves();
         }
     }
 }
@@ -203,6 +211,161 @@ async fn rule_4_an_order_that_is_dead_at_the_ca_without_a_reason_is_replaced_by_
         .map(|order| (order.finalizes, order.issued))
         .collect();
     assert_eq!(figures, [(0, 0), (1, 1)]);
+}
+
+/// The CA says this of the order, whatever it has done.
+fn shown(status: &'static str) -> Twist {
+    Twist::json(move |order| {
+        order["status"] = status.into();
+        order.as_object_mut().unwrap().remove("certificate");
+    })
+}
+
+#[tokio::test]
+async fn rule_4_an_order_that_a_replica_of_the_ca_does_not_show_is_not_bought_twice() {
+    let scene = Scene::new().await;
+    let names = ["www.example.com"];
+    scene.will(Step::Finalize, Times::Next(1), shown("processing"));
+    // The second look, the third and the fourth.
+    for _ in 0..3 {
+        let unknown = Problem::new(404, "malformed", "no such order");
+        scene.will(Step::Order, Times::Nth(2), Twist::Refuse(unknown));
+    }
+    let order = scene.finalized(&names).await;
+    scene.issued(&order, &names).await;
+    assert!(scene.asked(Step::Order) > 4);
+    scene.bought_once(&names);
+}
+
+#[tokio::test]
+async fn rule_4_an_order_that_the_ca_does_not_show_for_minutes_is_replaced_by_one_other() {
+    let scene = Scene::new().await;
+    let names = ["www.example.com"];
+    let unknown = Problem::new(404, "malformed", "no such order");
+    scene.will(Step::Order, Times::Next(8), Twist::Refuse(unknown));
+    let order = scene.finalized(&names).await;
+    scene.issued(&order, &names).await;
+    let opened = scene.orders_at_ca(&names);
+    let figures: Vec<_> = opened
+        .iter()
+        .map(|order| (order.finalizes, order.issued))
+        .collect();
+    assert_eq!(figures, [(0, 0), (1, 1)]);
+}
+
+#[tokio::test]
+async fn rule_4_a_csr_that_is_refused_while_the_ca_is_at_it_ends_the_order_and_not_the_certificate() {
+    let scene = Scene::new().await;
+    let names = ["www.example.com"];
+    scene.will(Step::Finalize, Times::Next(1), Twist::Raw(Raw::broken()));
+    let busy = Problem::new(400, "malformed", "there is a CSR already");
+    scene.will(Step::Finalize, Times::Next(1), Twist::Refuse(busy));
+    // The second look and the third.
+    for _ in 0..2 {
+        scene.will(Step::Order, Times::Nth(2), shown("ready"));
+    }
+    let first = scene.finalized(&names).await;
+    let (kind, detail) = scene.failed(&first).await;
+    assert_eq!(kind, "serverInternal");
+    assert!(detail.contains("there is a CSR already"), "{detail}");
+    let order = scene.client.ready(&scene.daemon, &names).await;
+    let csr = csr::plain(&first.key, &names);
+    let answer = scene.client.finalize(&order, &csr).await.expect(200);
+    let second = Finalized {
+        order,
+        key: first.key,
+        answer,
+    };
+    scene.issued(&second, &names).await;
+    scene.bought_once(&names);
+}
+
+#[tokio::test]
+async fn rule_5_a_ca_that_lets_every_order_die_is_asked_for_fewer_and_fewer() {
+    let scene = Scene::new().await;
+    let names = ["www.example.com"];
+    scene.will(Step::Finalize, Times::Always, shown("processing"));
+    let dead = Twist::json(|order| {
+        if order["status"] == "valid" {
+            order["status"] = "invalid".into();
+        }
+    });
+    scene.will(Step::Order, Times::Always, dead);
+    scene.finalized(&names).await;
+    for _ in 0..30 {
+        scene.pass(Duration::from_secs(10)).await;
+    }
+    let at_first = scene.orders_at_ca(&names).len();
+    assert!((2..=8).contains(&at_first), "{at_first} orders in five minutes");
+    for _ in 0..30 {
+        scene.pass(MINUTE).await;
+    }
+    let later = scene.orders_at_ca(&names).len() - at_first;
+    assert!((1..=8).contains(&later), "{later} orders in half an hour");
+}
+
+#[tokio::test]
+async fn rule_5_an_order_that_takes_long_is_looked_at_less_often() {
+    let scene = Scene::new().await;
+    let names = ["www.example.com"];
+    scene.will(Step::Finalize, Times::Always, shown("processing"));
+    scene.will(Step::Order, Times::Always, {
+        Twist::json(|order| {
+            if order["status"] == "valid" {
+                order["status"] = "processing".into();
+                order.as_object_mut().unwrap().remove("certificate");
+            }
+        })
+    });
+    let order = scene.finalized(&names).await;
+    scene
+        .soon("the CSR is sent", async || scene.asked(Step::Finalize) == 1)
+        .await;
+    scene.pass(60 * MINUTE).await;
+    let looks = scene.asked(Step::Order);
+    for _ in 0..25 {
+        scene.pass(Duration::from_secs(2)).await;
+    }
+    let looks = scene.asked(Step::Order) - looks;
+    assert!(looks <= 2, "{looks} looks in a minute");
+    scene.daemon.ca.behaves();
+    scene.issued(&order, &names).await;
+    scene.bought_once(&names);
+}
+
+#[tokio::test]
+async fn rule_5_an_order_that_never_works_holds_up_no_other_and_is_not_held_against_the_ca() {
+    let scene = Scene::new().await;
+    scene.ready().await;
+    let broken = || {
+        Twist::json(|order| match order["identifiers"][0]["value"].as_str() {
+            Some("lost.example.com") => drop(order.as_object_mut().unwrap().remove("certificate")),
+            Some("foreign.example.com") => order["certificate"] = "https://evil.example/certificate".into(),
+            _ => {}
+        })
+    };
+    for step in [Step::Finalize, Step::Order] {
+        scene.will(step, Times::Always, broken());
+    }
+    let lost = scene.finalized(&["lost.example.com"]).await;
+    let foreign = scene.finalized(&["foreign.example.com"]).await;
+    scene
+        .until("they have failed often", async || scene.asked(Step::Order) >= 14)
+        .await;
+    // Nothing is paused: the clock stands.
+    let good = scene.finalized(&["good.example.com"]).await;
+    scene
+        .soon("another one is issued", async || {
+            scene.look(&good).await["status"] == "valid"
+        })
+        .await;
+    let open = "acme_proxy_upstream_breaker_open{upstream=\"default\"}";
+    assert_eq!(scene.metric(open).await, 0.0);
+    scene.daemon.ca.behaves();
+    for (order, name) in [(&lost, "lost.example.com"), (&foreign, "foreign.example.com")] {
+        scene.issued(order, &[name]).await;
+        scene.bought_once(&[name]);
+    }
 }
 
 #[tokio::test]
