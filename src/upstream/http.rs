@@ -358,7 +358,7 @@ impl HttpClient for Client {
 
 /// `Retry-After` in either form (RFC 9110 §10.2.3); what is neither is ignored. A date is measured against the answer's own
 /// `Date`, so that neither clock needs to be right.
-fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
     let value = text(headers, RETRY_AFTER.as_str())?;
     let seconds = match value.bytes().all(|c| c.is_ascii_digit()) && !value.is_empty() {
         // More digits than a u64 holds are a long time, too.
@@ -372,7 +372,8 @@ fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-fn clamped(wait: Duration) -> Duration {
+/// To 1 s .. 1 h.
+pub(crate) fn clamped(wait: Duration) -> Duration {
     wait.clamp(Duration::from_secs(1), Duration::from_secs(3600))
 }
 

@@ -6,6 +6,7 @@ mod answers;
 mod bodies;
 mod certificates;
 mod dns;
+mod dns_faults;
 mod double;
 mod downtime;
 mod hostile;

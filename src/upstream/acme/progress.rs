@@ -117,7 +117,7 @@ pub(crate) fn waiting() -> Progress {
 }
 
 /// The certificate may have been issued already: a refusal to show the order or the certificate does not end the order.
-fn not_the_end(error: Error) -> Error {
+pub(crate) fn not_the_end(error: Error) -> Error {
     match error {
         Error::Permanent(problem) => Error::transient(problem.to_string()),
         Error::Transient { .. } | Error::OrderGone(_) => error,

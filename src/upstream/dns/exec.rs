@@ -145,6 +145,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::upstream::dns::desk::Desk;
     use crate::upstream::dns::scripted::present;
     use crate::upstream::dns::scripted::record;
     use crate::upstream::dns::scripted::withdraw;
@@ -194,8 +195,8 @@ mod tests {
         let variables = [("EXEC_PATH", path.as_str()), ("DNS_TOKEN", "hunter22")];
         let variables = variables.map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned())));
         let reading = crate::upstream::dns::known::read("exec", variables.into()).unwrap();
-        let solver = crate::upstream::dns::Solver::new(reading.settings.unwrap()).unwrap();
-        let error = solver.apply(Action::Present, &record()).await.unwrap_err();
+        let desk = Desk::new(reading.settings.unwrap(), Web::new(None).unwrap());
+        let error = desk.apply(Action::Present, &record()).await.unwrap_err().detail;
         assert!(
             error.contains("token [redacted]") && error.contains("3"),
             "{error}"
