@@ -189,13 +189,7 @@ impl Solver {
             };
             match self.desk.present(order, wanted, &at).await {
                 Ok(()) => {}
-                Err(Refused {
-                    detail,
-                    wait: Some(wait),
-                }) => {
-                    tracing::warn!(error = detail, wait = ?wait, "the DNS provider wants us to slow down");
-                    return Ok(Publication::Spreading(wait));
-                }
+                Err(Refused { wait: Some(wait), .. }) => return Ok(Publication::Spreading(wait)),
                 Err(Refused { detail, wait: None }) => {
                     self.clean_up(order).await;
                     return Err(fault(detail));

@@ -20,6 +20,9 @@ use crate::upstream::dns::web::Web;
 /// One change by a provider, which may take several requests.
 const PROVIDER_DEADLINE: Duration = Duration::from_secs(75);
 
+/// How long an order waits for its turn before it lets its step end.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Of a provider's error, for the log.
 const MAX_DETAIL_CHARS: usize = 1000;
 
@@ -65,7 +68,12 @@ impl Desk {
     pub(crate) async fn present(&self, order: &str, wanted: &Record, at: &Record) -> Result<(), Refused> {
         // Before the provider is called: a call that fails or is cut short may have published all the same.
         self.book.note(order, wanted, at);
-        let _turn = turn(&at.name).await;
+        let Ok(_turn) = tokio::time::timeout(TURN_PATIENCE, self.turn(&at.name)).await else {
+            return Err(Refused {
+                detail: format!("{}: other changes come first", at.name),
+                wait: Some(Duration::from_secs(1)),
+            });
+        };
         self.apply(Action::Present, at).await?;
         self.book.confirm(order, wanted);
         Ok(())
@@ -102,7 +110,7 @@ impl Desk {
     }
 
     async fn take_back(&self, at: &Record) -> Result<(), Refused> {
-        let _turn = turn(&at.name).await;
+        let _turn = self.turn(&at.name).await;
         match self.book.is_wanted(at) {
             true => Ok(()),
             false => self.apply(Action::Withdraw, at).await,
@@ -121,11 +129,12 @@ impl Desk {
             return Ok(());
         };
         let wait = web.told_to_wait();
-        if let Some(wait) = wait {
-            *self.paused() = Instant::now().checked_add(wait);
-        }
         let (provider, said) = (self.settings.name, self.redacted(said, &web));
         let detail = format!("{provider}: {}: {said}", record.name);
+        if let Some(wait) = wait {
+            *self.paused() = Instant::now().checked_add(wait);
+            tracing::warn!(error = detail, ?wait, "the DNS provider wants us to slow down");
+        }
         Err(Refused { detail, wait })
     }
 
@@ -140,6 +149,17 @@ impl Desk {
         self.paused_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock of a name, or of all names.
+    async fn turn(&self, name: &str) -> Option<tokio::sync::MutexGuard<'static, ()>> {
+        let mut hasher = DefaultHasher::new();
+        match self.settings.provider.is_sequential() {
+            true => self.settings.name.hash(&mut hasher),
+            false => name.hash(&mut hasher),
+        }
+        let [first, ..] = hasher.finish().to_le_bytes();
+        Some(TURNS.get(usize::from(first) % TURNS.len())?.lock().await)
+    }
+
     /// Programs print their environment when they are debugged, and servers what they were sent. The whole is looked
     /// through before it is cut: half a secret would not be found.
     fn redacted(&self, mut said: String, web: &Web) -> String {
@@ -150,14 +170,6 @@ impl Desk {
         }
         cleaned(&said, MAX_DETAIL_CHARS)
     }
-}
-
-/// The lock of a name.
-async fn turn(name: &str) -> Option<tokio::sync::MutexGuard<'static, ()>> {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    let [first, ..] = hasher.finish().to_le_bytes();
-    Some(TURNS.get(usize::from(first) % TURNS.len())?.lock().await)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `exec`: an external program by the contract of lego's provider of this name: `PROGRAM present|cleanup FQDN VALUE`, or
-//! `PROGRAM present|cleanup -- DOMAIN TOKEN KEYAUTH` in the mode `RAW`; exit status 0 for success. No shell is involved.
+//! `PROGRAM present|cleanup -- DOMAIN TOKEN KEYAUTH` in the mode `RAW`; exit status 0 for success. No shell is involved. It
+//! runs once at a time: lego's users have written it for that.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,8 +27,8 @@ use crate::upstream::dns::web::Web;
 /// One run of the program.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The program's output that is kept for the log.
-const MAX_OUTPUT_BYTES: usize = 2000;
+/// The program's output that is looked through for secrets before the log gets its beginning.
+const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 struct Exec {
@@ -106,6 +107,10 @@ impl Provider for Exec {
                 Err(format!("{program} {action}: {status}: {}", output.trim()))
             }
         }
+    }
+
+    fn is_sequential(&self) -> bool {
+        true
     }
 }
 
