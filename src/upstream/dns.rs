@@ -53,7 +53,7 @@ use crate::upstream::dns::provider::Provider;
 use crate::upstream::dns::web::Web;
 
 /// How long one call may go on publishing: an order with many names goes on at the next call.
-const PUBLISHING_BUDGET: Duration = Duration::from_secs(60);
+const PUBLISHING_BUDGET: Duration = Duration::from_secs(30);
 
 /// How long one call may look for records: the next one looks for those that have not been seen.
 const LOOKING_BUDGET: Duration = Duration::from_secs(30);

@@ -154,7 +154,7 @@ impl AcmeDns {
                 let account = match self.new_account(web).await {
                     Ok(account) => account,
                     Err(error) => {
-                        // It is empty, and the next attempt takes it over.
+                        // If it stays, it is empty, and the next attempt takes it over.
                         let _ = std::fs::remove_file(draft);
                         return Err(error);
                     }

@@ -398,22 +398,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_outside_of_the_zone_that_is_named_is_not_put_into_it() {
-        let (api, provider) = api(&[], 201).await;
-        let named = |zone: &str| AzureDns {
-            login: api.url.clone(),
-            management: api.url.clone(),
-            tenant: "tenant".to_owned(),
-            client: "client".to_owned(),
-            secret: Secret::new("hunter22".to_owned()),
-            zone: Some(zone.to_owned()),
-            ..provider
-        };
+        let (api, mut provider) = api(&[], 201).await;
         for zone in ["ww.example.com", "e.com", "other.example"] {
-            let error = present(&named(zone)).await.unwrap_err();
+            provider.zone = Some(zone.to_owned());
+            let error = present(&provider).await.unwrap_err();
             assert!(error.contains(zone), "{error}");
         }
         assert!(api.lines().iter().all(|line| line.ends_with("/token")));
-        present(&named("Example.com.")).await.unwrap();
+        provider.zone = Some("Example.com.".to_owned());
+        present(&provider).await.unwrap();
     }
 
     #[test]

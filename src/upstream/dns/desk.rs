@@ -186,33 +186,48 @@ mod tests {
     use crate::upstream::dns::scripted::record;
 
     /// Fails the first times.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     struct Stubborn {
         refusals: usize,
         asked: AtomicUsize,
         said: String,
+        is_sequential: bool,
+        under_way: AtomicUsize,
+        most: AtomicUsize,
     }
 
     #[async_trait]
     impl Provider for Stubborn {
         async fn apply(&self, _: Action, _: &Record, web: &Web) -> Result<(), String> {
             web.hide("fetched-token".to_owned());
+            let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(under_way, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
             match self.asked.fetch_add(1, Ordering::SeqCst) < self.refusals {
                 true => Err(self.said.clone()),
                 false => Ok(()),
             }
+        }
+
+        fn is_sequential(&self) -> bool {
+            self.is_sequential
         }
     }
 
     fn desk(refusals: usize, said: &str) -> (Arc<Stubborn>, Desk) {
         let provider = Arc::new(Stubborn {
             refusals,
-            asked: AtomicUsize::new(0),
             said: said.to_owned(),
+            ..Stubborn::default()
         });
+        (provider.clone(), desk_of(provider))
+    }
+
+    fn desk_of(provider: Arc<Stubborn>) -> Desk {
         let settings = Dns01 {
             name: "stubborn",
-            provider: provider.clone(),
+            provider,
             secrets: vec![Secret::new("hunter22".to_owned())],
             roots: None,
             servers: Vec::new(),
@@ -221,7 +236,33 @@ mod tests {
             polling_interval: Duration::from_micros(10),
             follow_aliases: true,
         };
-        (provider, Desk::new(settings, Web::new(None).unwrap()))
+        Desk::new(settings, Web::new(None).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_name_is_changed_by_one_upstream_at_a_time_and_a_program_runs_alone() {
+        let named = |name: &str| Record {
+            name: name.to_owned(),
+            ..record()
+        };
+        let one = named("_acme-challenge.one.example.com.");
+        for (is_sequential, other, most) in [
+            (false, one.clone(), 1),
+            (false, named("_acme-challenge.two.example.com."), 2),
+            (true, named("_acme-challenge.two.example.com."), 1),
+        ] {
+            let provider = Arc::new(Stubborn {
+                is_sequential,
+                ..Stubborn::default()
+            });
+            let (here, there) = (desk_of(provider.clone()), desk_of(provider.clone()));
+            let (first, second) = tokio::join!(
+                here.present("order", &one, &one),
+                there.present("order", &other, &other),
+            );
+            first.and(second).unwrap();
+            assert_eq!(provider.most.load(Ordering::SeqCst), most, "{other:?}");
+        }
     }
 
     #[tokio::test]

@@ -482,17 +482,17 @@ mod tests {
             ("AWS_ACCESS_KEY_ID", "D"),
             ("AWS_SECRET_ACCESS_KEY", "E"),
         ];
-        let identity = |values: &[(&str, &str)]| {
+        let read = |values: &[(&str, &str)]| {
             let values = values
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
             let mut variables = Variables::new(&["AWS_"], values.collect());
-            let identity = super::identity(&mut variables).unwrap();
+            let identity = identity(&mut variables).unwrap();
             (identity.access_key, variables.secrets)
         };
-        let (key, _) = identity(&values);
+        let (key, _) = read(&values);
         assert_eq!(key, "D");
-        let (key, secrets) = identity(&values[..1]);
+        let (key, secrets) = read(&values[..1]);
         assert_eq!(key, "A");
         assert!(secrets.iter().any(|secret| secret.reveal() == "C"));
     }

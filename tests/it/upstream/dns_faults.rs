@@ -222,3 +222,20 @@ async fn the_servers_of_the_zone_that_an_alias_leads_to_are_not_asked() {
     let publication = solver.unwrap().publish("order", &records).await.unwrap();
     assert_eq!(publication, Publication::Visible);
 }
+
+#[tokio::test]
+async fn acme_dns_makes_no_account_that_it_can_not_keep() {
+    let web = Web::start(Answers::from([("/register", (201, json!({})))])).await;
+    let variables = [
+        ("ACME_DNS_API_BASE", web.url.as_str()),
+        ("ACME_DNS_STORAGE_PATH", "/nowhere/acme-dns.json"),
+    ];
+    let solver = web.solver("acme-dns", &variables);
+    let error = failure(
+        solver
+            .publish("order", &[record("www.example.com", "token")])
+            .await,
+    );
+    assert!(error.contains("/nowhere/acme-dns.new"), "{error}");
+    assert_eq!(paths(&web), [""; 0]);
+}
