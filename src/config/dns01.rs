@@ -6,13 +6,21 @@ use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::reader::all;
 use crate::config::secret::resolved;
+use crate::config::secret::stands_here;
 use crate::config::value::DnsServer;
+use crate::upstream::Secret;
 use crate::upstream::dns::Dns01;
 use crate::upstream::dns::known;
 use crate::upstream::dns::variables::Remark;
 
+/// Who solves, and whether secrets for that are written in this file.
+pub(crate) struct Solving {
+    pub(crate) dns01: Dns01,
+    pub(crate) secrets_stand_here: bool,
+}
+
 /// `dns01_txt`, or `dns01` as the Go program's installer spells it.
-pub(crate) fn read(config: &Section<'_>) -> Result<Option<Dns01>, Reported> {
+pub(crate) fn read(config: &Section<'_>) -> Result<Option<Solving>, Reported> {
     let (named, spelled) = (
         config.section("dns01_txt", solver),
         config.section("dns01", solver),
@@ -28,7 +36,7 @@ pub(crate) fn read(config: &Section<'_>) -> Result<Option<Dns01>, Reported> {
     }
 }
 
-fn solver(section: &Section<'_>) -> Result<Option<Dns01>, Reported> {
+fn solver(section: &Section<'_>) -> Result<Option<Solving>, Reported> {
     let name = section.text("provider");
     let servers = section.all_parsed::<DnsServer>("dns_servers");
     let variables = section.map("env_vars");
@@ -40,6 +48,12 @@ fn solver(section: &Section<'_>) -> Result<Option<Dns01>, Reported> {
         true => Ok(((*variable).to_owned(), resolved(text)?)),
         false => in_a_file(variable, text),
     }))?;
+    // What stands here is a value, or, under lego's `NAME_FILE`, a path.
+    let written: Vec<Secret> = variables
+        .iter()
+        .filter(|(variable, text)| stands_here(text) && (for_a_program || !variable.ends_with("_FILE")))
+        .map(|(_, text)| Secret::new(text.value.trim().to_owned()))
+        .collect();
     let Some(reading) = known::read(name.value, values.into_iter().collect()) else {
         let known: Vec<_> = known::names().map(|name| format!("\"{name}\"")).collect();
         return Err(name.wrong(format_args!(
@@ -71,9 +85,12 @@ fn solver(section: &Section<'_>) -> Result<Option<Dns01>, Reported> {
         });
     }
     match (reading.settings, reported) {
-        (Ok(settings), None) => Ok(Some(Dns01 {
-            servers: servers.into_iter().map(|DnsServer(address)| address).collect(),
-            ..settings
+        (Ok(settings), None) => Ok(Some(Solving {
+            secrets_stand_here: settings.secrets.iter().any(|secret| written.contains(secret)),
+            dns01: Dns01 {
+                servers: servers.into_iter().map(|DnsServer(address)| address).collect(),
+                ..settings
+            },
         })),
         (Ok(_) | Err(_), Some(reported)) => Err(reported),
         (Err(_), None) => Err(env_vars.error("can not be used")),
@@ -81,7 +98,7 @@ fn solver(section: &Section<'_>) -> Result<Option<Dns01>, Reported> {
 }
 
 /// lego takes `NAME_FILE` for the path of a file with the value of `NAME`.
-fn in_a_file(variable: &str, text: &Text<'_>) -> Result<(String, crate::upstream::Secret), Reported> {
+fn in_a_file(variable: &str, text: &Text<'_>) -> Result<(String, Secret), Reported> {
     match variable.strip_suffix("_FILE") {
         Some(name) if !text.value.is_empty() => {
             let value = format!("file:{}", text.value);

@@ -52,10 +52,13 @@ fn from_file(path: &Path, text: &Text<'_>) -> Result<Secret, Reported> {
         ));
     }
     let mut content = String::new();
-    file.take(MAX_SECRET_BYTES)
+    file.take(MAX_SECRET_BYTES.saturating_add(1))
         .read_to_string(&mut content)
         .map_err(unreadable)?;
     match content.trim() {
+        _ if u64::try_from(content.len()).is_ok_and(|length| length > MAX_SECRET_BYTES) => {
+            Err(text.wrong("names a file of more than 64 KiB, which is no secret"))
+        }
         "" => Err(text.wrong("names an empty file; write the secret into it")),
         secret => Ok(Secret::new(secret.to_owned())),
     }

@@ -34,8 +34,7 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
              to register the account, or to issue",
         );
     }
-    let variables = dns01.as_ref().is_some_and(|solver| !solver.secrets.is_empty());
-    let inline = variables
+    let inline = dns01.as_ref().is_some_and(|solving| solving.secrets_stand_here)
         || ["eab_kid", "eab_hmac_key"]
             .into_iter()
             .any(|key| is_inline(config, key));
@@ -51,7 +50,7 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
         roots: roots?,
         email: email?,
         eab,
-        dns01,
+        dns01: dns01.map(|solving| solving.dns01),
         lifetime: lifetime?,
         profile: profile?.map(|text| text.value.to_owned()),
     })

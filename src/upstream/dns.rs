@@ -2,12 +2,14 @@
 //! zone's authoritative servers, and taken back.
 //!
 //! Nothing that the CA sent reaches a provider unchecked. What has been published is kept in memory only: after a
-//! restart it is published again, which is harmless.
+//! restart it is published again, which is harmless. No fault here is held against the CA.
 
 mod acme_dns;
 mod azuredns;
+mod book;
 mod cloudflare;
 mod desec;
+mod desk;
 mod digitalocean;
 mod exec;
 mod gcloud;
@@ -26,47 +28,44 @@ mod tsig;
 pub mod variables;
 pub mod web;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::BuildHasher as _;
-use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::acme::identifier::DnsName;
-use crate::acme::problem::cleaned;
 use crate::upstream::Error;
 use crate::upstream::Secret;
 use crate::upstream::SetupError;
+use crate::upstream::dns::desk::Desk;
+use crate::upstream::dns::desk::Refused;
 use crate::upstream::dns::propagation::Lookout;
-use crate::upstream::dns::provider::Action;
+use crate::upstream::dns::propagation::Sight;
 use crate::upstream::dns::provider::Provider;
 use crate::upstream::dns::web::Web;
 
 /// How long one call may go on publishing: an order with many names goes on at the next call.
-const PUBLISHING_BUDGET: Duration = Duration::from_secs(60);
+const PUBLISHING_BUDGET: Duration = Duration::from_secs(30);
 
-/// One change by a provider, which may take several requests.
-const PROVIDER_DEADLINE: Duration = Duration::from_secs(75);
+/// How long one call may look for records: the next one looks for those that have not been seen.
+const LOOKING_BUDGET: Duration = Duration::from_secs(30);
 
-/// Of a provider's error, for the log.
-const MAX_DETAIL_CHARS: usize = 2500;
+/// Names that are looked for side by side.
+const LOOKS_AT_A_TIME: usize = 32;
 
-/// Shorter secrets are not looked for in what a provider says: their letters are everywhere.
-const MIN_SECRET_CHARS: usize = 6;
+/// Most records are gone at once. For the others nobody waits.
+const CLEAN_UP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Changes of different names run side by side, as far as their names fall to different locks.
-const TURNS: usize = 64;
+/// A challenge is answered again if the CA has not looked for so long: its first answer may have been lost.
+const ANSWER_AGAIN: Duration = Duration::from_secs(60);
 
 /// How dns-01 challenges of the CA are solved.
 #[derive(Debug, Clone)]
@@ -87,6 +86,8 @@ pub struct Dns01 {
     pub propagation_timeout: Duration,
     /// How often to look.
     pub polling_interval: Duration,
+    /// Whether a record is put where a CNAME of its name leads.
+    pub follow_aliases: bool,
 }
 
 /// A TXT record that the CA is to find.
@@ -135,31 +136,9 @@ pub enum Publication {
 
 /// Publishes records and takes them back.
 pub struct Solver {
-    settings: Dns01,
-    web: Web,
+    desk: Arc<Desk>,
     lookout: Lookout,
-    published: Mutex<HashMap<String, Published>>,
-    /// Who changes a name holds its lock: providers read and write whole sets of values, and a value that two orders
-    /// share is withdrawn by the last of them.
-    turns: Vec<tokio::sync::Mutex<()>>,
-    hasher: RandomState,
-}
-
-/// What the provider has been told for one order.
-#[derive(Clone)]
-struct Published {
-    records: Vec<PublishedRecord>,
-    since: Instant,
-}
-
-#[derive(Clone)]
-struct PublishedRecord {
-    wanted: Record,
-    /// Where the record was put: aliases have been followed.
-    at: Record,
-    authorities: Vec<SocketAddr>,
-    /// Whether the provider has said so. What it has not may be there all the same.
-    confirmed: bool,
+    settings: Dns01,
 }
 
 impl fmt::Debug for Solver {
@@ -177,15 +156,11 @@ impl Solver {
     ///
     /// [`SetupError`] if there are no DNS servers or no roots to trust.
     pub fn new(settings: Dns01) -> Result<Self, SetupError> {
+        let web = Web::new(settings.roots.as_deref())?;
         Ok(Self {
-            web: Web::new(settings.roots.as_deref())?,
+            desk: Arc::new(Desk::new(settings.clone(), web)),
             lookout: Lookout::new(&settings.servers, settings.authority_port)?,
             settings,
-            published: Mutex::default(),
-            turns: std::iter::repeat_with(tokio::sync::Mutex::default)
-                .take(TURNS)
-                .collect(),
-            hasher: RandomState::new(),
         })
     }
 
@@ -195,146 +170,128 @@ impl Solver {
     /// # Errors
     ///
     /// Transient if the provider fails, or the records stay invisible for longer than configured; then they are taken
-    /// back, and the next call begins anew.
+    /// back, and the next call begins anew. Transient, too, if it can not be found out where a record belongs.
     pub async fn publish(&self, order: &str, records: &[Record]) -> Result<Publication, Error> {
         let begun = Instant::now();
         for wanted in records {
-            if self.is_confirmed(order, wanted) {
+            if self.desk.book.is_confirmed(order, wanted) {
                 continue;
+            }
+            if let Some(pause) = self.desk.pause() {
+                return Ok(Publication::Spreading(pause));
             }
             if begun.elapsed() > PUBLISHING_BUDGET {
                 return Ok(Publication::Spreading(Duration::from_secs(1)));
             }
             let at = Record {
-                name: self.lookout.canonical(&wanted.name).await,
+                name: self.place_of(wanted).await?,
                 ..wanted.clone()
             };
-            let authorities = self.lookout.authorities(&at.name).await;
-            // Before the provider is called: a call that fails or is cut short may have published all the same.
-            self.note(order, wanted, &at, authorities);
-            let _turn = self.turn(&at.name).await;
-            if let Err(detail) = self.apply(Action::Present, &at).await {
-                drop(_turn);
+            match self.desk.present(order, wanted, &at).await {
+                Ok(()) => {}
+                Err(Refused { wait: Some(wait), .. }) => return Ok(Publication::Spreading(wait)),
+                Err(Refused { detail, wait: None }) => {
+                    self.clean_up(order).await;
+                    return Err(fault(detail));
+                }
+            }
+        }
+        self.look(order).await
+    }
+
+    /// Where the record has to be.
+    async fn place_of(&self, wanted: &Record) -> Result<String, Error> {
+        match self.settings.follow_aliases {
+            true => self.lookout.canonical(&wanted.name).await.map_err(fault),
+            false => Ok(wanted.name.clone()),
+        }
+    }
+
+    /// Looks for the records that have not been seen yet.
+    async fn look(&self, order: &str) -> Result<Publication, Error> {
+        let polling_interval = self.settings.polling_interval.max(Duration::from_secs(1));
+        let unseen = self.desk.book.unseen(order);
+        let mut open = unseen.len();
+        let places = Arc::new(Semaphore::new(LOOKS_AT_A_TIME));
+        let mut looks = JoinSet::new();
+        for entry in unseen {
+            let (lookout, places) = (self.lookout.clone(), Arc::clone(&places));
+            looks.spawn(async move {
+                let _place = places.acquire().await;
+                let authorities = match entry.authorities.is_empty() {
+                    true => lookout.authorities(&entry.at.name).await,
+                    false => entry.authorities.clone(),
+                };
+                let sight = lookout.sees(&entry.at, &authorities).await;
+                (entry, authorities, sight)
+            });
+        }
+        let deadline = Instant::now() + LOOKING_BUDGET;
+        let (mut missing, mut unclear) = (None, Vec::new());
+        while let Ok(Some(Ok((entry, authorities, sight)))) =
+            tokio::time::timeout_at(deadline, looks.join_next()).await
+        {
+            let book = &self.desk.book;
+            book.looked(order, &entry, &authorities, sight == Sight::Seen);
+            match sight {
+                Sight::Seen => open = open.saturating_sub(1),
+                Sight::Missing => missing = Some(entry.at.name),
+                Sight::Unclear => unclear.push(entry),
+            }
+        }
+        let timeout = self.settings.propagation_timeout;
+        let since = self.desk.book.complete_since(order);
+        let is_late = since.is_some_and(|since| since.elapsed() > timeout);
+        let seconds = timeout.as_secs();
+        match missing {
+            _ if open == 0 => Ok(Publication::Visible),
+            Some(missing) if is_late => {
                 self.clean_up(order).await;
-                return Err(Error::transient(detail));
+                Err(fault(format!(
+                    "the TXT record of {missing} is not visible after {seconds} s"
+                )))
             }
-            self.confirm(order, wanted);
+            None if is_late && unclear.len() == open => {
+                for entry in unclear {
+                    tracing::warn!(
+                        name = entry.at.name,
+                        seconds,
+                        "no authoritative server can be asked for a TXT record; going on without having seen it"
+                    );
+                    self.desk.book.looked(order, &entry, &[], true);
+                }
+                Ok(Publication::Visible)
+            }
+            Some(_) | None => Ok(Publication::Spreading(polling_interval)),
         }
-        let Some(published) = self.published().get(order).cloned() else {
-            return Ok(Publication::Visible);
-        };
-        let Some(missing) = self.missing(&published).await else {
-            return Ok(Publication::Visible);
-        };
-        if published.since.elapsed() > self.settings.propagation_timeout {
-            let seconds = self.settings.propagation_timeout.as_secs();
-            self.clean_up(order).await;
-            return Err(Error::transient(format!(
-                "the TXT record of {missing} is not visible after {seconds} s"
-            )));
-        }
-        Ok(Publication::Spreading(
-            self.settings.polling_interval.max(Duration::from_secs(1)),
-        ))
     }
 
-    /// Takes back what was published for the order, as far as this process knows. Failures are logged.
+    /// Whether the CA has been told of this record, not long ago. Each further answer makes some CAs look again.
+    pub fn is_answered(&self, order: &str, wanted: &Record) -> bool {
+        let answered = self.desk.book.answered(order, wanted);
+        answered.is_some_and(|answered| answered.elapsed() < ANSWER_AGAIN)
+    }
+
+    /// The CA has been told of this record.
+    pub fn answered(&self, order: &str, wanted: &Record) {
+        self.desk.book.answer(order, wanted);
+    }
+
+    /// Takes back what was published for the order, as far as this process knows. What the provider does not remove soon
+    /// is removed later, while nobody waits; failures are logged.
     pub async fn clean_up(&self, order: &str) {
-        let published = self.published().remove(order);
-        for PublishedRecord { at, .. } in published.into_iter().flat_map(|published| published.records) {
-            let _turn = self.turn(&at.name).await;
-            if self.is_wanted(&at) {
-                continue;
-            }
-            if let Err(detail) = self.apply(Action::Withdraw, &at).await {
-                tracing::warn!(name = at.name, error = detail, "a TXT record may be left behind");
-            }
+        let records = self.desk.book.take(order);
+        if records.is_empty() {
+            return;
         }
+        let desk = Arc::clone(&self.desk);
+        let withdrawal = tokio::spawn(async move { desk.withdraw(records).await });
+        // It goes on without us.
+        let _ = tokio::time::timeout(CLEAN_UP_PATIENCE, withdrawal).await;
     }
+}
 
-    /// One change, with the provider's words cleaned of secrets.
-    async fn apply(&self, action: Action, record: &Record) -> Result<(), String> {
-        let change = self.settings.provider.apply(action, record, &self.web);
-        let outcome = match tokio::time::timeout(PROVIDER_DEADLINE, change).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(format!("no answer within {} s", PROVIDER_DEADLINE.as_secs())),
-        };
-        let provider = self.settings.name;
-        outcome.map_err(|detail| format!("{provider}: {}: {}", record.name, self.redacted(detail)))
-    }
-
-    /// Programs print their environment when they are debugged, and servers what they were sent.
-    fn redacted(&self, mut detail: String) -> String {
-        for secret in &self.settings.secrets {
-            if secret.reveal().chars().count() >= MIN_SECRET_CHARS {
-                detail = detail.replace(secret.reveal(), "[redacted]");
-            }
-        }
-        cleaned(&detail, MAX_DETAIL_CHARS)
-    }
-
-    /// The lock of a name.
-    async fn turn(&self, name: &str) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        let hash = self.hasher.hash_one(name);
-        let lock = self
-            .turns
-            .iter()
-            .cycle()
-            .nth(usize::from(hash.to_le_bytes()[0]))?;
-        Some(lock.lock().await)
-    }
-
-    fn published(&self) -> MutexGuard<'_, HashMap<String, Published>> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_confirmed(&self, order: &str, wanted: &Record) -> bool {
-        let published = self.published();
-        let mut records = published.get(order).into_iter().flat_map(|order| &order.records);
-        records.any(|known| known.wanted == *wanted && known.confirmed)
-    }
-
-    /// Whether an order has this value at this place. Let's Encrypt gives one authorization to two orders.
-    fn is_wanted(&self, at: &Record) -> bool {
-        let published = self.published();
-        let mut records = published.values().flat_map(|order| &order.records);
-        records.any(|known| known.at.name == at.name && known.at.value == at.value)
-    }
-
-    fn note(&self, order: &str, wanted: &Record, at: &Record, authorities: Vec<SocketAddr>) {
-        let mut published = self.published();
-        let order = published.entry(order.to_owned()).or_insert_with(|| Published {
-            records: Vec::new(),
-            since: Instant::now(),
-        });
-        order
-            .records
-            .retain(|known| known.wanted != *wanted || known.at != *at);
-        order.records.push(PublishedRecord {
-            wanted: wanted.clone(),
-            at: at.clone(),
-            authorities,
-            confirmed: false,
-        });
-    }
-
-    fn confirm(&self, order: &str, wanted: &Record) {
-        if let Some(order) = self.published().get_mut(order) {
-            order.since = Instant::now();
-            let records = order.records.iter_mut();
-            for known in records.filter(|known| known.wanted == *wanted) {
-                known.confirmed = true;
-            }
-        }
-    }
-
-    /// The first name whose record can not be seen.
-    async fn missing(&self, published: &Published) -> Option<String> {
-        for PublishedRecord { at, authorities, .. } in &published.records {
-            if !self.lookout.sees(at, authorities).await {
-                return Some(at.name.clone());
-            }
-        }
-        None
-    }
+/// A fault of DNS or of its provider, which the CA has no part in.
+fn fault(detail: String) -> Error {
+    Error::transient(detail).of_nobody_here()
 }

@@ -4,7 +4,7 @@
 //! An error status becomes a [`Fault`] here, before instant-acme would lose it. Every request is made in one place, which
 //! keeps the nonce of the answer and tells the [`Meter`] what came of it.
 
-mod answer;
+pub(crate) mod answer;
 mod directory;
 mod nonces;
 pub mod outcome;

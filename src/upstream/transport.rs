@@ -52,7 +52,7 @@ pub(crate) async fn body(mut response: reqwest::Response, limit: usize) -> Resul
 }
 
 /// Every certificate of a PEM file.
-fn roots_in(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
+pub(crate) fn roots_in(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
     let unusable = |why: String| SetupError::Roots {
         path: path.to_owned(),
         why,

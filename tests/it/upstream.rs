@@ -7,6 +7,7 @@ mod bodies;
 mod buyer;
 mod certificates;
 mod dns;
+mod dns_faults;
 mod double;
 mod downtime;
 mod hostile;

@@ -133,18 +133,11 @@ mod tests {
 
     const URL: &str = "https://ca.example/acct/1";
 
-    fn account() -> Registered {
-        Registered {
-            key: Key::generate().unwrap(),
-            url: URL.to_owned(),
-        }
-    }
-
     #[test]
     fn an_account_reads_back_from_our_own_file() {
-        let account = account();
-        let thumbprint = account.key.thumbprint();
-        let text = Portable::new("https://ca.example/directory", account).to_string();
+        let key = Key::generate().unwrap();
+        let thumbprint = key.thumbprint();
+        let text = Portable::new("https://ca.example/directory", Some(URL.to_owned()), key).to_string();
         let again = Portable::from_ours(&text).unwrap();
         assert_eq!(again.directory.as_deref(), Some("https://ca.example/directory"));
         assert_eq!(again.account.as_deref(), Some(URL));

@@ -70,21 +70,27 @@ impl Ca {
             let Some(record) = Record::new(dns_name, &challenge.token, thumbprint) else {
                 return Err(Fault::Nonsense("a challenge whose token is no base64url".to_owned()).into());
             };
-            records.push(record);
             if challenge.status == ChallengeStatus::Pending {
-                unanswered.push(index);
+                unanswered.push((index, record.clone()));
             }
+            records.push(record);
         }
-        let (Some(solver), false) = (&self.solver, unanswered.is_empty()) else {
+        let Some(solver) = &self.solver else {
             return Ok(waiting());
         };
+        // Also if all challenges have been answered: after a restart the records have to be known to be taken back.
         if let Publication::Spreading(retry_after) = solver.publish(&url, &records).await? {
             return Ok(Progress::Waiting { retry_after });
         }
-        for index in unanswered {
-            if let Err(fault) = insist!(answer(order, index)) {
-                return Err(Error::from(fault).not_the_end());
+        for (index, record) in unanswered {
+            // The CA may leave a challenge pending while it looks, and would look again.
+            if solver.is_answered(&url, &record) {
+                continue;
             }
+            if let Err(fault) = insist!(answer(order, index)) {
+                return Err(self.judged(session, fault).await.not_the_end());
+            }
+            solver.answered(&url, &record);
         }
         Ok(waiting())
     }

@@ -5,6 +5,7 @@
 //! acme-dns keeps the last two values of an account and knows no removal.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -32,9 +33,10 @@ struct AcmeDns {
     base: String,
     storage: Storage,
     allow_from: Vec<String>,
-    /// Two domains may register at once.
-    writing: tokio::sync::Mutex<()>,
 }
+
+/// Two domains, perhaps of two upstreams, may register at once.
+static WRITING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[derive(Debug)]
 enum Storage {
@@ -68,7 +70,7 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
         }
         (None, None) => Err(variables.wrong(
             "STORAGE_PATH",
-            "is missing; write the full path of the file with the accounts, e.g. \"/var/lib/acme-proxy/acme-dns.json\"",
+            "is missing; write the full path of the file with the accounts, e.g. \"/opt/acme-proxy/db/acme-dns.json\"",
         )),
     };
     let allowed = variables.text("ALLOWLIST").unwrap_or_default();
@@ -80,7 +82,6 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
         base: base?,
         storage: storage?,
         allow_from: networks.map(str::to_owned).collect(),
-        writing: tokio::sync::Mutex::default(),
     }))
 }
 
@@ -102,7 +103,10 @@ impl Provider for AcmeDns {
         let reply = web.send(with_json(request, &update)).await?;
         match reply.status.is_success() {
             true => Ok(()),
-            false => Err(reply.refusal().replace(&account.password, "[redacted]")),
+            false => {
+                web.hide(account.password);
+                Err(reply.refusal())
+            }
         }
     }
 }
@@ -130,32 +134,49 @@ impl AcmeDns {
         }
     }
 
-    /// Makes an account and keeps it. The operator has to set the CNAME then: until it is there nothing can be issued.
-    async fn register(&self, record: &Record, web: &Web) -> Result<Account, String> {
+    async fn new_account(&self, web: &Web) -> Result<Account, String> {
         let body = match self.allow_from.as_slice() {
             [] => json!({}),
             networks => json!({ "allowfrom": networks }),
         };
         let request = web.request(Method::POST, &format!("{}/register", self.base));
-        let account: Account = web.send(with_json(request, &body)).await?.json()?;
-        match &self.storage {
+        web.send(with_json(request, &body)).await?.json()
+    }
+
+    /// Makes an account and keeps it. The operator has to set the CNAME then: until it is there nothing can be issued.
+    async fn register(&self, record: &Record, web: &Web) -> Result<Account, String> {
+        let account = match &self.storage {
             Storage::File(path) => {
-                let _writing = self.writing.lock().await;
+                let _writing = WRITING.lock().await;
                 let mut accounts = read_accounts(path).await?;
+                // An account that can not be kept is not made.
+                let (draft, file) = draft(path)?;
+                let account = match self.new_account(web).await {
+                    Ok(account) => account,
+                    Err(error) => {
+                        // If it stays, it is empty, and the next attempt takes it over.
+                        let _ = std::fs::remove_file(draft);
+                        return Err(error);
+                    }
+                };
                 accounts.insert(record.domain.clone(), account.clone());
                 let path = path.clone();
-                let written = tokio::task::spawn_blocking(move || write_accounts(&path, &accounts)).await;
+                let write = move || write_accounts(&path, &draft, file, &accounts);
+                let written = tokio::task::spawn_blocking(write).await;
                 written.map_err(|error| error.to_string())??;
+                account
             }
             Storage::Server(url) => {
+                let account = self.new_account(web).await?;
                 let request = web.request(Method::POST, &format!("{url}/{}", record.domain));
                 let reply = web.send(with_json(request, &json!(account))).await?.success()?;
                 if reply.status == StatusCode::CREATED {
                     // By lego's contract: the storage server has set the CNAME itself.
                     return Ok(account);
                 }
+                account
             }
-        }
+        };
         Err(format!(
             "a new account has been made for {}; set this record in your zone, once: _acme-challenge.{}. CNAME {}.",
             record.domain,
@@ -174,21 +195,34 @@ async fn read_accounts(path: &Path) -> Result<BTreeMap<String, Account>, String>
     }
 }
 
+/// The file that is going to replace the one with the accounts.
+fn draft(path: &Path) -> Result<(PathBuf, File), String> {
+    let draft = path.with_extension("new");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft);
+    match file {
+        Ok(file) => Ok((draft, file)),
+        Err(error) => Err(format!("{}: {error}", draft.display())),
+    }
+}
+
 /// A registration that is not kept is lost: the file is replaced whole, and synced.
-fn write_accounts(path: &Path, accounts: &BTreeMap<String, Account>) -> Result<(), String> {
-    let new = path.with_extension("new");
-    let write = || {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
+fn write_accounts(
+    path: &Path,
+    draft: &Path,
+    mut file: File,
+    accounts: &BTreeMap<String, Account>,
+) -> Result<(), String> {
+    let mut write = || {
         file.write_all(serde_json::to_string_pretty(accounts)?.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&new, path)?;
+        std::fs::rename(draft, path)?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(|error: std::io::Error| format!("{}: {error}", path.display()))
 }

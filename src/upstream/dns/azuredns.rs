@@ -239,7 +239,7 @@ impl AzureDns {
         ];
         let request = with_form(web.request(Method::POST, &url), &form);
         let token: Token = web.send(request).await?.json()?;
-        Ok(token.access_token)
+        Ok(web.hide(token.access_token))
     }
 
     async fn zone_of(&self, name: &str, token: &str, web: &Web) -> Result<Zone, String> {
@@ -247,10 +247,13 @@ impl AzureDns {
             false => "microsoft.network/dnszones",
             true => "microsoft.network/privatednszones",
         };
-        let candidates: Vec<&str> = match &self.zone {
-            Some(zone) => vec![zone],
-            None => ancestors(name).collect(),
-        };
+        let mut candidates: Vec<&str> = ancestors(name).collect();
+        if let Some(zone) = &self.zone {
+            candidates.retain(|name| name.eq_ignore_ascii_case(zone.trim_end_matches('.')));
+            if candidates.is_empty() {
+                return Err(format!("is not in the zone {zone}, which AZURE_ZONE_NAME names"));
+            }
+        }
         let named: Vec<_> = candidates.iter().map(|name| format!("\"{name}\"")).collect();
         let mut query = format!(
             "resources | where type =~ \"{kind}\" | where name in~ ({})",
@@ -391,6 +394,19 @@ mod tests {
                 .count(),
             ATTEMPTS
         );
+    }
+
+    #[tokio::test]
+    async fn a_name_outside_of_the_zone_that_is_named_is_not_put_into_it() {
+        let (api, mut provider) = api(&[], 201).await;
+        for zone in ["ww.example.com", "e.com", "other.example"] {
+            provider.zone = Some(zone.to_owned());
+            let error = present(&provider).await.unwrap_err();
+            assert!(error.contains(zone), "{error}");
+        }
+        assert!(api.lines().iter().all(|line| line.ends_with("/token")));
+        provider.zone = Some("Example.com.".to_owned());
+        present(&provider).await.unwrap();
     }
 
     #[test]

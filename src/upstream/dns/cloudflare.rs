@@ -49,12 +49,13 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
     let key = variables.secret("API_KEY");
     let records = variables.secret("DNS_API_TOKEN");
     let zones = variables.secret("ZONE_API_TOKEN");
+    // lego takes the key, too, where both are given.
     let credentials = match (records, email, key) {
+        (_, Some(email), Some(key)) => Credentials::GlobalKey { email, key },
         (Some(records), ..) => Credentials::Tokens {
             zones: zones.unwrap_or_else(|| records.clone()),
             records,
         },
-        (None, Some(email), Some(key)) => Credentials::GlobalKey { email, key },
         (None, Some(_), None) => {
             return Err(variables.wrong(
                 "API_KEY",

@@ -1,5 +1,6 @@
 //! `exec`: an external program by the contract of lego's provider of this name: `PROGRAM present|cleanup FQDN VALUE`, or
-//! `PROGRAM present|cleanup -- DOMAIN TOKEN KEYAUTH` in the mode `RAW`; exit status 0 for success. No shell is involved.
+//! `PROGRAM present|cleanup -- DOMAIN TOKEN KEYAUTH` in the mode `RAW`; exit status 0 for success. No shell is involved. It
+//! runs once at a time: lego's users have written it for that.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,8 +27,8 @@ use crate::upstream::dns::web::Web;
 /// One run of the program.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The program's output that is kept for the log.
-const MAX_OUTPUT_BYTES: usize = 2000;
+/// The program's output that is looked through for secrets before the log gets its beginning.
+const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 struct Exec {
@@ -107,6 +108,10 @@ impl Provider for Exec {
             }
         }
     }
+
+    fn is_sequential(&self) -> bool {
+        true
+    }
 }
 
 async fn finish(child: &mut Child) -> std::io::Result<(std::process::ExitStatus, Vec<u8>)> {
@@ -145,6 +150,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::upstream::dns::desk::Desk;
     use crate::upstream::dns::scripted::present;
     use crate::upstream::dns::scripted::record;
     use crate::upstream::dns::scripted::withdraw;
@@ -194,8 +200,8 @@ mod tests {
         let variables = [("EXEC_PATH", path.as_str()), ("DNS_TOKEN", "hunter22")];
         let variables = variables.map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned())));
         let reading = crate::upstream::dns::known::read("exec", variables.into()).unwrap();
-        let solver = crate::upstream::dns::Solver::new(reading.settings.unwrap()).unwrap();
-        let error = solver.apply(Action::Present, &record()).await.unwrap_err();
+        let desk = Desk::new(reading.settings.unwrap(), Web::new(None).unwrap());
+        let error = desk.apply(Action::Present, &record()).await.unwrap_err().detail;
         assert!(
             error.contains("token [redacted]") && error.contains("3"),
             "{error}"

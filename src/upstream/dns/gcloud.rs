@@ -2,6 +2,7 @@
 //! that nobody else's change is lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::rand::SystemRandom;
@@ -34,6 +35,10 @@ const SCOPE: &str = "https://www.googleapis.com/auth/ndev.clouddns.readwrite";
 
 /// Somebody else may have changed the set in between.
 const ATTEMPTS: usize = 3;
+
+/// How long to wait for a change to reach all name servers, and how often to ask.
+const ARRIVAL: Duration = Duration::from_secs(40);
+const ARRIVAL_INTERVAL: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 struct GCloud {
@@ -125,6 +130,15 @@ struct Sets {
     rrsets: Vec<Set>,
 }
 
+/// A change that has been taken on.
+#[derive(Deserialize)]
+struct Change {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    status: String,
+}
+
 /// The values of a name.
 #[derive(Clone, Serialize, Deserialize)]
 struct Set {
@@ -169,11 +183,29 @@ impl Provider for GCloud {
             let reply = web.send(with_json(request, &change).bearer_auth(&token)).await?;
             match reply.status {
                 StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => refusal = reply.refusal(),
-                _ => return reply.success().map(drop),
+                _ if action == Action::Withdraw => return reply.success().map(drop),
+                _ => {
+                    let change = format!("{zones}/{zone}/changes");
+                    let arrival = arrival(reply.json()?, &change, &token, web);
+                    // The record's servers are looked at in any case.
+                    return tokio::time::timeout(ARRIVAL, arrival).await.unwrap_or(Ok(()));
+                }
             }
         }
         Err(refusal)
     }
+}
+
+/// Waits until a change has reached all of Google's name servers, as lego does.
+async fn arrival(mut change: Change, changes: &str, token: &str, web: &Web) -> Result<(), String> {
+    while change.status == "pending" {
+        let request = web.request(Method::GET, &format!("{changes}/{}", change.id));
+        change = web.send(request.bearer_auth(token)).await?.json()?;
+        if change.status == "pending" {
+            tokio::time::sleep(ARRIVAL_INTERVAL).await;
+        }
+    }
+    Ok(())
 }
 
 impl GCloud {
@@ -213,14 +245,14 @@ impl GCloud {
             &mut signature,
         )
         .map_err(|_| unusable)?;
-        let assertion = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
+        let assertion = web.hide(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)));
         let form = [
             ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
             ("assertion", assertion.as_str()),
         ];
         let request = with_form(web.request(Method::POST, &self.token_url), &form);
         let token: Token = web.send(request).await?.json()?;
-        Ok(token.access_token)
+        Ok(web.hide(token.access_token))
     }
 }
 
@@ -253,7 +285,9 @@ mod tests {
                 let set = json!({ "name": name, "type": "TXT", "ttl": 77, "rrdatas": values, "kind": "x" });
                 (200, json!({ "rrsets": [set] }).to_string())
             }
+            line if line.ends_with("/changes/7") => (200, json!({ "id": "7", "status": "done" }).to_string()),
             line if line.starts_with("GET") => (200, "{}".to_owned()),
+            _ if change == 200 => (200, json!({ "id": "7", "status": "pending" }).to_string()),
             _ => (change, json!({ "error": "precondition" }).to_string()),
         };
         let api = Api::start(answer).await;
@@ -293,7 +327,13 @@ mod tests {
             claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
             600
         );
-        let made = asked.last().unwrap();
+        let [.., made, arrived] = asked.as_slice() else {
+            panic!("{asked:?}");
+        };
+        assert_eq!(
+            arrived.line,
+            "GET /projects/project/managedZones/outside/changes/7"
+        );
         assert_eq!(made.line, "POST /projects/project/managedZones/outside/changes");
         assert_eq!(made.header("authorization"), "Bearer fresh");
         let name = "_acme-challenge.www.example.com.";

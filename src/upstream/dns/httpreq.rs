@@ -15,6 +15,7 @@ use crate::upstream::dns::provider::Action;
 use crate::upstream::dns::provider::Provider;
 use crate::upstream::dns::variables::Noted;
 use crate::upstream::dns::variables::Variables;
+use crate::upstream::dns::variables::basic;
 use crate::upstream::dns::web::Web;
 use crate::upstream::dns::web::with_json;
 
@@ -35,7 +36,10 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
         Some(_) => Err(variables.wrong("MODE", "is no mode; write \"RAW\" or nothing")),
     };
     let user = match (variables.text("USERNAME"), variables.secret("PASSWORD")) {
-        (Some(name), Some(password)) => Ok(Some((name, password))),
+        (Some(name), Some(password)) => {
+            variables.secrets.push(basic(&name, &password));
+            Ok(Some((name, password)))
+        }
         (None, None) => Ok(None),
         (Some(_), None) => Err(variables.wrong("PASSWORD", "is missing; write both, or none")),
         (None, Some(_)) => Err(variables.wrong("USERNAME", "is missing; write both, or none")),

@@ -9,14 +9,17 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::upstream::Secret;
+use crate::upstream::SetupError;
 use crate::upstream::dns::Record;
 use crate::upstream::dns::provider::Action;
 use crate::upstream::dns::provider::Provider;
 use crate::upstream::dns::variables::Noted;
 use crate::upstream::dns::variables::Variables;
+use crate::upstream::dns::variables::basic;
 use crate::upstream::dns::web::Web;
 use crate::upstream::dns::web::with_json;
 use crate::upstream::dns::web::with_query;
+use crate::upstream::transport::roots_in;
 
 #[derive(Debug)]
 struct Infoblox {
@@ -42,6 +45,17 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
         .unwrap_or_else(|| "External".to_owned());
     let ttl = variables.ttl(120, 1);
     variables.roots = variables.text("CA_CERTIFICATE").map(Into::into);
+    let trusted = match variables.roots.as_deref().map(roots_in).transpose() {
+        Ok(_) => Ok(()),
+        Err(SetupError::Roots { path, why }) => {
+            let path = path.display();
+            Err(variables.wrong(
+                "CA_CERTIFICATE",
+                format!("names {path}, which can not be used: {why}; write the full path of a PEM file"),
+            ))
+        }
+        Err(other) => Err(variables.wrong("CA_CERTIFICATE", other.to_string())),
+    };
     let verified = match variables.flag("SSL_VERIFY", true) {
         Ok(false) => Err(variables.wrong(
             "SSL_VERIFY",
@@ -52,10 +66,13 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
     };
     let base = format!("https://{}:{}/wapi/v{version}", host?, port?);
     verified?;
+    trusted?;
+    let (username, password) = (username?, password?);
+    variables.secrets.push(basic(&username, &password));
     Ok(Arc::new(Infoblox {
         base: variables.url("HOST", &base, &["https"])?,
-        username: username?,
-        password: password?,
+        username,
+        password,
         view,
         ttl: ttl?,
     }))

@@ -46,44 +46,91 @@ struct Known {
 }
 
 const KNOWN: [Known; 12] = [
-    known(&["acme-dns", "acmedns"], &["ACME_DNS_"], (60, 2), acme_dns::read),
-    known(&["azuredns"], &["AZURE_"], (120, 2), azuredns::read),
-    known(
-        &["cloudflare"],
-        &["CLOUDFLARE_", "CF_"],
-        (120, 2),
-        cloudflare::read,
-    ),
-    known(&["desec"], &["DESEC_"], (120, 4), desec::read),
-    known(&["digitalocean"], &["DO_"], (60, 5), digitalocean::read),
-    known(&["exec"], &["EXEC_"], (60, 2), exec::read),
-    known(&["gcloud"], &["GCE_"], (180, 5), gcloud::read),
-    known(&["httpreq"], &["HTTPREQ_"], (60, 2), httpreq::read),
-    known(&["infoblox"], &["INFOBLOX_"], (60, 2), infoblox::read),
-    known(&["ovh"], &["OVH_"], (60, 2), ovh::read),
-    known(
-        &["rfc2136", "dnsupdate"],
-        &["RFC2136_", "DNSUPDATE_"],
-        (60, 2),
-        rfc2136::read,
-    ),
-    known(&["route53"], &["AWS_"], (120, 4), route53::read),
-];
-
-const fn known(
-    names: &'static [&'static str],
-    prefixes: &'static [&'static str],
-    (timeout, interval): (u32, u32),
-    read: fn(&mut Variables) -> Result<Arc<dyn Provider>, Noted>,
-) -> Known {
     Known {
-        names,
-        prefixes,
-        timeout,
-        interval,
-        read,
-    }
-}
+        names: &["acme-dns", "acmedns"],
+        prefixes: &["ACME_DNS_"],
+        timeout: 60,
+        interval: 2,
+        read: acme_dns::read,
+    },
+    Known {
+        names: &["azuredns"],
+        prefixes: &["AZURE_"],
+        timeout: 120,
+        interval: 2,
+        read: azuredns::read,
+    },
+    Known {
+        names: &["cloudflare"],
+        prefixes: &["CLOUDFLARE_", "CF_"],
+        timeout: 120,
+        interval: 2,
+        read: cloudflare::read,
+    },
+    Known {
+        names: &["desec"],
+        prefixes: &["DESEC_"],
+        timeout: 120,
+        interval: 4,
+        read: desec::read,
+    },
+    Known {
+        names: &["digitalocean"],
+        prefixes: &["DO_"],
+        timeout: 60,
+        interval: 5,
+        read: digitalocean::read,
+    },
+    Known {
+        names: &["exec"],
+        prefixes: &["EXEC_"],
+        timeout: 60,
+        interval: 2,
+        read: exec::read,
+    },
+    Known {
+        names: &["gcloud"],
+        prefixes: &["GCE_"],
+        timeout: 180,
+        interval: 5,
+        read: gcloud::read,
+    },
+    Known {
+        names: &["httpreq"],
+        prefixes: &["HTTPREQ_"],
+        timeout: 60,
+        interval: 2,
+        read: httpreq::read,
+    },
+    Known {
+        names: &["infoblox"],
+        prefixes: &["INFOBLOX_"],
+        timeout: 60,
+        interval: 2,
+        read: infoblox::read,
+    },
+    Known {
+        names: &["ovh"],
+        prefixes: &["OVH_"],
+        timeout: 60,
+        interval: 2,
+        read: ovh::read,
+    },
+    Known {
+        names: &["rfc2136", "dnsupdate"],
+        prefixes: &["RFC2136_", "DNSUPDATE_"],
+        timeout: 60,
+        interval: 2,
+        read: rfc2136::read,
+    },
+    Known {
+        names: &["route53"],
+        prefixes: &["AWS_"],
+        timeout: 120,
+        interval: 4,
+        read: route53::read,
+    },
+];
 
 /// The names of all providers.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -91,15 +138,19 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Reads the variables of the provider of this name; `None`: there is no such provider.
-pub fn read(name: &str, values: BTreeMap<String, Secret>) -> Option<Reading> {
+pub fn read(name: &str, mut values: BTreeMap<String, Secret>) -> Option<Reading> {
     let known = KNOWN.iter().find(|known| known.names.contains(&name))?;
+    let for_all = values.remove_entry("LEGO_DISABLE_CNAME_SUPPORT");
+    let mut legos = Variables::new(&["LEGO_"], for_all.into_iter().collect());
+    let stay = legos.flag("DISABLE_CNAME_SUPPORT", false);
     let mut variables = Variables::new(known.prefixes, values);
     let timeout = variables.seconds("PROPAGATION_TIMEOUT", known.timeout);
     let interval = variables.seconds("POLLING_INTERVAL", known.interval);
     let provider = (known.read)(&mut variables);
     variables.finish();
-    let settings = match (provider, timeout, interval) {
-        (Ok(provider), Ok(propagation_timeout), Ok(polling_interval)) => Ok(Dns01 {
+    variables.errors.extend(legos.errors);
+    let settings = match (provider, timeout, interval, stay) {
+        (Ok(provider), Ok(propagation_timeout), Ok(polling_interval), Ok(stay)) => Ok(Dns01 {
             name: known.names.first().copied().unwrap_or_default(),
             provider,
             secrets: variables.secrets,
@@ -108,8 +159,9 @@ pub fn read(name: &str, values: BTreeMap<String, Secret>) -> Option<Reading> {
             authority_port: 53,
             propagation_timeout,
             polling_interval,
+            follow_aliases: !stay,
         }),
-        (Err(noted), ..) | (_, Err(noted), _) | (.., Err(noted)) => Err(noted),
+        (Err(noted), ..) | (_, Err(noted), ..) | (.., Err(noted), _) | (.., Err(noted)) => Err(noted),
     };
     Some(Reading {
         settings,

@@ -1,7 +1,7 @@
 //! `ovh`: OVH's API, with an application's key, an OAuth2 client, or an access token.
 //!
 //! lego's users give the key no more than POST and DELETE below `/domain/zone/`. So zones are found by trying, and a
-//! record's id is remembered from when it was made.
+//! record's id is remembered from when it was made. A key that may GET, too, finds records again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -151,6 +151,21 @@ struct Made {
 }
 
 #[derive(Deserialize)]
+struct Txt {
+    target: String,
+}
+
+/// Where a record is.
+enum Found {
+    /// In this zone, under this id.
+    Record(String, u64),
+    /// It is not in this zone, where it belongs.
+    Zone(String),
+    /// The key may not look.
+    Nothing,
+}
+
+#[derive(Deserialize)]
 struct Token {
     access_token: String,
 }
@@ -160,27 +175,41 @@ impl Provider for Ovh {
     async fn apply(&self, action: Action, record: &Record, web: &Web) -> Result<(), String> {
         let key = (record.name.clone(), record.value.clone());
         let known = self.made().get(&key).cloned();
-        let zone = match (action, known) {
-            (Action::Withdraw, None) => return Ok(()),
-            (Action::Withdraw, Some((zone, id))) => {
+        let found = match known {
+            Some((zone, id)) => Found::Record(zone, id),
+            None => self.find(record, web).await?,
+        };
+        let zone = match (action, found) {
+            (Action::Withdraw, Found::Zone(_) | Found::Nothing) => return Ok(()),
+            (Action::Withdraw, Found::Record(zone, id)) => {
                 let path = format!("/domain/zone/{zone}/record/{id}");
                 let reply = self.call(Method::DELETE, &path, "", web).await?;
                 if reply.status != StatusCode::NOT_FOUND {
                     reply.success()?;
                 }
-                self.made().remove(&key);
                 zone
             }
-            // Made before, when the zone could not be refreshed.
-            (Action::Present, Some((zone, _))) => zone,
-            (Action::Present, None) => {
-                let (zone, id) = self.create(record, web).await?;
-                self.made().insert(key, (zone.clone(), id));
+            // Made before, when the answer was lost or the zone could not be refreshed.
+            (Action::Present, Found::Record(zone, id)) => {
+                self.made().insert(key.clone(), (zone.clone(), id));
+                zone
+            }
+            (Action::Present, found) => {
+                let zones = match &found {
+                    Found::Zone(zone) => vec![zone.as_str()],
+                    Found::Record(..) | Found::Nothing => ancestors(&record.name).collect(),
+                };
+                let (zone, id) = self.create(record, &zones, web).await?;
+                self.made().insert(key.clone(), (zone.clone(), id));
                 zone
             }
         };
         let path = format!("/domain/zone/{zone}/refresh");
-        self.call(Method::POST, &path, "", web).await?.success().map(drop)
+        self.call(Method::POST, &path, "", web).await?.success()?;
+        if action == Action::Withdraw {
+            self.made().remove(&key);
+        }
+        Ok(())
     }
 }
 
@@ -189,9 +218,33 @@ impl Ovh {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn create(&self, record: &Record, web: &Web) -> Result<(String, u64), String> {
-        let mut refusal = "there is no zone of this name".to_owned();
+    /// Looks for a record whose id is not known, because the answer was lost or this process was not there.
+    async fn find(&self, record: &Record, web: &Web) -> Result<Found, String> {
         for zone in ancestors(&record.name) {
+            let records = format!("/domain/zone/{zone}/record");
+            let name = within(&record.name, zone);
+            let path = format!("{records}?fieldType=TXT&subDomain={name}");
+            let reply = self.call(Method::GET, &path, "", web).await?;
+            if matches!(reply.status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN) {
+                continue;
+            }
+            for id in reply.json::<Vec<u64>>()? {
+                let reply = self
+                    .call(Method::GET, &format!("{records}/{id}"), "", web)
+                    .await?;
+                let txt: Txt = reply.json()?;
+                if txt.target.trim_matches('"') == record.value {
+                    return Ok(Found::Record(zone.to_owned(), id));
+                }
+            }
+            return Ok(Found::Zone(zone.to_owned()));
+        }
+        Ok(Found::Nothing)
+    }
+
+    async fn create(&self, record: &Record, zones: &[&str], web: &Web) -> Result<(String, u64), String> {
+        let mut refusal = "there is no zone of this name".to_owned();
+        for zone in zones {
             let txt = json!({
                 "fieldType": "TXT",
                 "subDomain": within(&record.name, zone),
@@ -203,7 +256,7 @@ impl Ovh {
             match reply.status {
                 // Keys are often good for one zone only.
                 StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => refusal = reply.refusal(),
-                _ => return Ok((zone.to_owned(), reply.json::<Made>()?.id)),
+                _ => return Ok(((*zone).to_owned(), reply.json::<Made>()?.id)),
             }
         }
         Err(refusal)
@@ -248,7 +301,7 @@ impl Ovh {
                 ];
                 let token = with_form(web.request(Method::POST, token_url), &form);
                 let token: Token = web.send(token).await?.json()?;
-                request.bearer_auth(token.access_token)
+                request.bearer_auth(web.hide(token.access_token))
             }
             Credentials::AccessToken(token) => request.bearer_auth(token.reveal()),
         };
@@ -274,7 +327,9 @@ mod tests {
             "POST /1.0/domain/zone/example.com/record" => {
                 (200, json!({ "id": 4711, "fieldType": "TXT" }).to_string())
             }
-            line if line.ends_with("/record") => (403, json!({ "message": "not granted" }).to_string()),
+            line if line.ends_with("/record") || line.contains("/record?") => {
+                (403, json!({ "message": "not granted" }).to_string())
+            }
             _ => (200, "null".to_owned()),
         };
         let api = Api::start(answer).await;
@@ -300,7 +355,7 @@ mod tests {
         let asked = api.asked();
         let calls: Vec<_> = asked
             .iter()
-            .filter(|asked| !asked.line.ends_with("/auth/time"))
+            .filter(|asked| !asked.line.starts_with("GET "))
             .collect();
         let lines: Vec<_> = calls.iter().map(|asked| asked.line.as_str()).collect();
         assert_eq!(
@@ -327,7 +382,68 @@ mod tests {
         let lines = api.lines();
         assert_eq!(lines[1], "DELETE /1.0/domain/zone/example.com/record/4711");
         withdraw(&provider).await.unwrap();
-        assert!(api.lines().is_empty(), "it is gone");
+        assert!(
+            api.lines().iter().all(|line| line.starts_with("GET ")),
+            "it is gone"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_record_whose_id_was_never_received_is_found_and_not_made_again() {
+        let answer = |asked: &Asked| match asked.line.as_str() {
+            "GET /1.0/domain/zone/example.com/record?fieldType=TXT&subDomain=_acme-challenge.www" => {
+                (200, "[1, 2]".to_owned())
+            }
+            "GET /1.0/domain/zone/example.com/record/1" => {
+                (200, json!({ "target": "\"theirs\"" }).to_string())
+            }
+            "GET /1.0/domain/zone/example.com/record/2" => (200, json!({ "target": "\"ours\"" }).to_string()),
+            line if line.starts_with("GET ") => (404, "null".to_owned()),
+            _ => (200, "null".to_owned()),
+        };
+        let api = Api::start(answer).await;
+        let provider = Ovh {
+            base: format!("{}/1.0", api.url),
+            credentials: Credentials::AccessToken(Secret::new("token".to_owned())),
+            ttl: 120,
+            made: Mutex::default(),
+        };
+        let changes = || {
+            let lines = api.lines().into_iter();
+            lines.filter(|line| !line.starts_with("GET ")).collect::<Vec<_>>()
+        };
+        present(&provider).await.unwrap();
+        let refresh = "POST /1.0/domain/zone/example.com/refresh";
+        assert_eq!(changes(), [refresh]);
+        let after_a_restart = Ovh {
+            made: Mutex::default(),
+            ..provider
+        };
+        withdraw(&after_a_restart).await.unwrap();
+        assert_eq!(
+            changes(),
+            ["DELETE /1.0/domain/zone/example.com/record/2", refresh]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_records_id_is_known_until_the_zone_is_refreshed_without_it() {
+        let answer = |asked: &Asked| match asked.line.as_str() {
+            line if line.ends_with("/refresh") => (500, "null".to_owned()),
+            _ => (200, "null".to_owned()),
+        };
+        let api = Api::start(answer).await;
+        let key = (crate::upstream::dns::scripted::record().name, "ours".to_owned());
+        let provider = Ovh {
+            base: format!("{}/1.0", api.url),
+            credentials: Credentials::AccessToken(Secret::new("token".to_owned())),
+            ttl: 120,
+            made: Mutex::new(HashMap::from([(key, ("example.com".to_owned(), 7))])),
+        };
+        for _ in 0..2 {
+            withdraw(&provider).await.unwrap_err();
+            assert_eq!(api.lines()[0], "DELETE /1.0/domain/zone/example.com/record/7");
+        }
     }
 
     fn sha1sum(text: &str) -> String {

@@ -13,12 +13,13 @@ use hickory_resolver::config::ResolverOpts;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
+use hickory_resolver::proto::rr::Record;
 use hickory_resolver::proto::rr::RecordType;
 use tokio::task::JoinSet;
 
 use crate::acme::problem::cleaned;
 use crate::upstream::SetupError;
-use crate::upstream::dns::Record;
+use crate::upstream::dns::Record as Wanted;
 use crate::upstream::dns::provider::ancestors;
 
 /// One question to one server.
@@ -30,7 +31,20 @@ const MAX_ALIASES: usize = 8;
 /// Zones with more authoritative addresses are not asked at all of them.
 const MAX_AUTHORITIES: usize = 16;
 
+/// What has become of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// It is there.
+    Seen,
+    /// An authoritative server says that it is not there.
+    Missing,
+    /// No authoritative server can be asked, and a resolver that does not know it may only remember that it was not
+    /// there.
+    Unclear,
+}
+
 /// Looks records up.
+#[derive(Clone)]
 pub(crate) struct Lookout {
     resolver: TokioResolver,
     authority_port: u16,
@@ -60,11 +74,20 @@ impl Lookout {
 
     /// Where the record has to be: `_acme-challenge` is often delegated by CNAME, and lego follows it. A target that is
     /// no host name is left alone.
-    pub(crate) async fn canonical(&self, name: &str) -> String {
+    ///
+    /// # Errors
+    ///
+    /// Why nobody knows: only a server that says so makes sure that there is no alias.
+    pub(crate) async fn canonical(&self, name: &str) -> Result<String, String> {
         let mut name = name.to_owned();
         for _ in 0..MAX_ALIASES {
-            let Ok(answer) = self.resolver.lookup(name.as_str(), RecordType::CNAME).await else {
-                break;
+            let answer = match self.resolver.lookup(name.as_str(), RecordType::CNAME).await {
+                Ok(answer) => answer,
+                Err(error) if is_denial(&error) => break,
+                Err(error) => {
+                    let error = cleaned(&error.to_string(), 200);
+                    return Err(format!("DNS does not tell whether {name} is an alias: {error}"));
+                }
             };
             let alias = answer.answers().iter().find_map(|record| match &record.data {
                 RData::CNAME(target) => Some(target.0.to_ascii().to_ascii_lowercase()),
@@ -75,61 +98,72 @@ impl Lookout {
                 None => break,
             }
         }
-        name
+        Ok(name)
     }
 
     /// The addresses of the servers that the name's zone is delegated to; none if they can not be found.
     pub(crate) async fn authorities(&self, name: &str) -> Vec<SocketAddr> {
         for zone in ancestors(name) {
-            match self.resolver.lookup(format!("{zone}."), RecordType::NS).await {
-                Ok(answer) => {
-                    let servers = answer.answers().iter().filter_map(|record| match &record.data {
-                        RData::NS(server) => Some(server.0.clone()),
-                        _ => None,
-                    });
-                    let mut addresses = Vec::new();
-                    for server in servers {
-                        let Ok(found) = self.resolver.lookup_ip(server).await else {
-                            continue;
-                        };
-                        addresses.extend(found.iter().map(|ip| SocketAddr::new(ip, self.authority_port)));
-                    }
-                    addresses.truncate(MAX_AUTHORITIES);
-                    return addresses;
-                }
-                Err(error) if is_denial(&error) => {}
+            let zone = format!("{zone}.");
+            let answer = match self.resolver.lookup(zone.as_str(), RecordType::NS).await {
+                Ok(answer) => answer,
+                Err(error) if is_denial(&error) => continue,
                 // Whatever lies above may be another zone.
                 Err(_) => break,
+            };
+            // An alias is answered with the servers of the zone that it leads to.
+            let own = |record: &&Record| record.name.to_ascii().eq_ignore_ascii_case(&zone);
+            let servers = answer.answers().iter().filter(own);
+            let servers: Vec<_> = servers
+                .filter_map(|record| match &record.data {
+                    RData::NS(server) => Some(server.0.clone()),
+                    _ => None,
+                })
+                .collect();
+            if servers.is_empty() {
+                continue;
             }
+            let mut addresses = Vec::new();
+            for server in servers {
+                let Ok(found) = self.resolver.lookup_ip(server).await else {
+                    continue;
+                };
+                addresses.extend(found.iter().map(|ip| SocketAddr::new(ip, self.authority_port)));
+            }
+            addresses.truncate(MAX_AUTHORITIES);
+            return addresses;
         }
         Vec::new()
     }
 
     /// Whether every authoritative server that answers has the record. If none answers, because there are none or this
-    /// host may not talk to them, the configured servers decide.
-    pub(crate) async fn sees(&self, record: &Record, authorities: &[SocketAddr]) -> bool {
+    /// host may not talk to them, the configured servers are asked.
+    pub(crate) async fn sees(&self, wanted: &Wanted, authorities: &[SocketAddr]) -> Sight {
         let mut asked = JoinSet::new();
         for resolver in authorities.iter().filter_map(authoritative) {
-            let record = record.clone();
-            asked.spawn(async move { has(&resolver, &record).await });
+            let wanted = wanted.clone();
+            asked.spawn(async move { has(&resolver, &wanted).await });
         }
         let mut seen = false;
         while let Some(answer) = asked.join_next().await {
             match answer {
                 Ok(Some(true)) => seen = true,
-                Ok(Some(false)) => return false,
+                Ok(Some(false)) => return Sight::Missing,
                 Ok(None) | Err(_) => {}
             }
         }
-        seen || has(&self.resolver, record).await == Some(true)
+        match seen || has(&self.resolver, wanted).await == Some(true) {
+            true => Sight::Seen,
+            false => Sight::Unclear,
+        }
     }
 }
 
 /// Whether the record is there; `None`: nobody says.
-async fn has(resolver: &TokioResolver, record: &Record) -> Option<bool> {
-    match resolver.lookup(record.name.as_str(), RecordType::TXT).await {
+async fn has(resolver: &TokioResolver, wanted: &Wanted) -> Option<bool> {
+    match resolver.lookup(wanted.name.as_str(), RecordType::TXT).await {
         Ok(answer) => Some(answer.answers().iter().any(|found| match &found.data {
-            RData::TXT(txt) => txt.txt_data.concat() == record.value.as_bytes(),
+            RData::TXT(txt) => txt.txt_data.concat() == wanted.value.as_bytes(),
             _ => false,
         })),
         Err(error) if is_denial(&error) => Some(false),

@@ -46,6 +46,11 @@ pub trait Provider: fmt::Debug + Send + Sync {
     ///
     /// What went wrong, for the log.
     async fn apply(&self, action: Action, record: &Record, web: &Web) -> Result<(), String>;
+
+    /// Whether changes of different names have to wait for each other, too.
+    fn is_sequential(&self) -> bool {
+        false
+    }
 }
 
 /// The names that a zone of this name could have, the longest first, without a final dot. A top-level domain is nobody's
@@ -56,11 +61,15 @@ pub fn ancestors(name: &str) -> impl Iterator<Item = &str> {
     names.filter(|name| name.contains('.'))
 }
 
-/// The name within its zone; empty for the zone's own.
+/// The name within its zone; empty for the zone's own, and whole if it is in another one.
 pub fn within<'n>(name: &'n str, zone: &str) -> &'n str {
-    let name = name.trim_end_matches('.');
-    let inner = name.strip_suffix(zone.trim_end_matches('.'));
-    inner.map_or(name, |inner| inner.trim_end_matches('.'))
+    let (name, zone) = (name.trim_end_matches('.'), zone.trim_end_matches('.'));
+    let split = name.len().checked_sub(zone.len());
+    match split.and_then(|split| name.split_at_checked(split)) {
+        Some(("", end)) if end.eq_ignore_ascii_case(zone) => "",
+        Some((inner, end)) if end.eq_ignore_ascii_case(zone) => inner.strip_suffix('.').unwrap_or(name),
+        Some(_) | None => name,
+    }
 }
 
 /// The value as zone files and most APIs write it. It is base64url, and needs no escapes.
@@ -88,7 +97,10 @@ mod tests {
             within("_acme-challenge.www.example.com.", "example.com"),
             "_acme-challenge.www"
         );
-        assert_eq!(within("example.com.", "example.com."), "");
+        assert_eq!(within("example.com.", "Example.com."), "");
+        for elsewhere in ["www.example.com", "www.anexample.com", "com", ""] {
+            assert_eq!(within(elsewhere, "nexample.com"), elsewhere);
+        }
     }
 
     #[test]

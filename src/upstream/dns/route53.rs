@@ -1,6 +1,7 @@
 //! `route53`: Amazon Route 53. A change names the set of values that it replaces, so that nobody else's change is lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method;
@@ -26,6 +27,10 @@ const NAMESPACE: &str = "https://route53.amazonaws.com/doc/2013-04-01/";
 /// Somebody else may have changed the set in between.
 const ATTEMPTS: usize = 3;
 
+/// How long to wait for a change to reach all name servers, and how often to ask.
+const ARRIVAL: Duration = Duration::from_secs(40);
+const ARRIVAL_INTERVAL: Duration = Duration::from_secs(4);
+
 #[derive(Debug)]
 struct Route53 {
     base: String,
@@ -34,6 +39,8 @@ struct Route53 {
     zone: Option<String>,
     private: bool,
     ttl: u32,
+    /// Whether a record is there only when all name servers have it.
+    patient: bool,
 }
 
 /// The values of a name, as Route 53 has them.
@@ -45,7 +52,7 @@ struct Set {
 
 /// Reads the variables.
 pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted> {
-    variables.ignored(&["MAX_RETRIES", "SDK_LOAD_CONFIG", "WAIT_FOR_RECORD_SETS_CHANGED"]);
+    variables.ignored(&["MAX_RETRIES", "SDK_LOAD_CONFIG"]);
     let role = variables.unavailable(
         &["ASSUME_ROLE_ARN", "EXTERNAL_ID"],
         "write the keys of a user who may change the zone himself",
@@ -61,6 +68,7 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
     let zone = variables.text("HOSTED_ZONE_ID");
     let private = variables.flag("PRIVATE_ZONE", false);
     let ttl = variables.ttl(10, 1);
+    let patient = variables.flag("WAIT_FOR_RECORD_SETS_CHANGED", true);
     role?;
     Ok(Arc::new(Route53 {
         base: base.to_owned(),
@@ -69,14 +77,18 @@ pub(crate) fn read(variables: &mut Variables) -> Result<Arc<dyn Provider>, Noted
         zone: zone.map(|id| id.trim_start_matches("/hostedzone/").to_owned()),
         private: private?,
         ttl: ttl?,
+        patient: patient?,
     }))
 }
 
-/// The keys, of their variables or of a file as AWS's own programs use it.
+/// The keys, of their variables or of a file, in this order, as AWS's own programs use them.
 fn identity(variables: &mut Variables) -> Result<Identity, Noted> {
     let file = variables.secret("SHARED_CREDENTIALS");
     let profile = variables.text("PROFILE").unwrap_or_else(|| "default".to_owned());
-    if let Some(file) = file {
+    let access_key = variables.text("ACCESS_KEY_ID");
+    let secret_key = variables.secret("SECRET_ACCESS_KEY");
+    let session_token = variables.secret("SESSION_TOKEN");
+    if let (Some(file), None, None) = (&file, &access_key, &secret_key) {
         let value = |key| in_profile(file.reveal(), &profile, key).map(str::to_owned);
         let keys = (value("aws_access_key_id"), value("aws_secret_access_key"));
         let (Some(access_key), Some(secret_key)) = keys else {
@@ -85,20 +97,28 @@ fn identity(variables: &mut Variables) -> Result<Identity, Noted> {
                 "has no aws_access_key_id and aws_secret_access_key in the profile that AWS_PROFILE names",
             ));
         };
-        let secret = Secret::new(secret_key);
-        variables.secrets.push(secret.clone());
+        let secret_key = Secret::new(secret_key);
+        let session_token = value("aws_session_token").map(Secret::new);
+        variables.secrets.push(secret_key.clone());
+        variables.secrets.extend(session_token.clone());
         return Ok(Identity {
             access_key,
-            secret_key: secret,
-            session_token: value("aws_session_token").map(Secret::new),
+            secret_key,
+            session_token,
         });
     }
-    let access_key = variables.required("ACCESS_KEY_ID", "the id of an access key");
-    let secret_key = variables.required_secret("SECRET_ACCESS_KEY", "the secret of the access key");
+    let access_key = access_key
+        .ok_or_else(|| variables.wrong("ACCESS_KEY_ID", "is missing; write the id of an access key"));
+    let secret_key = secret_key.ok_or_else(|| {
+        variables.wrong(
+            "SECRET_ACCESS_KEY",
+            "is missing; write the secret of the access key",
+        )
+    });
     Ok(Identity {
         access_key: access_key?,
         secret_key: secret_key?,
-        session_token: variables.secret("SESSION_TOKEN"),
+        session_token,
     })
 }
 
@@ -147,16 +167,37 @@ impl Provider for Route53 {
             let reply = self
                 .call(Method::POST, &format!("{path}/"), &[], &body, web)
                 .await?;
-            if reply.status != StatusCode::BAD_REQUEST {
-                return reply.success().map(drop);
+            if reply.status == StatusCode::BAD_REQUEST && reply.text().contains("InvalidChangeBatch") {
+                refusal = reply.refusal();
+                continue;
             }
-            refusal = reply.refusal();
+            let taken_on = reply.success()?.text();
+            if action == Action::Present && self.patient {
+                // The record's servers are looked at in any case.
+                let arrival = tokio::time::timeout(ARRIVAL, self.arrival(taken_on, web)).await;
+                arrival.unwrap_or(Ok(()))?;
+            }
+            return Ok(());
         }
         Err(refusal)
     }
 }
 
 impl Route53 {
+    /// Waits until a change has reached all of Route 53's name servers, as lego does.
+    async fn arrival(&self, mut change: String, web: &Web) -> Result<(), String> {
+        while element(&change, "Status") == "PENDING" {
+            let id = element(&change, "Id");
+            let path = format!("{API}/change/{}", id.trim_start_matches("/change/"));
+            let reply = self.call(Method::GET, &path, &[], "", web).await?;
+            change = reply.success()?.text();
+            if element(&change, "Status") == "PENDING" {
+                tokio::time::sleep(ARRIVAL_INTERVAL).await;
+            }
+        }
+        Ok(())
+    }
+
     async fn zone_of(&self, name: &str, web: &Web) -> Result<String, String> {
         for zone in ancestors(name) {
             let query = [("dnsname", zone), ("maxitems", "20")];
@@ -313,15 +354,24 @@ mod tests {
         )
     }
 
+    fn info(status: &str) -> String {
+        format!("<ChangeInfo><Id>/change/C1</Id><Status>{status}</Status></ChangeInfo>")
+    }
+
     async fn api(values: &'static [&'static str], change: u16) -> (Api, Route53) {
         let answer = move |asked: &Asked| match asked.line.as_str() {
             line if line.contains("/hostedzonesbyname?dnsname=example.com&") => (200, ZONES.to_owned()),
             line if line.contains("/hostedzonesbyname?") => (200, "<HostedZones></HostedZones>".to_owned()),
+            "GET /2013-04-01/change/C1" => (200, info("INSYNC")),
             line if line.starts_with("GET") && values.is_empty() => {
                 (200, "<ResourceRecordSets></ResourceRecordSets>".to_owned())
             }
             line if line.starts_with("GET") => (200, sets(values)),
-            _ => (change, "<Message>it was not found</Message>".to_owned()),
+            _ if change == 200 => (200, info("PENDING")),
+            _ => (
+                change,
+                "<InvalidChangeBatch><Message>it was not found</Message>".to_owned(),
+            ),
         };
         let api = Api::start(answer).await;
         let provider = Route53 {
@@ -335,6 +385,7 @@ mod tests {
             zone: None,
             private: false,
             ttl: 10,
+            patient: true,
         };
         (api, provider)
     }
@@ -349,7 +400,10 @@ mod tests {
                 .line
                 .starts_with("GET /2013-04-01/hostedzone/Z1PUBLIC/rrset?maxitems=1&name=_acme-challenge.")
         );
-        let changed = asked.last().unwrap();
+        let [.., changed, arrived] = asked.as_slice() else {
+            panic!("{asked:?}");
+        };
+        assert_eq!(arrived.line, "GET /2013-04-01/change/C1");
         assert_eq!(changed.line, "POST /2013-04-01/hostedzone/Z1PUBLIC/rrset/");
         let (deleted, created) = changed.body.split_once("<Action>CREATE</Action>").unwrap();
         assert!(
@@ -393,6 +447,54 @@ mod tests {
             .filter(|line| line.starts_with("POST"))
             .count();
         assert_eq!(changes, ATTEMPTS);
+    }
+
+    #[tokio::test]
+    async fn a_request_too_many_is_no_change_by_somebody_else() {
+        let answer = |asked: &Asked| match asked.line.as_str() {
+            line if line.starts_with("GET") => (200, "<ResourceRecordSets></ResourceRecordSets>".to_owned()),
+            _ => (
+                400,
+                "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>".to_owned(),
+            ),
+        };
+        let (_, provider) = api(&[], 200).await;
+        let busy = Api::start(answer).await;
+        let provider = Route53 {
+            base: busy.url.clone(),
+            zone: Some("Z1".to_owned()),
+            ..provider
+        };
+        let web = Web::new(None).unwrap();
+        let record = crate::upstream::dns::scripted::record();
+        provider.apply(Action::Present, &record, &web).await.unwrap_err();
+        assert_eq!(busy.lines().len(), 2);
+        assert!(web.told_to_wait().is_some());
+    }
+
+    #[test]
+    fn the_variables_go_before_the_file() {
+        let values = [
+            (
+                "AWS_SHARED_CREDENTIALS",
+                "[default]\naws_access_key_id=A\naws_secret_access_key=B\naws_session_token=C\n",
+            ),
+            ("AWS_ACCESS_KEY_ID", "D"),
+            ("AWS_SECRET_ACCESS_KEY", "E"),
+        ];
+        let read = |values: &[(&str, &str)]| {
+            let values = values
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
+            let mut variables = Variables::new(&["AWS_"], values.collect());
+            let identity = identity(&mut variables).unwrap();
+            (identity.access_key, variables.secrets)
+        };
+        let (key, _) = read(&values);
+        assert_eq!(key, "D");
+        let (key, secrets) = read(&values[..1]);
+        assert_eq!(key, "A");
+        assert!(secrets.iter().any(|secret| secret.reveal() == "C"));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use url::Url;
 
 use crate::upstream::Secret;
@@ -24,12 +26,19 @@ pub struct Remark {
     pub text: String,
 }
 
+/// A user's name and password as HTTP's Basic authentication sends them (RFC 7617 §2).
+pub(crate) fn basic(user: &str, password: &Secret) -> Secret {
+    Secret::new(STANDARD.encode(format!("{user}:{}", password.reveal())))
+}
+
 /// The variables of one provider.
 #[derive(Debug)]
 pub struct Variables {
-    /// What their names begin with; the first is what messages say.
+    /// What their names begin with; the first is what messages say of those that are not there.
     prefixes: &'static [&'static str],
     values: BTreeMap<String, Secret>,
+    /// The names that were written, by what is behind the prefix.
+    written: BTreeMap<String, String>,
     /// Values that must not be logged.
     pub(crate) secrets: Vec<Secret>,
     /// A PEM file of further roots to trust.
@@ -44,6 +53,7 @@ impl Variables {
         Self {
             prefixes,
             values,
+            written: BTreeMap::new(),
             secrets: Vec::new(),
             roots: None,
             errors: Vec::new(),
@@ -53,15 +63,29 @@ impl Variables {
 
     /// The name that a message calls the variable by.
     fn name(&self, suffix: &str) -> String {
-        format!("{}{suffix}", self.prefixes.first().unwrap_or(&""))
+        let default = format!("{}{suffix}", self.prefixes.first().unwrap_or(&""));
+        let of_file = || {
+            let written = self.written.get(suffix.strip_suffix("_FILE")?)?;
+            Some(format!("{written}_FILE"))
+        };
+        self.written
+            .get(suffix)
+            .cloned()
+            .or_else(of_file)
+            .unwrap_or(default)
     }
 
     /// Takes a value out. An empty one counts as absent, as it does to lego.
     fn take(&mut self, suffix: &str) -> Option<Secret> {
         let mut found = None;
         for prefix in self.prefixes {
-            let value = self.values.remove(&format!("{prefix}{suffix}"));
-            found = found.or(value.filter(|value| !value.reveal().is_empty()));
+            let name = format!("{prefix}{suffix}");
+            let value = self.values.remove(&name);
+            let value = value.filter(|value| !value.reveal().is_empty());
+            if found.is_none() && value.is_some() {
+                self.written.insert(suffix.to_owned(), name);
+                found = value;
+            }
         }
         found
     }

@@ -1,7 +1,12 @@
 //! The way to a DNS provider's API: deadlines, capped bodies, no redirects, no decompression.
 
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
 
+use http::HeaderMap;
 use http::Method;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -11,9 +16,11 @@ use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::acme::problem::cleaned;
 use crate::clock::Clock;
+use crate::upstream::Secret;
 use crate::upstream::SetupError;
+use crate::upstream::http::answer::asked_to_wait;
+use crate::upstream::http::answer::clamped;
 use crate::upstream::transport;
 use crate::upstream::transport::Unread;
 use crate::upstream::transport::chain;
@@ -21,14 +28,30 @@ use crate::upstream::transport::chain;
 /// Lists of zones are the longest answers.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Of an error's body, for the log.
-const MAX_DETAIL_CHARS: usize = 300;
+/// How long to leave a server alone that is asked too much and does not say.
+const BREATH: Duration = Duration::from_secs(10);
 
-/// The client, and the time for what is signed with it.
+/// What says so where the status does not: Route 53 with 400, Google with 403.
+const THROTTLED: [&[u8]; 3] = [
+    b"<Code>Throttling",
+    b"<Code>PriorRequestNotComplete",
+    b"ateLimitExceeded\"",
+];
+
+/// The client, and the time for what is signed with it. One is for one change: it remembers what was said meanwhile.
 #[derive(Debug)]
 pub struct Web {
     client: reqwest::Client,
     clock: Clock,
+    heard: Mutex<Heard>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// A server wants us to slow down.
+    wait: Option<Duration>,
+    /// What was fetched and must not be logged.
+    secrets: Vec<Secret>,
 }
 
 /// An answer of any status.
@@ -52,7 +75,37 @@ impl Web {
         Ok(Self {
             client: transport::client(roots, false)?,
             clock: Clock::system(),
+            heard: Mutex::default(),
         })
+    }
+
+    /// The same client, which has heard nothing yet.
+    pub(crate) fn for_one_change(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            clock: self.clock.clone(),
+            heard: Mutex::default(),
+        }
+    }
+
+    /// How long a server has asked us to wait.
+    pub(crate) fn told_to_wait(&self) -> Option<Duration> {
+        self.heard().wait
+    }
+
+    /// Remembers that this must not be logged, and gives it back.
+    pub(crate) fn hide(&self, secret: String) -> String {
+        self.heard().secrets.push(Secret::new(secret.clone()));
+        secret
+    }
+
+    /// What must not be logged.
+    pub(crate) fn hidden(&self) -> Vec<Secret> {
+        self.heard().secrets.clone()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time.
@@ -76,14 +129,17 @@ impl Web {
         let host = request.url().host_str().unwrap_or_default().to_owned();
         let unreachable = |error: reqwest::Error| format!("{host}: {}", chain(&error.without_url()));
         let response = client.execute(request).await.map_err(unreachable)?;
-        let status = response.status();
-        let etag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
+        let (status, headers) = (response.status(), response.headers().clone());
+        let etag = headers.get(ETAG).and_then(|tag| tag.to_str().ok());
         let etag = etag.map(str::to_owned);
         let body = transport::body(response, MAX_BODY_BYTES).await;
         let body = body.map_err(|unread| match unread {
             Unread::Broken(error) => unreachable(error),
             Unread::TooLong => format!("{host} answers with more than {MAX_BODY_BYTES} bytes"),
         })?;
+        if let Some(wait) = throttled(status, &headers, &body) {
+            self.heard().wait = Some(wait);
+        }
         Ok(Reply {
             status,
             etag,
@@ -106,10 +162,9 @@ impl Reply {
         }
     }
 
-    /// The status and what the server says to it.
+    /// The status and what the server says to it, whole: it is cut when it is clean of secrets.
     pub fn refusal(&self) -> String {
-        let detail = cleaned(self.text().trim(), MAX_DETAIL_CHARS);
-        format!("{} answers {}: {detail}", self.host, self.status)
+        format!("{} answers {}: {}", self.host, self.status, self.text().trim())
     }
 
     /// The body as a text.
@@ -125,6 +180,21 @@ impl Reply {
     pub fn json<T: DeserializeOwned>(self) -> Result<T, String> {
         let reply = self.success()?;
         serde_json::from_slice(&reply.body).map_err(|error| format!("{} answers {error}", reply.host))
+    }
+}
+
+/// How long to wait, if that is all that the server asks for.
+fn throttled(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Duration> {
+    let asked = asked_to_wait(headers).map(clamped);
+    let said = || {
+        let says = |code: &&[u8]| body.windows(code.len()).any(|part| part == *code);
+        THROTTLED.iter().any(says)
+    };
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Some(asked.unwrap_or(BREATH)),
+        StatusCode::SERVICE_UNAVAILABLE => asked,
+        StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN if said() => Some(asked.unwrap_or(BREATH)),
+        _ => None,
     }
 }
 

@@ -133,6 +133,26 @@ fn what_can_not_be_honoured_is_an_error_and_what_is_unknown_a_warning() {
             "AWS_ASSUME_ROLE_ARN: is not available in this version",
         ),
         (
+            "dnsupdate",
+            json!({"DNSUPDATE_NAMESERVER": "ns", "DNSUPDATE_TSIG_KEY": "k", "DNSUPDATE_TSIG_SECRET": "?"}),
+            "env_vars.DNSUPDATE_TSIG_SECRET: is not base64",
+        ),
+        (
+            "cloudflare",
+            json!({"CF_DNS_API_TOKEN": "t", "CF_TTL": "soon"}),
+            "env_vars.CF_TTL: is no number of seconds",
+        ),
+        (
+            "infoblox",
+            json!({"INFOBLOX_HOST": "h", "INFOBLOX_USERNAME": "u", "INFOBLOX_PASSWORD": "p", "INFOBLOX_CA_CERTIFICATE": "/no.pem"}),
+            "env_vars.INFOBLOX_CA_CERTIFICATE: names /no.pem, which can not be used",
+        ),
+        (
+            "desec",
+            json!({"DESEC_TOKEN": "t", "LEGO_DISABLE_CNAME_SUPPORT": "perhaps"}),
+            "env_vars.LEGO_DISABLE_CNAME_SUPPORT: is neither",
+        ),
+        (
             "httpreq",
             json!({"HTTPREQ_ENDPOINT": "ftp://dns.example.com"}),
             "HTTPREQ_ENDPOINT",

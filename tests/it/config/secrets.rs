@@ -111,6 +111,47 @@ fn t5_a_file_with_secrets_that_everybody_may_read_is_a_warning() {
 }
 
 #[test]
+fn t5_a_file_that_only_says_where_its_secrets_are_may_be_read() {
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("secret");
+    fs::write(&secret, KEY).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
+    let file = format!("file:{}", secret.display());
+    for (variables, is_secret) in [
+        (json!({ "DESEC_TOKEN": file, "DESEC_TTL": "3600" }), false),
+        (json!({ "DESEC_TOKEN_FILE": secret }), false),
+        (json!({ "DESEC_TOKEN": "the-token" }), true),
+    ] {
+        let changes = [
+            ("/authority/config/eab_hmac_key", json!(file)),
+            ("/authority/config/eab_kid", json!(file)),
+            (
+                "/authority/config/dns01_txt",
+                json!({ "provider": "desec", "env_vars": variables }),
+            ),
+        ];
+        let path = write(&dir, with(&changes).to_string());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let config = Config::load(&path, &Overrides::default()).unwrap();
+        let warned = config.warnings.iter().any(|line| line.contains("mode 644"));
+        assert_eq!(warned, is_secret, "{:?}", config.warnings);
+    }
+}
+
+#[test]
+fn a_file_that_is_too_long_for_a_secret_is_not_read_in_part() {
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("key");
+    fs::write(&secret, KEY.repeat(2000)).unwrap();
+    let change = (
+        "/authority/config/eab_kid",
+        json!(format!("file:{}", secret.display())),
+    );
+    let error = load(&[change]).unwrap_err().to_string();
+    assert!(error.contains("more than 64 KiB"), "{error}");
+}
+
+#[test]
 fn no_secret_is_ever_printed() {
     let dir = TempDir::new().unwrap();
     let program = dir.path().join("dns.sh");

@@ -27,6 +27,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::harness::process::free_address;
+use crate::harness::zone::Zone;
 use crate::upstream::Crash;
 use crate::upstream::MemoryVault;
 use crate::upstream::TlsFiles;
@@ -415,10 +416,11 @@ async fn f13_after_a_restart_in_the_middle_the_records_are_published_again() {
     let pebble = Pebble::strict().await;
     let vault = Arc::new(MemoryVault::default());
     let order = opened(&pebble.ca(&vault), order(&["example.com"])).await;
+    let nothing = Zone::start().await;
     let mut blind = pebble.solving();
     if let Some(dns01) = &mut blind.dns01 {
-        // Nobody answers there: the record stays invisible.
-        dns01.servers = vec!["127.0.0.1:9".parse().unwrap()];
+        // Nothing is known there: the record stays invisible.
+        dns01.servers = vec![nothing.address];
     }
     let before = Ca::new(blind, vault.clone()).unwrap();
     let progress = before.advance(&validated(&order)).await.unwrap();
