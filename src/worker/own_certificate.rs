@@ -190,7 +190,7 @@ async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result
         now,
         context.settings.issuance_deadline,
     )
-    .placed_at(context.settings.own_certificate_upstream);
+    .placed_at(context.settings.own_certificate_upstream, now);
     context
         .store
         .create_order(
