@@ -12,6 +12,7 @@ mod downtime;
 mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
 mod knot;
+mod meter;
 mod offers;
 mod outage;
 mod pebble;

@@ -236,8 +236,7 @@ async fn t1_validations_of_one_name_that_are_under_way_are_no_way_around_the_lim
     let mut challenges = Vec::new();
     for _ in 0..5 {
         let order = client.order(&["www.example.com"]).await;
-        let (url, token) = client.challenge(&order.authorizations[0]).await;
-        daemon.web.publish(&token, &client.key_authorization(&token));
+        let url = client.publish(&daemon, &order.authorizations[0]).await;
         challenges.push((order, url));
     }
     let held = daemon.web.hold().await;

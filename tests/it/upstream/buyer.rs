@@ -48,7 +48,7 @@ async fn registers_again(scene: &Scene) {
 }
 
 fn revocation(chain: &str) -> Value {
-    json!({ "certificate": b64(&csr::first_of_pem(chain)) })
+    json!({ "certificate": b64(csr::first_of_pem(chain)) })
 }
 
 /// The same daemon, with the account at another CA from now on.
