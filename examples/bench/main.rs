@@ -7,6 +7,7 @@ mod hostile;
 mod measure;
 #[path = "../loopback/proxy.rs"]
 mod proxy;
+mod rush;
 #[path = "../loopback/table.rs"]
 mod table;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -45,12 +47,24 @@ struct Arguments {
     /// Keep one connection per worker. Without it each issuance opens its own, as certbot does.
     #[arg(long, env = "BENCH_KEEP", value_parser = clap::builder::FalseyValueParser::new())]
     keep: bool,
-    /// How many certificates the honest client gets beside attackers.
+    /// How many certificates the honest client gets beside attackers; 0 leaves that out.
     #[arg(long, env = "BENCH_HONEST", default_value_t = 400)]
     honest: usize,
-    /// How often each of two answers is timed that are not to be told apart.
+    /// How often each of two answers is timed that are not to be told apart; 0 leaves that out.
     #[arg(long, env = "BENCH_TIMING", default_value_t = 5000)]
     timing: usize,
+    /// How many clients renew at once; 0 leaves them out.
+    #[arg(long, env = "BENCH_HERD", default_value_t = 10_000)]
+    herd: usize,
+    /// Within how many seconds they begin: a run for each.
+    #[arg(long, env = "BENCH_HERD_WITHIN", value_delimiter = ',', default_values_t = [60, 0])]
+    herd_within: Vec<u64>,
+    /// How many orders wait for a CA that is down; 0 leaves them out.
+    #[arg(long, env = "BENCH_WAITING", default_value_t = 500)]
+    waiting: usize,
+    /// For how many seconds the CA is down, or longer, until all of them wait.
+    #[arg(long, env = "BENCH_OUTAGE", default_value_t = 120)]
+    outage: u64,
 }
 
 /// What the load generator wrote.
@@ -58,6 +72,8 @@ struct Arguments {
 struct Load {
     issued: u32,
     failed: u32,
+    turned_away: u32,
+    seconds: f64,
     issuances_per_second: f64,
     endpoints: BTreeMap<String, Summary>,
     errors: BTreeMap<String, u64>,
@@ -67,6 +83,7 @@ struct Load {
 struct Summary {
     p50_ms: f64,
     p99_ms: f64,
+    max_ms: f64,
     count: u32,
 }
 
@@ -83,6 +100,8 @@ async fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "this is a command")]
 async fn bench(arguments: Arguments) -> anyhow::Result<()> {
+    let machine = measure::machine()?;
+    println!("{machine}");
     let ports = Ports::free()?;
     let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
     let ca = ThrowawayCa::start(directory.path(), ports.ca).await?;
@@ -93,7 +112,18 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
         println!("{workers} workers, {orders} issuances ...");
         rows.push(measure_once(&arguments, *workers, orders, &ports, &ca).await?);
     }
-    let beside_others = hostile::tables(arguments.honest, &ports, &ca).await?;
+    let beside_others = match arguments.honest {
+        0 => String::new(),
+        honest => hostile::tables(honest, &ports, &ca).await?,
+    };
+    let mut rushes = Vec::new();
+    if arguments.herd > 0 {
+        rushes.push(rush::herds(arguments.herd, &arguments.herd_within, &ports, &ca).await?);
+    }
+    if arguments.waiting > 0 {
+        let outage = Duration::from_secs(arguments.outage);
+        rushes.push(rush::drain(arguments.waiting, outage, &ports, &ca).await?);
+    }
     ca.nothing_issued_twice().await?;
     let connections = match arguments.keep {
         true => "a connection kept per worker",
@@ -104,8 +134,14 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
         "newOrder and finalize: p50/p99 ms. Requests, CPU, fsyncs, commits and bytes: acme-proxy's own, per issuance."
     );
     println!("{} name(s) in each certificate; {connections}.", arguments.names);
-    println!("\n{beside_others}");
-    timing(arguments.timing, &ports, &ca).await
+    for others in [vec![beside_others], rushes].concat() {
+        println!("\n{others}");
+    }
+    println!("{machine}, when the command began.\n");
+    match arguments.timing {
+        0 => Ok(()),
+        rounds => timing(rounds, &ports, &ca).await,
+    }
 }
 
 fn headings() -> Vec<String> {
@@ -301,7 +337,7 @@ struct ThrowawayCa {
     root: PathBuf,
     root_pem: String,
     client: reqwest::Client,
-    _child: Child,
+    child: Child,
 }
 
 #[derive(Deserialize)]
@@ -334,13 +370,19 @@ impl ThrowawayCa {
                         root,
                         root_pem,
                         client: builder.build()?,
-                        _child: child,
+                        child,
                     });
                 }
                 _ => sleep(Duration::from_millis(100)).await,
             }
         }
         bail!("the throwaway CA did not start")
+    }
+
+    /// It goes down, or comes up again.
+    fn switch(&self) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        Ok(kill_process(pid.context("the CA has ended")?, Signal::USR1)?)
     }
 
     /// A benchmark of something that is wrong is worth nothing.

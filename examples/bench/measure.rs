@@ -16,6 +16,8 @@ pub(crate) struct Usage {
     pub(crate) cpu_ms: f64,
     /// Resident memory now.
     pub(crate) rss_mb: f64,
+    /// The most that it has been.
+    pub(crate) peak_mb: f64,
     /// `acme_proxy_store_syncs_total`, if there is such a metric.
     pub(crate) syncs: Option<f64>,
     /// `acme_proxy_store_commits_total`, if there is such a metric.
@@ -30,11 +32,11 @@ impl Usage {
         let pid = proxy.pid()?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let answer = proxy.client().get(&proxy.metrics_url).send().await?;
-        let metrics = answer.text().await?;
+        let metrics = page(proxy).await?;
         Ok(Self {
             cpu_ms: cpu_ticks(&stat).context("/proc/PID/stat")? * TICK_MS,
-            rss_mb: resident_kb(&status).context("/proc/PID/status")? / 1024.0,
+            rss_mb: kilobytes(&status, "VmRSS:").context("/proc/PID/status")? / 1024.0,
+            peak_mb: kilobytes(&status, "VmHWM:").context("/proc/PID/status")? / 1024.0,
             syncs: metric(&metrics, "acme_proxy_store_syncs_total"),
             commits: metric(&metrics, "acme_proxy_store_commits_total"),
             store_bytes: disk_bytes(&proxy.store)?,
@@ -47,6 +49,7 @@ impl Usage {
         Self {
             cpu_ms: self.cpu_ms - before.cpu_ms,
             rss_mb: self.rss_mb,
+            peak_mb: self.peak_mb,
             syncs: difference(self.syncs, before.syncs),
             commits: difference(self.commits, before.commits),
             store_bytes: self.store_bytes - before.store_bytes,
@@ -62,8 +65,38 @@ fn cpu_ticks(stat: &str) -> Option<f64> {
     Some(user + system)
 }
 
-fn resident_kb(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// The machine, and how busy it is: no figure means anything without it.
+pub(crate) fn machine() -> anyhow::Result<String> {
+    let read = |path: &str| std::fs::read_to_string(path).with_context(|| path.to_owned());
+    let (cpus, memory) = (read("/proc/cpuinfo")?, read("/proc/meminfo")?);
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("CPU", |model| model.trim_start_matches(['\t', ' ', ':']));
+    let count = std::thread::available_parallelism()?;
+    let gigabytes = kilobytes(&memory, "MemTotal:").context("/proc/meminfo")? / 1024.0 / 1024.0;
+    let (kernel, load) = (read("/proc/sys/kernel/osrelease")?, read("/proc/loadavg")?);
+    let load: Vec<&str> = load.split(' ').take(3).collect();
+    Ok(format!(
+        "Machine: {count} x {model}, {gigabytes:.0} GB, Linux {}; load average {}",
+        kernel.trim(),
+        load.join(" ")
+    ))
+}
+
+/// The daemon's metrics.
+async fn page(proxy: &AcmeProxy) -> anyhow::Result<String> {
+    let answer = proxy.client().get(&proxy.metrics_url).send().await?;
+    Ok(answer.text().await?)
+}
+
+/// One series of the daemon's metrics, by name and labels; 0 if it is not there yet.
+pub(crate) async fn figure(proxy: &AcmeProxy, series: &str) -> anyhow::Result<f64> {
+    let page = page(proxy).await?;
+    let value = page.lines().find_map(|line| line.strip_prefix(series));
+    Ok(value.map_or(Ok(0.0), |value| value.trim().parse())?)
+}
+
+fn kilobytes(status: &str, name: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -37,6 +38,11 @@ impl Reply {
     /// A header's value.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         Some(self.headers.get(name)?.to_str().ok()?.to_owned())
+    }
+
+    /// How long the server asks to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.header("retry-after")?.parse().ok()?))
     }
 }
 
@@ -113,6 +119,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Whether the server has closed it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Sends a request, and reads the answer.
     pub(crate) async fn send(&mut self, method: Method, url: &str, body: String) -> anyhow::Result<Reply> {
         let uri: Uri = url.parse().with_context(|| format!("{url} is no URL"))?;

@@ -1,9 +1,10 @@
 //! One worker: the requests that `certbot certonly` makes for a certificate, in its order.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -24,16 +25,22 @@ pub(crate) struct Plan {
     pub(crate) connection_per_issuance: bool,
     pub(crate) account_per_issuance: bool,
     pub(crate) poll_interval: Duration,
+    /// Whether to wait as long as the server says, also after it has turned us away.
+    pub(crate) obey: bool,
     pub(crate) patience: Duration,
 }
 
 /// One client.
 pub(crate) struct Worker {
     plan: Arc<Plan>,
+    /// Where it connects from, if not the usual address.
+    from: Option<Ipv4Addr>,
     key: AccountKey,
     account: Option<String>,
     connection: Option<Connection>,
     nonce: Option<String>,
+    /// How long to stay away, since the last answer said so.
+    turned_away: Option<Duration>,
     pub(crate) samples: Samples,
 }
 
@@ -84,15 +91,27 @@ struct Problem {
 
 impl Worker {
     /// A client with a fresh account key.
-    pub(crate) fn new(plan: Arc<Plan>) -> anyhow::Result<Self> {
+    pub(crate) fn new(plan: Arc<Plan>, from: Option<Ipv4Addr>) -> anyhow::Result<Self> {
         Ok(Self {
             plan,
+            from,
             key: AccountKey::generate()?,
             account: None,
             connection: None,
             nonce: None,
+            turned_away: None,
             samples: Samples::default(),
         })
+    }
+
+    /// Makes its account, as a client did long before it renews a certificate. None of that is in the samples.
+    pub(crate) async fn settle(&mut self) -> Result<(), String> {
+        let plan = self.plan.clone();
+        let settled = self.directory(&plan).await;
+        self.connection = None;
+        self.nonce = None;
+        self.samples = Samples::default();
+        settled.map(drop).map_err(|Failure(what)| what)
     }
 
     /// Gets one certificate; how that went is in the samples.
@@ -154,8 +173,8 @@ impl Worker {
         Ok(())
     }
 
-    /// A new order's URL, and the order.
-    async fn order(&mut self, plan: &Plan, names: &[String]) -> Outcome<(String, Order)> {
+    /// What every client begins with: the directory, a nonce, and an account if there is none.
+    async fn directory(&mut self, plan: &Plan) -> Outcome<Directory> {
         let reply = self
             .send(Endpoint::Directory, Method::GET, &plan.directory, String::new())
             .await?;
@@ -170,6 +189,12 @@ impl Worker {
         if self.account.is_none() {
             self.register(plan, &directory.new_account).await?;
         }
+        Ok(directory)
+    }
+
+    /// A new order's URL, and the order.
+    async fn order(&mut self, plan: &Plan, names: &[String]) -> Outcome<(String, Order)> {
+        let directory = self.directory(plan).await?;
         let identifiers: Vec<_> = names
             .iter()
             .map(|name| json!({ "type": "dns", "value": name }))
@@ -252,7 +277,7 @@ impl Worker {
         Ok(true)
     }
 
-    /// Asks until the object is `valid`: after a wait each time, as certbot does.
+    /// Asks until the object is `valid`: after a wait each time.
     async fn poll<T: DeserializeOwned>(
         &mut self,
         endpoint: Endpoint,
@@ -262,8 +287,9 @@ impl Worker {
         let mut wait = self.plan.poll_interval;
         loop {
             sleep(wait).await;
-            wait = (wait + wait / 2).min(Duration::from_secs(1));
             let reply = self.post(endpoint, url, "").await?;
+            let told = reply.retry_after().filter(|_| self.plan.obey);
+            wait = told.unwrap_or((wait + wait / 2).min(Duration::from_secs(1)));
             let object: T = json_of(endpoint, &reply)?;
             match status(&object).as_str() {
                 "valid" => return Ok(object),
@@ -288,7 +314,14 @@ impl Worker {
                 Err(Failure(what)) if what.ends_with(":badNonce") && attempts < 4 => {
                     self.samples.error(format!("{what} (tried again)"));
                 }
-                outcome => return outcome,
+                outcome => match self.turned_away.take() {
+                    Some(wait) => {
+                        self.samples.turned_away += 1;
+                        attempts = 0;
+                        sleep(wait).await;
+                    }
+                    None => return outcome,
+                },
             }
         }
     }
@@ -297,11 +330,12 @@ impl Worker {
     /// none.
     async fn send(&mut self, endpoint: Endpoint, method: Method, url: &str, body: String) -> Outcome<Reply> {
         let begun = Instant::now();
-        let mut connection = match self.connection.take() {
+        let kept = self.connection.take();
+        let mut connection = match kept.filter(|kept| !kept.is_closed()) {
             Some(connection) => connection,
             None => {
                 let start = Instant::now();
-                let connection = self.plan.target.connect(None).await;
+                let connection = self.plan.target.connect(self.from).await;
                 let connection = connection.map_err(|error| failure(Endpoint::Connect, error))?;
                 self.samples.record(Endpoint::Connect, start.elapsed());
                 connection
@@ -312,12 +346,20 @@ impl Worker {
         let reply = reply.map_err(|error| failure(endpoint, format_args!("{error:#}")))?;
         self.samples.record(endpoint, start.elapsed());
         self.samples.record(Endpoint::Any, begun.elapsed());
-        self.connection = Some(connection);
+        if reply.header("connection").as_deref() != Some("close") {
+            self.connection = Some(connection);
+        }
         if let Some(nonce) = reply.header("replay-nonce") {
             self.nonce = Some(nonce);
         }
         if reply.status.is_success() {
             return Ok(reply);
+        }
+        let is_later =
+            [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&reply.status);
+        if self.plan.obey && is_later {
+            self.turned_away = reply.retry_after();
+            self.connection = None;
         }
         Err(match serde_json::from_slice::<Problem>(&reply.body) {
             Ok(problem) => failure(endpoint, problem.kind),

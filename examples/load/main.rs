@@ -25,8 +25,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::attack::Attack;
 use self::client::Target;
@@ -70,9 +71,21 @@ struct Arguments {
     /// The port on 127.0.0.1 to answer DNS on: every name is 127.0.0.1.
     #[arg(long)]
     dns_port: Option<u16>,
+    /// Make each worker's account before the clock starts.
+    #[arg(long, conflicts_with = "account_per_issuance")]
+    accounts_first: bool,
+    /// Seconds within which the workers begin, one after the other.
+    #[arg(long, default_value_t = 0)]
+    begin_within: u64,
+    /// The addresses on loopback that the workers connect from, in turn; 0 is the usual one.
+    #[arg(long, default_value_t = 0)]
+    sources: usize,
     /// Milliseconds before the first poll; grows by half each time, up to a second.
     #[arg(long, default_value_t = 50)]
     poll_interval: u64,
+    /// Wait as long as the server says (Retry-After) between two polls, and come again after it has said 429 or 503.
+    #[arg(long)]
+    obey: bool,
     /// Seconds after which an issuance has failed.
     #[arg(long, default_value_t = 90)]
     patience: u64,
@@ -109,6 +122,12 @@ async fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "this is a command")]
 async fn load(arguments: Arguments) -> anyhow::Result<()> {
+    let files = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: files.maximum,
+        ..files
+    };
+    setrlimit(Resource::Nofile, raised).context("as many open files as we may have")?;
     let root = std::fs::read(&arguments.ca_file)
         .with_context(|| format!("cannot read {}", arguments.ca_file.display()))?;
     let target = Target::new(&arguments.directory, &root, arguments.resolve).await?;
@@ -132,6 +151,7 @@ async fn load(arguments: Arguments) -> anyhow::Result<()> {
         connection_per_issuance: arguments.connection_per_issuance,
         account_per_issuance: arguments.account_per_issuance,
         poll_interval: Duration::from_millis(arguments.poll_interval.max(1)),
+        obey: arguments.obey,
         patience: Duration::from_secs(arguments.patience),
     });
     if let Some(rounds) = arguments.timing {
@@ -145,21 +165,26 @@ async fn load(arguments: Arguments) -> anyhow::Result<()> {
         &arguments.domain,
     )?);
     let mut workers = Vec::new();
-    for _ in 0..arguments.workers {
-        workers.push(Worker::new(plan.clone())?);
+    for index in 0..arguments.workers {
+        workers.push(Worker::new(plan.clone(), arguments.source(index)?)?);
+    }
+    if arguments.accounts_first {
+        println!("Making {} accounts ...", arguments.workers);
+        workers = settled(workers).await?;
     }
 
     if arguments.silent > 0 {
         println!("Sending the server to {} silent hosts ...", arguments.silent);
         let names = (0..arguments.silent).map(|n| format!("n{n}{}{}", http01::SILENT, arguments.domain));
-        let sent = Worker::new(plan.clone())?
+        let sent = Worker::new(plan.clone(), None)?
             .send_to_silent_hosts(&names.collect::<Vec<_>>())
             .await;
         sent.map_err(|what| anyhow::anyhow!("the silent hosts: {what}"))?;
     }
     println!("{} workers start.", arguments.workers);
     let start = Instant::now();
-    let samples = run(workers, requests).await?;
+    let within = Duration::from_secs(arguments.begin_within);
+    let samples = run(workers, requests, within).await?;
     let report = Report::new(
         report::Run {
             directory: arguments.directory.to_string(),
@@ -180,13 +205,47 @@ async fn load(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl Arguments {
+    /// Where this worker connects from.
+    fn source(&self, index: usize) -> anyhow::Result<Option<Ipv4Addr>> {
+        if self.sources == 0 {
+            return Ok(None);
+        }
+        let host = u16::try_from(index % self.sources).context("too many addresses are needed")?;
+        let [high, low] = (host + 1).to_be_bytes();
+        Ok(Some(Ipv4Addr::new(127, 1, high, low)))
+    }
+}
+
+/// The workers, with accounts.
+async fn settled(workers: Vec<Worker>) -> anyhow::Result<Vec<Worker>> {
+    let (mut settling, mut settled) = (JoinSet::new(), Vec::new());
+    for mut worker in workers {
+        settling.spawn(async move { worker.settle().await.map(|()| worker) });
+        if settling.len() == 64 {
+            settled.extend(settling.join_next().await);
+        }
+    }
+    while let Some(worker) = settling.join_next().await {
+        settled.push(worker);
+    }
+    let settled = settled.into_iter().map(|worker| {
+        worker
+            .context("a worker died")?
+            .map_err(|what| anyhow::anyhow!("an account: {what}"))
+    });
+    settled.collect()
+}
+
 /// Lets every worker take the next request until none is left.
-async fn run(workers: Vec<Worker>, requests: Arc<Vec<Request>>) -> anyhow::Result<Samples> {
+async fn run(workers: Vec<Worker>, requests: Arc<Vec<Request>>, within: Duration) -> anyhow::Result<Samples> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut running = JoinSet::new();
-    for mut worker in workers {
+    let pause = within / u32::try_from(workers.len().max(1))?;
+    for (mut worker, index) in workers.into_iter().zip(0..) {
         let (requests, next) = (requests.clone(), next.clone());
         running.spawn(async move {
+            sleep(pause * index).await;
             while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
                 worker.obtain(request).await;
             }

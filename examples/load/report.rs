@@ -61,6 +61,8 @@ pub(crate) struct Samples {
     errors: BTreeMap<String, u64>,
     /// Issuances that did not end with a certificate.
     pub(crate) failed: u64,
+    /// How often the server said to come again later, and the client did.
+    pub(crate) turned_away: u64,
 }
 
 impl Samples {
@@ -83,6 +85,7 @@ impl Samples {
             *self.errors.entry(what).or_default() += count;
         }
         self.failed += other.failed;
+        self.turned_away += other.turned_away;
     }
 }
 
@@ -103,6 +106,7 @@ pub(crate) struct Report {
     seconds: f64,
     issued: usize,
     pub(crate) failed: u64,
+    turned_away: u64,
     issuances_per_second: f64,
     /// Milliseconds.
     endpoints: BTreeMap<Endpoint, Summary>,
@@ -146,6 +150,7 @@ impl Report {
             seconds,
             issued,
             failed: samples.failed,
+            turned_away: samples.turned_away,
             issuances_per_second: f64::from(u32::try_from(issued).unwrap_or(u32::MAX)) / seconds,
             endpoints: samples.times.iter().map(summary).collect(),
             errors: samples.errors.clone(),
@@ -170,8 +175,8 @@ impl Report {
         }
         let mut text = table::aligned(&rows);
         text.push_str(&format!(
-            "\n{} issued, {} failed, in {:.1} s: {:.1} issuances/s\n",
-            self.issued, self.failed, self.seconds, self.issuances_per_second
+            "\n{} issued, {} failed, {} times turned away, in {:.1} s: {:.1} issuances/s\n",
+            self.issued, self.failed, self.turned_away, self.seconds, self.issuances_per_second
         ));
         for (what, count) in &self.errors {
             text.push_str(&format!("{count:>8} x {what}\n"));

@@ -33,7 +33,7 @@ struct Pair {
 /// The table, of so many rounds for each pair.
 pub(crate) async fn table(plan: Arc<Plan>, rounds: usize, domain: &str) -> anyhow::Result<String> {
     let request = keys::requests(1, 1, domain)?.pop().context("a request")?;
-    let owned = Worker::new(Arc::clone(&plan))?.objects(&request).await;
+    let owned = Worker::new(Arc::clone(&plan), None)?.objects(&request).await;
     let owned = owned.map_err(|what| anyhow::anyhow!("the owner of what is asked for: {what}"))?;
     let mut stranger = Stranger::new(&plan).await?;
     let mut rows = vec![

@@ -17,12 +17,17 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-/// A throwaway ACME CA on loopback, with External Account Binding. For tests only.
+/// A throwaway ACME CA on loopback, with External Account Binding. For tests only. At a SIGUSR1 it goes down, at the next
+/// one it comes up again.
 #[derive(Parser)]
 struct Arguments {
     /// Where to listen.
@@ -57,6 +62,21 @@ struct Arguments {
     life: Option<u64>,
 }
 
+/// Whether the CA is down.
+struct Switch(watch::Sender<bool>);
+
+#[async_trait]
+impl ca::trouble::Trouble for Switch {
+    fn is_down(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    async fn going_down(&self) {
+        // It only fails without a sender.
+        let _ = self.0.subscribe().wait_for(|down| *down).await;
+    }
+}
+
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "this is a command")]
 async fn main() -> anyhow::Result<()> {
@@ -66,6 +86,8 @@ async fn main() -> anyhow::Result<()> {
         (Some(kid), Some(hmac_key)) => ca::Eab { kid, hmac_key },
         _ => defaults.eab,
     };
+    let switch = Arc::new(Switch(watch::Sender::new(false)));
+    let mut signals = signal(SignalKind::user_defined1())?;
     let running = ca::start(ca::Options {
         listen: arguments.listen,
         eab,
@@ -75,6 +97,7 @@ async fn main() -> anyhow::Result<()> {
         processing: Duration::from_millis(arguments.processing),
         bad_nonces: arguments.bad_nonces,
         life: arguments.life.map(Duration::from_secs),
+        trouble: switch.clone(),
         ..ca::Options::default()
     })
     .await?;
@@ -89,7 +112,15 @@ async fn main() -> anyhow::Result<()> {
         running.directory_url.replace("/directory", "/stats")
     );
     println!("Stop it with Ctrl-C.");
-    tokio::signal::ctrl_c().await?;
+    let switching = async {
+        while signals.recv().await.is_some() {
+            switch.0.send_modify(|down| *down = !*down);
+        }
+    };
+    tokio::select! {
+        stopped = tokio::signal::ctrl_c() => stopped?,
+        () = switching => {}
+    }
     let stats = running.stats();
     println!(
         "{} orders, {} certificates.",
