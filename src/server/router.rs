@@ -384,14 +384,16 @@ fn record(
         status.as_u16(),
         u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     );
+    // Who is turned away because others came before is no fault of ours.
+    let is_busy = status == StatusCode::SERVICE_UNAVAILABLE.as_u16() && cause.is_none();
     match StatusCode::from_u16(status).map(|status| status.is_server_error()) {
-        Ok(true) => {
+        Ok(true) if !is_busy => {
             tracing::error!(request.id = request_id, %method, path, status, duration_us = micros, detail, cause, "request failed")
         }
-        Ok(false) | Err(_) if status >= 400 => {
+        Ok(_) | Err(_) if status >= 400 => {
             tracing::warn!(request.id = request_id, %method, path, status, duration_us = micros, detail, cause, "request refused");
         }
-        Ok(false) | Err(_) => {
+        Ok(_) | Err(_) => {
             tracing::info!(request.id = request_id, %method, path, status, duration_us = micros, "request")
         }
     }
