@@ -100,7 +100,7 @@ fn private_jwk(pem: &str) -> Value {
     let key = Key::of("ES256", rcgen::KeyPair::from_pem(pem).unwrap());
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.pair.serialize_der());
     let number: EcPrivateKeyBin<'_> = pair.unwrap().private_key().as_be_bytes().unwrap();
-    let mut jwk = key.jwk.clone();
+    let mut jwk = key.jwk;
     jwk["d"] = b64(number.as_ref()).into();
     jwk
 }
