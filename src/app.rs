@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::acme::certificate::{self, Der};
+use crate::acme::upstream::UpstreamName;
 use crate::app::upstreams::Accounts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -30,6 +31,7 @@ use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
 use crate::upstream::account::{self, VAULT, Vault};
 use crate::upstream::acme::Ca;
+use crate::upstream::http::outcome::Outcome;
 use crate::validate::Validator;
 use crate::worker::Worker;
 use crate::worker::upstream::Upstream;
@@ -100,6 +102,7 @@ impl App {
             let (name, failover) = (configured.name, configured.failover);
             let ca_url = configured.settings.directory.clone();
             let ca = ca(configured, vault)?;
+            count_requests(&ca, name, &metrics);
             accounts.push((name, Arc::clone(&ca)));
             upstreams.push(Upstream {
                 name,
@@ -217,6 +220,16 @@ fn ca(configured: config::Upstream, vault: Arc<dyn Vault>) -> anyhow::Result<Arc
     let ca =
         Ca::new(configured.settings, vault).with_context(|| format!("the upstream {}", configured.name))?;
     Ok(Arc::new(ca))
+}
+
+/// Counts the HTTP requests to a CA by their outcomes, each of which is shown from the start.
+fn count_requests(ca: &Ca, name: UpstreamName, metrics: &Metrics) {
+    let counter = metrics.upstream.http_requests.clone();
+    let of = move |outcome: Outcome| counter.with_label_values(&[name.as_str(), outcome.name()]);
+    for outcome in Outcome::ALL {
+        of(outcome);
+    }
+    ca.client.count_by(Box::new(move |outcome| of(outcome).inc()));
 }
 
 /// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs: those in use, those

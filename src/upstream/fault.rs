@@ -17,6 +17,7 @@ use crate::acme::problem::ProblemType;
 use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
 use crate::upstream::Error;
+use crate::upstream::Says;
 
 /// No more characters of the CA's words than this are kept.
 const MAX_DETAIL: usize = 200;
@@ -30,9 +31,12 @@ pub enum Fault {
     /// The request was not made: the CA named a URL that is not its own.
     #[error("{0} is not an https URL of the CA's own host; it is not used")]
     Foreign(String),
-    /// There was no answer: DNS, connection, TLS, deadline.
+    /// There was no answer, or it broke off: DNS, connection, TLS.
     #[error("no answer from the CA: {0}")]
     Unreachable(String),
+    /// There was no whole answer before the deadline.
+    #[error("no answer from the CA in time: {0}")]
+    TimedOut(String),
     /// There was an answer, and it is not what the protocol asks for.
     #[error("the CA's answer is not understood: {0}")]
     Nonsense(String),
@@ -100,7 +104,7 @@ impl Refusal {
     }
 
     /// Whether the CA asks us to slow down. Load balancers say so with 503 and a time (F3).
-    fn is_rate_limit(&self) -> bool {
+    pub(crate) fn is_rate_limit(&self) -> bool {
         let unavailable = self.status == 503 && self.retry_after.is_some();
         self.status == 429 || unavailable || self.kind() == Some(ProblemType::RateLimited)
     }
@@ -189,7 +193,7 @@ impl Fault {
     pub fn kind(&self) -> Option<ProblemType> {
         match self {
             Self::Refused(refusal) => refusal.kind(),
-            Self::Foreign(_) | Self::Unreachable(_) | Self::Nonsense(_) => None,
+            Self::Foreign(_) | Self::Unreachable(_) | Self::TimedOut(_) | Self::Nonsense(_) => None,
         }
     }
 
@@ -206,10 +210,15 @@ impl From<Fault> for Error {
             Fault::Refused(refusal) if refusal.is_rate_limit() || refusal.may_pass() => Self::Transient {
                 detail,
                 retry_after: refusal.wait(),
-                rate_limited: refusal.is_rate_limit(),
+                says: match refusal.is_rate_limit() {
+                    true => Says::SlowDown,
+                    false => Says::Failing,
+                },
             },
             Fault::Refused(refusal) => Self::Permanent(refusal.problem()),
-            Fault::Foreign(_) | Fault::Unreachable(_) | Fault::Nonsense(_) => Self::transient(detail),
+            Fault::Foreign(_) | Fault::Unreachable(_) | Fault::TimedOut(_) | Fault::Nonsense(_) => {
+                Self::transient(detail)
+            }
         }
     }
 }
@@ -257,7 +266,7 @@ mod tests {
     #[test]
     fn f2_f3_an_overloaded_or_absent_ca_never_ends_an_order() {
         let passes = |refusal| match Error::from(Fault::Refused(refusal)) {
-            Error::Transient { rate_limited, .. } => Some(rate_limited),
+            Error::Transient { says, .. } => Some(says == Says::SlowDown),
             Error::Permanent(_) | Error::OrderGone(_) => None,
         };
         let page = |status, retry_after| Refusal {

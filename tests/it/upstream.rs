@@ -4,6 +4,7 @@
 mod account;
 mod answers;
 mod bodies;
+mod buyer;
 mod certificates;
 mod dns;
 mod double;
@@ -11,6 +12,7 @@ mod downtime;
 mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
 mod knot;
+mod meter;
 mod offers;
 mod outage;
 mod pebble;
@@ -171,8 +173,8 @@ fn validated(order: &Order) -> ValidatedOrder {
 
 /// Opens the order at the CA and remembers the URL, as the worker does.
 async fn opened(ca: &dyn Issuer, order: Order) -> Order {
-    let url = ca.open(&validated(&order)).await.unwrap();
-    order.opened_upstream(url)
+    let opened = ca.open(&validated(&order)).await.unwrap();
+    order.opened_upstream(opened)
 }
 
 /// What the worker does until there is a chain, in a hurry.

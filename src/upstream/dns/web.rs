@@ -1,7 +1,6 @@
 //! The way to a DNS provider's API: deadlines, capped bodies, no redirects, no decompression.
 
 use std::path::Path;
-use std::time::Duration;
 
 use http::Method;
 use http::StatusCode;
@@ -15,22 +14,15 @@ use serde_json::Value;
 use crate::acme::problem::cleaned;
 use crate::clock::Clock;
 use crate::upstream::SetupError;
-use crate::upstream::http::chain;
-use crate::upstream::http::roots_in;
-
-/// TCP and TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// One request with its whole answer.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::upstream::transport;
+use crate::upstream::transport::Unread;
+use crate::upstream::transport::chain;
 
 /// Lists of zones are the longest answers.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// Of an error's body, for the log.
 const MAX_DETAIL_CHARS: usize = 300;
-
-const USER_AGENT: &str = concat!("acme-proxy/", env!("CARGO_PKG_VERSION"));
 
 /// The client, and the time for what is signed with it.
 #[derive(Debug)]
@@ -57,20 +49,8 @@ impl Web {
     ///
     /// [`SetupError`] if there are none, or the file can not be used.
     pub fn new(roots: Option<&Path>) -> Result<Self, SetupError> {
-        let roots = match roots {
-            Some(path) => roots_in(path)?,
-            None => Vec::new(),
-        };
-        let client = reqwest::Client::builder()
-            .tls_certs_merge(roots)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
-            .user_agent(USER_AGENT)
-            .build()
-            .map_err(|error| SetupError::Tls(chain(&error)))?;
         Ok(Self {
-            client,
+            client: transport::client(roots, false)?,
             clock: Clock::system(),
         })
     }
@@ -95,18 +75,18 @@ impl Web {
         let request = request.map_err(|error| chain(&error.without_url()))?;
         let host = request.url().host_str().unwrap_or_default().to_owned();
         let unreachable = |error: reqwest::Error| format!("{host}: {}", chain(&error.without_url()));
-        let mut response = client.execute(request).await.map_err(unreachable)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-            if body.len().saturating_add(chunk.len()) > MAX_BODY_BYTES {
-                return Err(format!("{host} answers with more than {MAX_BODY_BYTES} bytes"));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let response = client.execute(request).await.map_err(unreachable)?;
+        let status = response.status();
         let etag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
+        let etag = etag.map(str::to_owned);
+        let body = transport::body(response, MAX_BODY_BYTES).await;
+        let body = body.map_err(|unread| match unread {
+            Unread::Broken(error) => unreachable(error),
+            Unread::TooLong => format!("{host} answers with more than {MAX_BODY_BYTES} bytes"),
+        })?;
         Ok(Reply {
-            status: response.status(),
-            etag: etag.map(str::to_owned),
+            status,
+            etag,
             body,
             host,
         })

@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::ca;
+use crate::harness::metrics;
 
 /// The name that the daemon goes by. It resolves nowhere: clients are told its address.
 pub(crate) const NAME: &str = "acmeproxy.test.example.com";
@@ -296,14 +297,7 @@ impl Daemon {
 
     /// A page of the metrics listener.
     pub(crate) async fn page(&self, path: &str) -> Option<String> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(5))
-            .build();
-        let url = format!("http://{}{path}", self.metrics);
-        let answer = client.unwrap().get(url).send().await.ok()?;
-        assert_eq!(answer.status(), 200);
-        answer.text().await.ok()
+        metrics::page(self.metrics, path).await
     }
 
     /// What the metrics listener says about its health.

@@ -76,10 +76,15 @@ impl Daemon {
 
     /// A daemon whose CA takes so long to issue.
     pub(crate) async fn start_with_slow_ca(processing: Duration) -> Self {
-        let ca = ca::Options {
+        Self::start_before(ca::Options {
             processing,
             ..ca::Options::default()
-        };
+        })
+        .await
+    }
+
+    /// A daemon with this CA.
+    pub(crate) async fn start_before(ca: ca::Options) -> Self {
         Self::start_with(Plan {
             ca,
             ..Plan::default()

@@ -14,31 +14,10 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::rfc8555::s7_1_6_lives::model::{AUTHORIZATION, CHALLENGE, ORDER};
+
 /// Without a step for so long, nobody is going anywhere.
 const REST: Duration = Duration::from_millis(20);
-
-/// The edges of RFC 8555 §7.1.6, as far as there is anything here that moves along them.
-const ORDER: &[(&str, &str)] = &[
-    ("pending", "ready"),
-    ("pending", "invalid"),
-    ("ready", "processing"),
-    ("ready", "invalid"),
-    ("processing", "valid"),
-    ("processing", "invalid"),
-];
-const AUTHORIZATION: &[(&str, &str)] = &[
-    ("pending", "valid"),
-    ("pending", "invalid"),
-    ("pending", "deactivated"),
-    ("pending", "expired"),
-    ("valid", "deactivated"),
-    ("valid", "expired"),
-];
-const CHALLENGE: &[(&str, &str)] = &[
-    ("pending", "processing"),
-    ("processing", "valid"),
-    ("processing", "invalid"),
-];
 
 /// Something that has happened.
 #[derive(Debug, Clone)]
@@ -183,7 +162,7 @@ pub(crate) fn check(entries: &[Entry]) {
 fn check_sent(before: &[Entry], life: &Life<'_>, account: AccountId, url: &str) {
     let stored = |(order, at, _): &(&Order, Timestamp, usize)| {
         let validated = order.validated(*at);
-        validated.is_some_and(|validated| validated.upstream() == Some(url))
+        validated.is_some_and(|validated| validated.upstream().is_some_and(|opened| opened.url == url))
     };
     assert!(life.values().any(stored), "UPSTREAM rule 4: {url} is not stored");
     let opened = |entry: &Entry| matches!(entry, Entry::Opened { url: opened, .. } if opened == url);

@@ -8,6 +8,7 @@ use acme_proxy::acme::problem::ProblemType;
 use acme_proxy::upstream::Error;
 use acme_proxy::upstream::Issuer;
 use acme_proxy::upstream::Progress;
+use acme_proxy::upstream::Says;
 use acme_proxy::upstream::Settings;
 use acme_proxy::upstream::SetupError;
 use acme_proxy::upstream::acme::Ca;
@@ -27,6 +28,13 @@ use crate::upstream::double::problem;
 use crate::upstream::opened;
 use crate::upstream::order;
 use crate::upstream::validated;
+
+/// What comes of the first step of an order that has been opened there.
+async fn advanced(double: &Double) -> Result<Progress, Error> {
+    let ca = double.ca();
+    let order = opened(&ca, order(&["www.example.com"])).await;
+    ca.advance(&validated(&order)).await
+}
 
 #[tokio::test]
 async fn a_fast_ca_is_asked_four_times_for_a_certificate() {
@@ -65,9 +73,7 @@ async fn c1104_an_absurd_retry_after_is_clamped_or_ignored() {
             })
         })
         .await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        let progress = ca.advance(&validated(&order)).await.unwrap();
+        let progress = advanced(&double).await.unwrap();
         let retry_after = Duration::from_secs(expected);
         assert_eq!(progress, Progress::Waiting { retry_after }, "{value}");
     }
@@ -87,22 +93,20 @@ async fn f2_f3_errors_of_the_way_keep_the_order_and_tell_when_to_come_again() {
             let ca = double.ca();
             let order = order(&["www.example.com"]);
             let outcome = match ca.open(&validated(&order)).await {
-                Ok(url) => ca
-                    .advance(&validated(&order.opened_upstream(url)))
+                Ok(opened) => ca
+                    .advance(&validated(&order.opened_upstream(opened)))
                     .await
                     .map(drop),
                 Err(error) => Err(error),
             };
             let Err(Error::Transient {
-                retry_after,
-                rate_limited,
-                ..
+                retry_after, says, ..
             }) = outcome
             else {
                 panic!("{broken} {status}: {outcome:?}");
             };
             assert_eq!(
-                (retry_after, rate_limited),
+                (retry_after, says == Says::SlowDown),
                 (wait.map(Duration::from_secs), slow_down),
                 "{broken} {status}"
             );
@@ -164,8 +168,8 @@ async fn t4_an_endless_body_is_not_read() {
         let ca = double.ca();
         let order = order(&["www.example.com"]);
         let outcome = match ca.open(&validated(&order)).await {
-            Ok(url) => ca
-                .advance(&validated(&order.opened_upstream(url)))
+            Ok(opened) => ca
+                .advance(&validated(&order.opened_upstream(opened)))
                 .await
                 .map(drop),
             Err(error) => Err(error),
@@ -180,9 +184,7 @@ async fn t4_an_endless_body_is_not_read() {
 #[tokio::test]
 async fn f5_c1105_a_storm_of_bad_nonces_is_given_up_after_five_retries() {
     let double = Double::start(|path, _| (path == "/order").then(|| problem(400, "badNonce"))).await;
-    let ca = double.ca();
-    let order = opened(&ca, order(&["www.example.com"])).await;
-    let outcome = ca.advance(&validated(&order)).await;
+    let outcome = advanced(&double).await;
     assert!(matches!(outcome, Err(Error::Transient { .. })), "{outcome:?}");
     assert_eq!(double.count("/order"), 6);
     let double = Double::start(|path, nth| {
@@ -196,12 +198,8 @@ async fn f5_c1105_a_storm_of_bad_nonces_is_given_up_after_five_retries() {
         (signed.contains(&path) && nth <= 5).then(|| problem(400, "badNonce"))
     })
     .await;
-    let ca = double.ca();
-    let order = opened(&ca, self::order(&["www.example.com"])).await;
-    assert!(matches!(
-        ca.advance(&validated(&order)).await,
-        Ok(Progress::Issued(_))
-    ));
+    let outcome = advanced(&double).await;
+    assert!(matches!(outcome, Ok(Progress::Issued(_))), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -247,9 +245,7 @@ async fn i2_a_finalize_that_is_refused_because_one_is_under_way_ends_nothing() {
             })
         })
         .await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        let outcome = ca.advance(&validated(&order)).await;
+        let outcome = advanced(&double).await;
         assert_eq!(
             matches!(outcome, Err(Error::Permanent(_))),
             ends,
@@ -275,9 +271,7 @@ async fn f12_an_invalid_order_ends_ours_only_for_a_reason_that_holds() {
             Box::new(move |path, _| (path == "/order").then(|| json_answer(200, &body)))
         })
         .await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        match ca.advance(&validated(&order)).await {
+        match advanced(&double).await {
             Err(Error::Permanent(problem)) => {
                 assert_eq!(Some(problem.kind), expected);
                 assert!(problem.detail.contains("no?[31m"), "{problem}");
@@ -296,9 +290,7 @@ async fn an_order_that_the_ca_does_not_know_is_gone_and_one_that_it_will_not_sho
         (400, "malformed", false),
     ] {
         let double = Double::start(move |path, _| (path == "/order").then(|| problem(status, kind))).await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        let outcome = ca.advance(&validated(&order)).await;
+        let outcome = advanced(&double).await;
         assert_eq!(matches!(outcome, Err(Error::OrderGone(_))), gone, "{outcome:?}");
         assert_eq!(
             matches!(outcome, Err(Error::Transient { .. })),
@@ -320,7 +312,7 @@ async fn f49_a_revocation_ends_with_the_cas_own_word_and_waits_for_anything_else
             (path == "/revoke").then(|| problem(answer, kind))
         })
         .await;
-        let outcome = match double.ca().revoke(&Der::new(vec![1]), None).await {
+        let outcome = match double.ca().revoke(&Der::new(vec![1]), None, None).await {
             Ok(()) => "ok",
             Err(Error::Permanent(_)) => "permanent",
             Err(Error::Transient { .. } | Error::OrderGone(_)) => "transient",
@@ -336,9 +328,7 @@ async fn c1106_a_status_that_nobody_knows_and_a_missing_certificate_url_are_wait
         json!({"status": "valid", "authorizations": [], "finalize": ""}),
     ] {
         let double = Double::start(move |path, _| (path == "/order").then(|| json_answer(200, &body))).await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        let outcome = ca.advance(&validated(&order)).await;
+        let outcome = advanced(&double).await;
         assert!(matches!(outcome, Err(Error::Transient { .. })), "{outcome:?}");
     }
 }
@@ -378,9 +368,7 @@ async fn t4_a_program_is_not_given_a_name_that_is_not_the_orders() {
         })
     })
     .await;
-    let ca = double.ca();
-    let order = opened(&ca, order(&["www.example.com"])).await;
-    let outcome = ca.advance(&validated(&order)).await;
+    let outcome = advanced(&double).await;
     assert!(matches!(outcome, Err(Error::Transient { .. })), "{outcome:?}");
 }
 

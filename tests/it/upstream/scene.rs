@@ -28,12 +28,12 @@ use crate::harness::ca::script::Twist;
 use crate::harness::ca::state::OrderStats;
 use crate::harness::check;
 use crate::harness::client::Client;
-use crate::harness::client::GET;
 use crate::harness::client::Order;
 use crate::harness::client::PATIENCE;
 use crate::harness::csr;
 use crate::harness::key::Key;
 use crate::harness::key::unb64;
+use crate::harness::metrics;
 use crate::harness::process::free_address;
 use crate::harness::server::Daemon;
 use crate::harness::server::Plan;
@@ -207,8 +207,7 @@ impl Scene {
 
     /// The chain of a valid order.
     pub(crate) async fn chain(&self, order: &Value) -> String {
-        let url = order["certificate"].as_str().unwrap();
-        self.client.post(url, GET).await.expect(200).text()
+        self.client.chain(order).await
     }
 
     /// Time passes until the order is invalid; its error's type and detail.
@@ -243,11 +242,7 @@ impl Scene {
 
     /// A line of the metrics, by name and labels; 0 if there is none.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
-        let url = format!("http://{}/metrics", self.metrics);
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let page = client.get(url).send().await.unwrap().text().await.unwrap();
-        let line = page.lines().find_map(|line| line.strip_prefix(series));
-        line.map_or(0.0, |value| value.trim().parse().unwrap())
+        metrics::figure(self.metrics, series).await.unwrap_or_default()
     }
 }
 
