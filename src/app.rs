@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::acme::certificate::{self, Der};
+use crate::acme::upstream::UpstreamName;
 use crate::app::upstreams::Accounts;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -30,6 +31,7 @@ use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
 use crate::upstream::account::{self, VAULT, Vault};
 use crate::upstream::acme::Ca;
+use crate::upstream::http::outcome::Outcome;
 use crate::validate::Validator;
 use crate::worker::Worker;
 use crate::worker::upstream::Upstream;
@@ -93,15 +95,14 @@ impl App {
             };
             slot.install_pem(&read(certificate)?, &read(key)?)?;
         }
-        let mut vaults = Vec::new();
         let mut upstreams = Vec::new();
         let mut accounts = Vec::new();
         for configured in config.upstreams {
             let vault = vault(&configured, &store);
-            vaults.push(Arc::clone(&vault));
             let (name, failover) = (configured.name, configured.failover);
             let ca_url = configured.settings.directory.clone();
             let ca = ca(configured, vault)?;
+            count_requests(&ca, name, &metrics);
             accounts.push((name, Arc::clone(&ca)));
             upstreams.push(Upstream {
                 name,
@@ -116,7 +117,7 @@ impl App {
         };
         let own_keys = Box::new(KeysOfDaemon {
             slot: Arc::clone(&slot),
-            vaults,
+            store: Arc::clone(&store),
         });
         let validator = Validator::new(config.validate)?;
         let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone())
@@ -221,10 +222,21 @@ fn ca(configured: config::Upstream, vault: Arc<dyn Vault>) -> anyhow::Result<Arc
     Ok(Arc::new(ca))
 }
 
-/// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs.
+/// Counts the HTTP requests to a CA by their outcomes, each of which is shown from the start.
+fn count_requests(ca: &Ca, name: UpstreamName, metrics: &Metrics) {
+    let counter = metrics.upstream.http_requests.clone();
+    let of = move |outcome: Outcome| counter.with_label_values(&[name.as_str(), outcome.name()]);
+    for outcome in Outcome::ALL {
+        of(outcome);
+    }
+    ca.client.count_by(Box::new(move |outcome| of(outcome).inc()));
+}
+
+/// The key of the certificate that is served at the moment, and the keys of our accounts at the CAs: those in use, those
+/// of earlier accounts, which can still revoke, and those that are to follow.
 struct KeysOfDaemon {
     slot: Arc<CertificateSlot>,
-    vaults: Vec<Arc<dyn Vault>>,
+    store: Arc<dyn Store>,
 }
 
 #[async_trait]
@@ -234,9 +246,11 @@ impl OwnKeys for KeysOfDaemon {
         if served.and_then(|leaf| certificate::key_of(&leaf)).as_ref() == Some(key) {
             return Ok(true);
         }
-        for vault in &self.vaults {
-            let kept = account::public_key(&**vault).await.map_err(StoreError::Failed)?;
-            if kept.and_then(|jwk| serde_json::from_value(jwk).ok()).as_ref() == Some(key) {
+        for name in self.store.names(VAULT).await? {
+            let record = self.store.load(&name).await?;
+            let keys = record.map(|record| account::public_keys(&record.value));
+            let mut keys = keys.into_iter().flatten();
+            if keys.any(|jwk| serde_json::from_value(jwk).ok().as_ref() == Some(key)) {
                 return Ok(true);
             }
         }

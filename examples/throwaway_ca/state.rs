@@ -377,6 +377,7 @@ pub(crate) struct Stats {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct OrderStats {
     pub(crate) id: usize,
+    pub(crate) account: usize,
     pub(crate) identifiers: Vec<String>,
     pub(crate) status: String,
     pub(crate) terms: Terms,
@@ -394,6 +395,7 @@ impl OrderStats {
     fn of(order: &Order) -> Self {
         Self {
             id: order.id,
+            account: order.account,
             identifiers: order.names(),
             status: order.status().to_owned(),
             terms: order.terms.clone(),

@@ -379,6 +379,12 @@ pub fn key_of(certificate: &Der) -> Option<Jwk> {
     Jwk::from_spki(parsed(certificate).ok()?.public_key()).ok()
 }
 
+/// The last moment of a certificate's validity.
+pub fn end_of(certificate: &Der) -> Option<Timestamp> {
+    let end = parsed(certificate).ok()?.validity().not_after.timestamp();
+    Timestamp::from_second(end).ok()
+}
+
 /// The chain as `application/pem-certificate-chain` (RFC 8555 §9.1): leaf first, LF line ends.
 pub fn to_pem<'a>(chain: impl IntoIterator<Item = &'a Der>) -> String {
     let mut pem = String::new();

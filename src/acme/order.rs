@@ -99,6 +99,9 @@ enum Stage {
         upstream: Option<UpstreamOrder>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         revocation: Option<Revocation>,
+        /// Its client has come for it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fetched: bool,
     },
     /// Finalized, and ended without a certificate.
     Failed { problem: Problem, failed: Timestamp },
@@ -441,9 +444,13 @@ impl Order {
             Some(Problem { detail, ..problem })
         });
         Some(refused.unwrap_or_else(|| match self.stage {
-            Stage::Processing { .. } => Problem::new(
+            Stage::Processing { upstream: Some(_), .. } => Problem::new(
                 ProblemType::ServerInternal,
                 "the CA did not issue the certificate before the order expired",
+            ),
+            Stage::Processing { upstream: None, .. } => Problem::new(
+                ProblemType::ServerInternal,
+                "the CA did not answer, or was busy with other orders for the same names, until the order expired",
             ),
             Stage::Open
             | Stage::Issued { .. }

@@ -153,6 +153,15 @@ impl RenewalInfo {
         }
     }
 
+    /// When in the window to renew this certificate. RFC 9773 §4.2: "Select a uniform random time within the suggested
+    /// window"; for one certificate it is always the same.
+    pub(crate) fn moment_for(&self, certificate: &IssuedCertificate) -> Timestamp {
+        let [first, ..] = *certificate.leaf().fingerprint().as_bytes();
+        let width = self.end.as_second().saturating_sub(self.start.as_second());
+        let into = width.saturating_mul(i64::from(first)) / 256;
+        Timestamp::from_second(self.start.as_second().saturating_add(into)).unwrap_or(self.end)
+    }
+
     /// The window of a certificate that was revoked then: it is over.
     fn revoked(at: Timestamp) -> Self {
         let before = |span| at.checked_sub(span).unwrap_or(at);

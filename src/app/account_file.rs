@@ -65,10 +65,41 @@ fn only_key(directory: &Path) -> anyhow::Result<PathBuf> {
 
 fn text(path: &Path) -> anyhow::Result<String> {
     let unreadable = || format!("{} can not be read", path.display());
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = File::open(path).with_context(unreadable)?;
-    file.take(LONGEST)
-        .read_to_string(&mut text)
-        .with_context(unreadable)?;
-    Ok(text)
+    let read = file.take(LONGEST + 1).read_to_end(&mut bytes);
+    if u64::try_from(read.with_context(unreadable)?)? > LONGEST {
+        bail!("{} is longer than {LONGEST} bytes; no account is", path.display());
+    }
+    String::from_utf8(bytes).with_context(unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::tempdir;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_longer_than_any_account_is_refused_and_not_cut() {
+        let directory = tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let longest = usize::try_from(LONGEST).unwrap();
+        // A cut would go through a letter of two bytes.
+        let text = format!("x{}", "\u{e9}".repeat(longest / 2));
+        assert_eq!(text.len(), longest + 1);
+        std::fs::write(file("account.json"), &text).unwrap();
+        std::fs::write(file("private_key.json"), "{}").unwrap();
+        std::fs::write(file("regr.json"), &text).unwrap();
+        for (path, named) in [
+            (file("account.json"), "account.json"),
+            (directory.path().to_owned(), "regr.json"),
+        ] {
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("65536 bytes"), "{error}");
+        }
+        std::fs::write(file("account.json"), &text[1..]).unwrap();
+        let error = read(&file("account.json")).unwrap_err().to_string();
+        assert!(error.contains("it is no account"), "{error}");
+    }
 }

@@ -8,7 +8,7 @@ use crate::policy::limits::Limits;
 use crate::policy::limits::MAX_NAMES_PER_ORDER;
 use crate::server::PeerLimits;
 
-/// The limits that need an account, and those that need only an address.
+/// The limits that need an account, and those that need only a connection.
 pub(crate) fn read(section: &Section<'_>) -> Result<(Limits, PeerLimits), Reported> {
     let (limits, peers) = (Limits::default(), PeerLimits::default());
     let accounts = limit(
@@ -38,6 +38,7 @@ pub(crate) fn read(section: &Section<'_>) -> Result<(Limits, PeerLimits), Report
         peers.bad_requests_per_address_per_minute,
     );
     let connections = limit(section, "connections_per_address", peers.connections_per_address);
+    let in_all = limit(section, "connections", peers.connections);
     let limits = Limits {
         accounts_per_address_per_hour: accounts?,
         orders_per_account_per_hour: orders?,
@@ -48,6 +49,7 @@ pub(crate) fn read(section: &Section<'_>) -> Result<(Limits, PeerLimits), Report
     let peers = PeerLimits {
         bad_requests_per_address_per_minute: bad?,
         connections_per_address: connections?,
+        connections: in_all?,
     };
     Ok((limits, peers))
 }

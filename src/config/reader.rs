@@ -159,6 +159,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Where it stands in the file.
+    pub(crate) fn path(&self) -> &str {
+        &self.place.path
+    }
+
     /// The place of a key, present or not.
     pub(crate) fn place(&self, key: &'static str) -> Place<'a> {
         let node = self.find(key);

@@ -45,6 +45,7 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
         ));
     }
     Ok(Settings {
+        section: config.path().to_owned(),
         directory: directory?,
         roots: roots?,
         email: email?,

@@ -16,8 +16,10 @@ pub struct UpstreamMetrics {
     pub jobs_waiting: IntGaugeVec,
     /// `acme_proxy_upstream_oldest_job_seconds`: How long the oldest job for the CA has been waiting; 0 if there is none. Labels: `upstream,kind`.
     pub oldest_job: GaugeVec,
-    /// `acme_proxy_upstream_requests_total`: What was asked of the CA (register, open, advance, revoke, renewal, probe), by outcome (done, retry, `rate_limited`, refused, gone). Labels: `upstream,operation,outcome`.
+    /// `acme_proxy_upstream_requests_total`: What was asked of the CA (register, open, advance, revoke, renewal, probe), by outcome (done, retry, `rate_limited`, refused, gone); each is one HTTP request or several. Labels: `upstream,operation,outcome`.
     pub requests: IntCounterVec,
+    /// `acme_proxy_upstream_http_requests_total`: HTTP requests to the CA, by outcome (done, `bad_nonce`, `rate_limited`, `server_error`, refused, timeout, unreachable, `too_long`). Labels: `upstream,outcome`.
+    pub http_requests: IntCounterVec,
     /// `acme_proxy_upstream_retries_total`: What is to be asked of the CA again because of a fault. Label: `upstream`.
     pub retries: IntCounterVec,
     /// `acme_proxy_upstream_rate_limited_total`: Times that the CA asked us to slow down (429). Label: `upstream`.
@@ -61,8 +63,13 @@ impl UpstreamMetrics {
             )?,
             requests: counter(
                 "requests",
-                "What was asked of the CA (register, open, advance, revoke, renewal, probe), by outcome (done, retry, rate_limited, refused, gone).",
+                "What was asked of the CA (register, open, advance, revoke, renewal, probe), by outcome (done, retry, rate_limited, refused, gone); each is one HTTP request or several.",
                 &["upstream", "operation", "outcome"],
+            )?,
+            http_requests: counter(
+                "http_requests",
+                "HTTP requests to the CA, by outcome (done, bad_nonce, rate_limited, server_error, refused, timeout, unreachable, too_long).",
+                &["upstream", "outcome"],
             )?,
             retries: counter(
                 "retries",
@@ -103,7 +110,7 @@ impl UpstreamMetrics {
         }
     }
 
-    pub(crate) fn collectors(&self) -> [Box<dyn Collector>; 10] {
+    pub(crate) fn collectors(&self) -> [Box<dyn Collector>; 11] {
         [
             Box::new(self.up.clone()),
             Box::new(self.ready.clone()),
@@ -111,6 +118,7 @@ impl UpstreamMetrics {
             Box::new(self.jobs_waiting.clone()),
             Box::new(self.oldest_job.clone()),
             Box::new(self.requests.clone()),
+            Box::new(self.http_requests.clone()),
             Box::new(self.retries.clone()),
             Box::new(self.rate_limited.clone()),
             Box::new(self.certificate_mismatch.clone()),

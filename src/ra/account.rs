@@ -40,7 +40,7 @@ impl RegistrationAuthority {
     /// # Errors
     ///
     /// `accountDoesNotExist` if only an existing one was wanted, `userActionRequired` if the terms of service were not
-    /// agreed to, `badPublicKey` if others have the key, too, `externalAccountRequired` without a binding where one is
+    /// agreed to, `badPublicKey` if the key is not the client's alone, `externalAccountRequired` without a binding where one is
     /// needed, `unauthorized` if the binding is not by a key that may be used or the account is deactivated,
     /// `rateLimited` if its address has made too many, and what is wrong with the binding's form or the contacts.
     pub async fn register(
@@ -61,8 +61,10 @@ impl RegistrationAuthority {
         if request.only_return_existing {
             return Err(Problem::new(ProblemType::AccountDoesNotExist, "no account has this key").into());
         }
-        if let Some(known) = self.known_to_others(&key) {
-            return Err(Problem::new(ProblemType::BadPublicKey, format!("the account's key {known}")).into());
+        if let Some(shared) = self.shared_with_others(&key).await? {
+            return Err(
+                Problem::new(ProblemType::BadPublicKey, format!("the account's key {shared}")).into(),
+            );
         }
         let binding = self.bind(rules, request.binding).await?;
         if let Some(terms) = &rules.terms_of_service

@@ -22,8 +22,8 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// `malformed` if the old key is not the account's, or the new one is; `badPublicKey` if others have the new one,
-    /// too; `unauthorized` if the account is deactivated.
+    /// `malformed` if the old key is not the account's, or the new one is; `badPublicKey` if the new one is not
+    /// the client's alone; `unauthorized` if the account is deactivated.
     pub async fn change_key(&self, account: &Account, change: KeyChange) -> Result<KeyChanged, Refusal> {
         let KeyChange { new_key, old_key, .. } = change;
         let thumbprint = new_key.thumbprint();
@@ -41,8 +41,8 @@ impl RegistrationAuthority {
             if new_key == old_key {
                 return Err(Problem::malformed("the new key is the account's already").into());
             }
-            if let Some(known) = self.known_to_others(&new_key) {
-                return Err(Problem::new(ProblemType::BadPublicKey, format!("the new key {known}")).into());
+            if let Some(shared) = self.shared_with_others(&new_key).await? {
+                return Err(Problem::new(ProblemType::BadPublicKey, format!("the new key {shared}")).into());
             }
             if let Some(holder) = self
                 .store

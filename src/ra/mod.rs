@@ -84,7 +84,7 @@ pub struct RegistrationAuthority {
     own_keys: Option<Box<dyn OwnKeys>>,
 }
 
-/// The daemon's own keys, which are in no client's certificate.
+/// The daemon's own keys, which are in no client's certificate and are no client's account's.
 #[async_trait]
 pub trait OwnKeys: Send + Sync {
     /// Whether this is one of them.
@@ -103,7 +103,7 @@ impl RegistrationAuthority {
         }
     }
 
-    /// The same, refusing CSRs by a key of the daemon's own.
+    /// The same, refusing CSRs and accounts by a key of the daemon's own.
     pub fn with_own_keys(self, own_keys: Box<dyn OwnKeys>) -> Self {
         Self {
             own_keys: Some(own_keys),
@@ -116,18 +116,18 @@ impl RegistrationAuthority {
         &self.clock
     }
 
-    async fn is_own_key(&self, key: &Jwk) -> Result<bool, StoreError> {
-        match &self.own_keys {
-            Some(own_keys) => own_keys.contain(key).await,
-            None => Ok(false),
+    /// What to tell a client about a key that is not the client's alone. A compromised key still signs for what ends its
+    /// use: an account that has it already may change it, and a certificate that has it may be revoked.
+    async fn shared_with_others(&self, key: &Jwk) -> Result<Option<String>, StoreError> {
+        if let Some(source) = self.policy.source_of_blocked(&key.number_hash()) {
+            let known = format!("is no secret, it is known from {source}; make a new one");
+            return Ok(Some(known));
         }
-    }
-
-    /// What to tell a client about a key that others have, too. A compromised key still signs for what ends its use:
-    /// an account that has it already may change it, and a certificate that has it may be revoked.
-    fn known_to_others(&self, key: &Jwk) -> Option<String> {
-        let source = self.policy.source_of_blocked(&key.number_hash())?;
-        Some(format!("is no secret, it is known from {source}; make a new one"))
+        let own = match &self.own_keys {
+            Some(own_keys) => own_keys.contain(key).await?,
+            None => false,
+        };
+        Ok(own.then(|| "is this server's own; make a new one".to_owned()))
     }
 
     fn provisioner_of(&self, account: &Account) -> Result<&Provisioner, Refusal> {

@@ -61,7 +61,7 @@ impl RegistrationAuthority {
             now,
             self.policy.order_lifetime(),
         )
-        .placed_at(upstream)
+        .placed_at(upstream, now)
         .wishing(wishes);
         if let Some(replaced) = &order.wishes().replaces {
             self.check_replaces(account, &order, replaced).await?;
@@ -114,12 +114,8 @@ impl RegistrationAuthority {
             .value
             .require_ready(self.clock.now())?;
         let csr = Csr::parse(csr)?;
-        if let Some(known) = self.known_to_others(csr.key()) {
-            return Err(Problem::new(ProblemType::BadCsr, format!("the csr's key {known}")).into());
-        }
-        if self.is_own_key(csr.key()).await? {
-            let detail = "the csr's key is this server's own; make another one for the certificate";
-            return Err(Problem::new(ProblemType::BadCsr, detail).into());
+        if let Some(shared) = self.shared_with_others(csr.key()).await? {
+            return Err(Problem::new(ProblemType::BadCsr, format!("the csr's key {shared}")).into());
         }
         let holder = self.account_with(csr.key()).await?;
         for _ in 0..MAX_CONFLICTS {

@@ -16,17 +16,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::metrics::Metrics;
+use crate::server::overload::{Places, Room, at_most};
 use crate::server::peers::Peer;
 use crate::server::{Server, admin};
 
-/// How many connections are open at most; more wait in the backlog.
-const MAX_CONNECTIONS: usize = 4096;
+/// How many connections of those who look at metrics are open at a time.
+const METRICS_CONNECTIONS: usize = 256;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -78,7 +79,8 @@ impl Listener {
     pub async fn serve_acme(self, server: Server, tls: Arc<ServerConfig>, stop: watch::Receiver<bool>) {
         let routes = server.routes();
         let acceptor = TlsAcceptor::from(tls);
-        accept(self.listener, stop, move |stream, peer, stop| {
+        let places = Places::new(at_most(server.shared.settings.limits.connections));
+        accept(self.listener, places, stop, move |stream, peer, room, stop| {
             let (routes, acceptor, shared) = (routes.clone(), acceptor.clone(), Arc::clone(&server.shared));
             async move {
                 let Some(_counted) = shared.peers.admit(peer, shared.ra.clock().now()) else {
@@ -87,7 +89,7 @@ impl Listener {
                 shared.metrics.connections.inc();
                 let brought_a_request =
                     match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => serve_connection(stream, peer, routes, stop).await,
+                        Ok(Ok(stream)) => serve_connection(stream, peer, room, routes, stop).await,
                         Ok(Err(error)) => {
                             tracing::debug!(%error, "TLS handshake failed");
                             false
@@ -110,29 +112,35 @@ impl Listener {
 /// Serves `/metrics` and `/health` over plain HTTP until told to stop.
 pub async fn serve_metrics(listener: Listener, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
     let routes = admin::metrics_routes(metrics);
-    accept(listener.listener, stop, move |stream, peer, stop| {
-        let served = serve_connection(stream, peer, routes.clone(), stop);
-        async {
-            served.await;
-        }
-    })
+    let places = Places::new(at_most(METRICS_CONNECTIONS));
+    accept(
+        listener.listener,
+        places,
+        stop,
+        move |stream, peer, room, stop| {
+            let served = serve_connection(stream, peer, room, routes.clone(), stop);
+            async {
+                served.await;
+            }
+        },
+    )
     .await;
 }
 
 async fn accept<F>(
     listener: TcpListener,
+    places: Places,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(TcpStream, Peer, watch::Receiver<bool>) -> F,
+    serve: impl Fn(TcpStream, Peer, Room, watch::Receiver<bool>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             accepted = async {
-                let place = Arc::clone(&places).acquire_owned().await;
+                let place = places.take().await;
                 (place, listener.accept().await)
             } => accepted,
         };
@@ -143,7 +151,7 @@ async fn accept<F>(
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY can not be set");
                 }
-                let connection = serve(stream, Peer(peer.ip()), stop.clone());
+                let connection = serve(stream, Peer(peer.ip()), places.room(), stop.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(place);
@@ -164,7 +172,13 @@ async fn accept<F>(
 }
 
 /// Serves a connection until it ends. Tells whether a request came.
-async fn serve_connection<S>(stream: S, peer: Peer, routes: Router, mut stop: watch::Receiver<bool>) -> bool
+async fn serve_connection<S>(
+    stream: S,
+    peer: Peer,
+    room: Room,
+    routes: Router,
+    mut stop: watch::Receiver<bool>,
+) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -177,6 +191,7 @@ where
     let service = service_fn(|mut request: Request<Incoming>| {
         requests.fetch_add(1, Ordering::Relaxed);
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(room);
         routes.call(request)
     });
     let connection = http.serve_connection(TokioIo::new(stream), service);

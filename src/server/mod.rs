@@ -12,6 +12,7 @@ mod link;
 mod listener;
 mod nonce;
 mod order;
+mod overload;
 mod peers;
 mod renewal;
 mod respond;
@@ -31,6 +32,7 @@ use crate::acme::identifier::InvalidName;
 use crate::metrics::Metrics;
 use crate::ra::RegistrationAuthority;
 use crate::server::nonce::Nonces;
+use crate::server::overload::Requests;
 use crate::server::peers::Peers;
 use crate::server::signed::VerifierCache;
 
@@ -53,7 +55,7 @@ pub struct Settings {
     pub cors: bool,
     /// The header that carries a request's id.
     pub trace_header: String,
-    /// How much one address may do.
+    /// How much one address, and all of them together, may do.
     pub limits: PeerLimits,
 }
 
@@ -118,6 +120,7 @@ pub(crate) struct Shared {
     pub(crate) nonces: Nonces,
     pub(crate) verifiers: VerifierCache,
     pub(crate) peers: Peers,
+    pub(crate) requests: Requests,
 }
 
 /// The server, before it listens.
@@ -133,6 +136,7 @@ impl Server {
             shared: Arc::new(Shared {
                 ra,
                 peers: Peers::new(settings.limits),
+                requests: Requests::new(overload::at_most(settings.limits.connections)),
                 settings,
                 metrics,
                 nonces: Nonces::default(),

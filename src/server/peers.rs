@@ -17,13 +17,15 @@ use crate::ra::limit::{Buckets, block_of, too_many};
 /// after the other.
 const PENALTY: Duration = Duration::from_secs(10);
 
-/// How much one address may do. Each limit is off at 0.
+/// How much one address may do, and all of them together. Each limit is off at 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerLimits {
     /// Requests within a minute that can not be authenticated, and connections that bring no request.
     pub bad_requests_per_address_per_minute: u32,
     /// Connections at a time.
     pub connections_per_address: usize,
+    /// Connections of all addresses at a time, and requests that are worked on.
+    pub connections: usize,
 }
 
 impl Default for PeerLimits {
@@ -31,6 +33,7 @@ impl Default for PeerLimits {
         Self {
             bad_requests_per_address_per_minute: 300,
             connections_per_address: 1024,
+            connections: 4096,
         }
     }
 }

@@ -9,12 +9,17 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::acme::problem::{Problem, ProblemType};
+use crate::acme::random::random_fraction;
 use crate::jose::jwk::Algorithm;
 use crate::jose::jws::JwsError;
 use crate::ra::Refusal;
 
 /// When a client may come back after a fault of ours that says nothing else about it.
-const RETRY_AFTER_OUR_FAULT: Duration = Duration::from_secs(60);
+const RETRY_AFTER_OUR_FAULT: Duration = Duration::from_secs(30);
+
+/// How much later than it could a client is told to come back, at most. Those who are turned away in one moment must not
+/// come back in one moment (SECURITY F50).
+const SPREAD: Duration = Duration::from_secs(30);
 
 /// An answer that is a problem document.
 #[derive(Debug)]
@@ -97,6 +102,7 @@ impl IntoResponse for Rejection {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         let ours = (self.problem.status >= 500).then_some(RETRY_AFTER_OUR_FAULT);
         if let Some(wait) = self.retry_after.or(ours) {
+            let wait = wait + SPREAD.mul_f64(random_fraction());
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
         response.extensions_mut().insert(Rejected {

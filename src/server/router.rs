@@ -19,6 +19,7 @@ use crate::acme::id::OrderId;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::metrics::Metrics;
 use crate::server::link::Links;
+use crate::server::overload::{self, Room};
 use crate::server::peers::Peer;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
@@ -109,16 +110,15 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let peer = request.extensions().get::<Peer>().copied();
     let refused = peer
         .filter(|_| method == Method::POST)
-        .and_then(|peer| shared.peers.refusal(peer, shared.ra.clock().now()));
+        .and_then(|peer| shared.peers.refusal(peer, shared.ra.clock().now()))
+        .map(Rejection::from);
+    let room = request.extensions().get::<Room>().copied();
+    let is_scarce = room == Some(Room::Scarce) && method == Method::POST;
+    let refused = refused.or_else(|| (is_scarce && overload::is_beginning(endpoint)).then(overload::busy));
+    let is_last = refused.is_some() || is_scarce;
     let mut response = match (refused, is_acme, &links) {
-        // Before anything is read or verified; and a new connection will not be taken on.
-        (Some(refusal), ..) => {
-            let mut response = Rejection::from(refusal).into_response();
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
+        // Before anything is read or verified.
+        (Some(refusal), ..) => refusal.into_response(),
         (None, true, None) => not_found().await.into_response(),
         // The Host selects among the configured names; an unknown one is never reflected.
         (None, true, Some(None)) => {
@@ -130,7 +130,17 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
             if let Some(Some(links)) = links {
                 request.extensions_mut().insert(links.clone());
             }
-            run(&shared.metrics, DEADLINE, next.run(request)).await
+            match is_acme.then(|| shared.requests.admit()).transpose() {
+                Ok(place) => {
+                    let handler = next.run(request);
+                    let handler = async move {
+                        let _until_it_is_done = place;
+                        handler.await
+                    };
+                    run(&shared.metrics, DEADLINE, handler).await
+                }
+                Err(busy) => busy.into_response(),
+            }
         }
     };
     let is_unsigned = |rejected: &Rejected| rejected.is_unsigned;
@@ -161,6 +171,11 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
         HeaderValue::from_str(&request_id),
     ) {
         response.headers_mut().insert(name, value);
+    }
+    if is_last {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let took = shared.ra.clock().instant().saturating_duration_since(started);
     record(&shared, &method, &path, endpoint, &request_id, took, &response);
@@ -394,12 +409,18 @@ mod tests {
         (metrics, response)
     }
 
+    #[track_caller]
+    fn assert_comes_again(response: &Response) {
+        let wait: u64 = response.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
+        assert!((30..=60).contains(&wait), "{wait}");
+    }
+
     #[tokio::test]
     async fn a9_f28_a_panic_in_a_handler_is_a_problem_document_without_the_cause() {
         let (metrics, response) = answer_to(async { panic!("secret state") }).await;
         assert_eq!(response.status(), 500);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
-        assert_eq!(response.headers()[RETRY_AFTER], "60");
+        assert_comes_again(&response);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(problem["type"], "urn:ietf:params:acme:error:serverInternal");
@@ -412,7 +433,7 @@ mod tests {
     async fn a13_a_handler_that_never_ends_is_answered_for_with_503() {
         let (_, response) = answer_to(std::future::pending()).await;
         assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()[RETRY_AFTER], "60");
+        assert_comes_again(&response);
     }
 
     #[tokio::test]

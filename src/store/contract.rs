@@ -58,6 +58,7 @@ macro_rules! contract {
             records::an_acknowledged_write_is_visible_to_every_reader
             records::the_line_is_ordered_by_finalization
             records::each_upstream_has_lines_of_its_own
+            records::rule_2_what_is_open_at_the_ca_is_first_in_line_whatever_the_clock_says
             records::orders_are_listed_by_account
             records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole

@@ -68,17 +68,12 @@ pub fn vault_name(upstream: UpstreamName, settings: &Settings) -> String {
     format!("{VAULT}{}", hex_sha256(account.as_bytes()))
 }
 
-/// The public key of the account, as a JWK. None if there is no account yet, or its record can not be used, which is
-/// for [`ensure`] to tell.
-///
-/// # Errors
-///
-/// The vault's.
-pub async fn public_key(vault: &dyn Vault) -> Result<Option<Value>, String> {
-    let record = vault.load().await?;
-    let record = record.and_then(|bytes| Record::of_any(&bytes));
-    let key = record.and_then(|record| record.readable_key());
-    Ok(key.map(|key| key.jwk()))
+/// The public keys in a record, as JWKs: the account's, and the one that is to take its place. None if the record can
+/// not be used, which is for [`ensure`] to tell.
+pub fn public_keys(record: &[u8]) -> Vec<Value> {
+    let keys = Record::of_any(record).map(|record| record.readable_keys());
+    let keys = keys.unwrap_or_default();
+    keys.iter().map(Key::jwk).collect()
 }
 
 /// The account, once the CA has it.
@@ -114,7 +109,7 @@ pub async fn ensure(client: &Client, settings: &Settings, vault: &dyn Vault) -> 
     }
     let directory = client.directory().await?;
     if directory.external_account_required() && settings.eab.is_none() {
-        return Err(eab_is_missing());
+        return Err(eab_is_missing(settings));
     }
     if !known {
         Record::new(settings, &key, State::Registering)
@@ -202,10 +197,11 @@ fn account_url(client: &Client, answer: Answer) -> Result<String, Error> {
     Ok(url)
 }
 
-fn eab_is_missing() -> Error {
+fn eab_is_missing(settings: &Settings) -> Error {
+    let section = &settings.section;
     Error::Permanent(Problem::new(
         ProblemType::ServerInternal,
-        "the CA wants an External Account Binding: configure authority.config.eab_kid and eab_hmac_key",
+        format!("the CA wants an External Account Binding: configure {section}.eab_kid and eab_hmac_key"),
     ))
 }
 
@@ -213,7 +209,7 @@ fn eab_is_missing() -> Error {
 fn refused_registration(fault: Fault, directory: &Directory, settings: &Settings) -> Error {
     let kind = fault.kind();
     if kind == Some(ProblemType::ExternalAccountRequired) && settings.eab.is_none() {
-        return eab_is_missing();
+        return eab_is_missing(settings);
     }
     let said = fault.to_string();
     let error = Error::from(fault);
@@ -221,17 +217,22 @@ fn refused_registration(fault: Fault, directory: &Directory, settings: &Settings
     if !by_us {
         return error;
     }
+    let section = &settings.section;
     let hint = match (kind, &settings.eab) {
         (Some(ProblemType::InvalidContact | ProblemType::UnsupportedContact), _) => {
-            "look at authority.config.account_email"
+            format!("look at {section}.account_email")
         }
         (_, Some(_)) if directory.external_account_required() => {
-            "look at authority.config.eab_kid and eab_hmac_key, and whether the EAB has been used or has expired"
+            format!(
+                "look at {section}.eab_kid and eab_hmac_key, and whether the EAB has been used or has expired"
+            )
         }
         (_, Some(_)) => {
-            "an EAB is configured, and the CA's directory does not ask for one: look at authority.config.eab_kid and ca_url"
+            format!(
+                "an EAB is configured, and the CA's directory does not ask for one: look at {section}.eab_kid and ca_url"
+            )
         }
-        (_, None) => "look at authority.config.ca_url",
+        (_, None) => format!("look at {section}.ca_url"),
     };
     tracing::error!(answer = said, hint, "the CA refuses to register us");
     Error::Permanent(Problem::new(
@@ -308,6 +309,7 @@ mod tests {
 
     fn settings(directory: &str, kid: Option<&str>) -> Settings {
         Settings {
+            section: "authority.config".to_owned(),
             directory: directory.to_owned(),
             roots: None,
             email: None,

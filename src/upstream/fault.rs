@@ -31,9 +31,12 @@ pub enum Fault {
     /// The request was not made: the CA named a URL that is not its own.
     #[error("{0} is not an https URL of the CA's own host; it is not used")]
     Foreign(String),
-    /// There was no answer: DNS, connection, TLS, deadline.
+    /// There was no answer, or it broke off: DNS, connection, TLS.
     #[error("no answer from the CA: {0}")]
     Unreachable(String),
+    /// There was no whole answer before the deadline.
+    #[error("no answer from the CA in time: {0}")]
+    TimedOut(String),
     /// There was an answer, and it is not what the protocol asks for.
     #[error("the CA's answer is not understood: {0}")]
     Nonsense(String),
@@ -101,7 +104,7 @@ impl Refusal {
     }
 
     /// Whether the CA asks us to slow down. Load balancers say so with 503 and a time (F3).
-    fn is_rate_limit(&self) -> bool {
+    pub(crate) fn is_rate_limit(&self) -> bool {
         let unavailable = self.status == 503 && self.retry_after.is_some();
         self.status == 429 || unavailable || self.kind() == Some(ProblemType::RateLimited)
     }
@@ -190,7 +193,7 @@ impl Fault {
     pub fn kind(&self) -> Option<ProblemType> {
         match self {
             Self::Refused(refusal) => refusal.kind(),
-            Self::Foreign(_) | Self::Unreachable(_) | Self::Nonsense(_) => None,
+            Self::Foreign(_) | Self::Unreachable(_) | Self::TimedOut(_) | Self::Nonsense(_) => None,
         }
     }
 
@@ -213,7 +216,9 @@ impl From<Fault> for Error {
                 },
             },
             Fault::Refused(refusal) => Self::Permanent(refusal.problem()),
-            Fault::Foreign(_) | Fault::Unreachable(_) | Fault::Nonsense(_) => Self::transient(detail),
+            Fault::Foreign(_) | Fault::Unreachable(_) | Fault::TimedOut(_) | Fault::Nonsense(_) => {
+                Self::transient(detail)
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod fault;
 pub mod http;
 mod new_order;
 mod renewal;
+mod transport;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +32,8 @@ use crate::upstream::dns::Dns01;
 /// How the CA is reached, and who we are there.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Where the settings stand in the configuration: what is to be changed there is named by it.
+    pub section: String,
     /// The CA's directory, byte for byte as configured.
     pub directory: String,
     /// PEM file of further roots to trust for the directory's host.

@@ -2,13 +2,13 @@
 //! configuration says so.
 //!
 //! An order that has been opened stays, for it may be paid for. A request for an order whose answer was lost opened at
-//! most one that issues nothing and expires.
+//! most one that issues nothing and expires. An order that the other CA would refuse for its wishes stays, too.
 
 use std::time::Duration;
 
 use crate::acme::job::Lane;
 use crate::acme::order::{Order, OrderStatus};
-use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
+use crate::store::{Lease, Next, Settlement, StoreError, Versioned, offers};
 use crate::worker::upstream::Watched;
 use crate::worker::{Context, LEASE, again};
 
@@ -43,9 +43,34 @@ fn stand_in<'a>(context: &'a Context, first: &Watched) -> Option<&'a Watched> {
 }
 
 /// Moves an order that has not been opened at the CA, if that is due.
-pub(crate) fn instead(context: &Context, first: &Watched, order: &Versioned<Order>) -> Option<Settlement> {
-    let second = stand_in(context, first)?;
-    (!order.value.is_opened_upstream()).then(|| moved(context, order.clone(), second))
+pub(crate) async fn instead(
+    context: &Context,
+    first: &Watched,
+    order: &Versioned<Order>,
+) -> Result<Option<Settlement>, StoreError> {
+    match stand_in(context, first) {
+        Some(second) if may_move(context, &order.value, second).await? => {
+            Ok(Some(moved(context, order.clone(), second)))
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// Whether the order has not been opened at its CA, and the other one has what it wishes for. No CA says whether it takes
+/// a validity.
+async fn may_move(context: &Context, order: &Order, second: &Watched) -> Result<bool, StoreError> {
+    let wishes = order.wishes();
+    let asks_for_validity = wishes.not_before.is_some() || wishes.not_after.is_some();
+    if order.is_opened_upstream() || asks_for_validity {
+        return Ok(false);
+    }
+    match &wishes.profile {
+        Some(profile) => {
+            let offers = offers::load(&*context.store, second.name()).await?;
+            Ok(offers.profiles.contains_key(profile))
+        }
+        None => Ok(true),
+    }
 }
 
 async fn divert(context: &Context, first: &Watched, second: &Watched) {
@@ -77,12 +102,10 @@ async fn divert(context: &Context, first: &Watched, second: &Watched) {
 async fn settlement(context: &Context, lease: &Lease, second: &Watched) -> Result<Settlement, StoreError> {
     let now = context.clock.now();
     let order = context.store.order(lease.job.work.order()).await?;
-    let movable = order.filter(|order| {
-        order.value.status(now) == OrderStatus::Processing && !order.value.is_opened_upstream()
-    });
-    Ok(match movable {
-        Some(order) => moved(context, order, second),
-        None => again(context, STAYS, lease.job.faults),
+    let waiting = order.filter(|order| order.value.status(now) == OrderStatus::Processing);
+    Ok(match waiting {
+        Some(order) if may_move(context, &order.value, second).await? => moved(context, order, second),
+        Some(_) | None => again(context, STAYS, lease.job.faults),
     })
 }
 
@@ -101,7 +124,7 @@ fn moved(context: &Context, order: Versioned<Order>, second: &Watched) -> Settle
     let due = context.clock.now();
     Settlement {
         next: Next::Moved { upstream: to, due },
-        order: Some(Versioned::with(version, order.placed_at(to))),
+        order: Some(Versioned::with(version, order.placed_at(to, due))),
         issuers: Vec::new(),
     }
 }

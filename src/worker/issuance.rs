@@ -57,7 +57,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         // Only lanes of configured upstreams are worked on.
         return Ok(again(context, IN_LINE, lease.job.faults));
     };
-    if let Some(settlement) = failover::instead(context, upstream, &order) {
+    if let Some(settlement) = failover::instead(context, upstream, &order).await? {
         return Ok(settlement);
     }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a

@@ -163,7 +163,7 @@ pub(crate) async fn earlier(
         if IssuedChain::verify(&chains.first, validated.ordered(), now).is_ok() {
             tracing::info!(
                 audit = true, account.id = %order.account(), order.id = %order.id(), order.before = %id,
-                certificate.sha256 = %leaf, "late certificate handed over"
+                certificate.sha256 = %leaf, "certificate of an earlier order handed over"
             );
             let ca_order = ca_order.clone();
             return Ok(Earlier::Here { chains, ca_order });

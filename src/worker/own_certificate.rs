@@ -1,5 +1,6 @@
 //! The daemon's own certificate: an order like any other, for the names in the configuration, through the same queue
-//! and the same checks. Here it is asked for, installed and renewed at two thirds of its life.
+//! and the same checks. Here it is asked for, installed and renewed: in the window that the CA suggests (RFC 9773), and at
+//! two thirds of its life at the latest. Of one from files only the end is watched.
 //!
 //! What is asked for is written down before the order is made, with the key: a crash or a restart finds it again, and
 //! no loop of restarts buys certificates.
@@ -11,11 +12,12 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::acme::certificate::Der;
+use crate::acme::certificate::{self, Der, IssuedCertificate};
 use crate::acme::id::OrderId;
 use crate::acme::identifier::{DnsName, Identifier};
 use crate::acme::job::{Job, Work};
-use crate::acme::order::{Order, OrderStatus, after};
+use crate::acme::order::{Order, OrderStatus, Wishes, after};
+use crate::acme::renewal::CertificateId;
 use crate::store::{StoreError, Versioned};
 use crate::worker::{Context, backoff};
 
@@ -27,6 +29,13 @@ const RETRY_CEILING: Duration = Duration::from_secs(3600);
 
 /// How many steps up the ladder of back-offs the first wait is: about a minute.
 const RETRY_OFFSET: u32 = 6;
+
+/// How old a certificate is at least that is renewed for the window's sake: a CA whose windows are always over sells one a
+/// day. One that must revoke has at least a day for it (CA/Browser Forum, Baseline Requirements §4.9.1.1).
+const KEPT: Duration = Duration::from_hours(24);
+
+/// How old any certificate is at least that is renewed: by a clock that is wrong, each would be due as soon as it is here.
+const RESTS: Duration = Duration::from_hours(1);
 
 /// The longest common name (RFC 5280, appendix A.1: ub-common-name).
 const MAX_COMMON_NAME: usize = 64;
@@ -92,7 +101,7 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
     if let Some(next) = record.next.take() {
         match context.store.order(next.order).await? {
             None => {
-                place_order(context, &next, now).await?;
+                place_order(context, &next, record.current.as_ref(), now).await?;
                 record.next = Some(next);
             }
             Some(order) => match order.value.status(now) {
@@ -104,6 +113,7 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
                     save(context, version, &record).await?;
                 }
                 OrderStatus::Invalid => {
+                    make_way(context, order, now).await?;
                     record.faults = record.faults.saturating_add(1);
                     let wait = backoff(record.faults.saturating_add(RETRY_OFFSET), RETRY_CEILING);
                     record.not_before = Some(after(now, wait));
@@ -120,10 +130,9 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
         Some(current) => serve(context, current).await?,
         None => None,
     };
-    let left = served.map_or(0, |validity| validity.not_after.as_second() - now.as_second());
-    context.metrics.own_certificate_days_left.set(days(left));
+    show_days_left(context, served.map(|validity| validity.not_after));
     let wanted = match (&record.current, served) {
-        (Some(current), Some(validity)) => current.names != names || now >= validity.renew_at(),
+        (Some(current), Some(validity)) => current.names != names || now >= validity.renew_at,
         (_, None) | (None, _) => true,
     };
     let may_ask = record.not_before.is_none_or(|time| time <= now);
@@ -137,12 +146,32 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
     })
 }
 
+/// Looks at the certificate that came from files at the start. Only the operator can put another one in its place.
+pub(crate) fn look_at_files(context: &Context) -> State {
+    let served = context.slot.leaf().map(Der::new);
+    let end = served.as_ref().and_then(certificate::end_of);
+    let gauge = &context.metrics.own_certificate_expiry;
+    gauge.set(end.map_or(0, Timestamp::as_second));
+    show_days_left(context, end);
+    match end {
+        Some(end) if end <= context.clock.now() => State::Missing(
+            "the certificate of tls.certificate has expired; put another one in its place and restart"
+                .to_owned(),
+        ),
+        // What rustls serves and we can not read is for the clients to judge.
+        Some(_) | None => State::Good,
+    }
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "a lifetime in seconds is far below 2^52"
 )]
-fn days(seconds: i64) -> f64 {
-    seconds.max(0) as f64 / 86_400.0
+fn show_days_left(context: &Context, end: Option<Timestamp>) {
+    let now = context.clock.now().as_second();
+    let seconds = end.map_or(0, |end| end.as_second() - now).max(0);
+    let gauge = &context.metrics.own_certificate_days_left;
+    gauge.set(seconds as f64 / 86_400.0);
 }
 
 /// Writes down what is asked for, then asks.
@@ -166,10 +195,15 @@ async fn ask(
         .map_or(0, |stored| stored.version);
     save(context, version, &record).await?;
     tracing::info!(order.id = %asked.order, "asking the CA for the own certificate");
-    place_order(context, &asked, now).await
+    place_order(context, &asked, record.current.as_ref(), now).await
 }
 
-async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result<(), OwnCertificateError> {
+async fn place_order(
+    context: &Context,
+    asked: &Asked,
+    current: Option<&Asked>,
+    now: Timestamp,
+) -> Result<(), OwnCertificateError> {
     let key = STANDARD
         .decode(&asked.key)
         .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
@@ -190,7 +224,11 @@ async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result
         now,
         context.settings.issuance_deadline,
     )
-    .placed_at(context.settings.own_certificate_upstream);
+    .placed_at(context.settings.own_certificate_upstream, now)
+    .wishing(Wishes {
+        replaces: replaced(context, asked, current).await?,
+        ..Wishes::default()
+    });
     context
         .store
         .create_order(
@@ -206,18 +244,55 @@ async fn place_order(context: &Context, asked: &Asked, now: Timestamp) -> Result
     Ok(())
 }
 
-/// When a certificate begins and ends to be valid.
+/// What names the current certificate (RFC 9773 §5), if the CA that is asked has issued it, for one of the names.
+async fn replaced(
+    context: &Context,
+    asked: &Asked,
+    current: Option<&Asked>,
+) -> Result<Option<CertificateId>, StoreError> {
+    let Some(current) = current.filter(|current| current.names.iter().any(|name| asked.names.contains(name)))
+    else {
+        return Ok(None);
+    };
+    let order = context.store.order(current.order).await?;
+    let upstream = context.settings.own_certificate_upstream;
+    let order = order.filter(|order| order.value.upstream_name() == upstream);
+    let certificate = order.as_ref().and_then(|order| order.value.certificate());
+    Ok(certificate.and_then(|certificate| CertificateId::of(certificate.leaf())))
+}
+
+/// An order that has ended by its time alone is still taken for the replacement of the current certificate until the
+/// CA's queue moves again, and that may take long.
+async fn make_way(context: &Context, order: Versioned<Order>, now: Timestamp) -> Result<(), StoreError> {
+    let Versioned { value, version } = order;
+    match value.holds_replaced() {
+        Some(_) => {
+            let freed = Versioned::with(version, value.gives_up_replacing(now));
+            context.store.commit(freed, None).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// When a certificate ends to be valid, and when it is to be renewed.
 #[derive(Debug, Clone, Copy)]
 struct Validity {
-    not_before: Timestamp,
     not_after: Timestamp,
+    renew_at: Timestamp,
 }
 
 impl Validity {
-    /// Two thirds of its life.
-    fn renew_at(self) -> Timestamp {
-        let life = self.not_after.as_second() - self.not_before.as_second();
-        Timestamp::from_second(self.not_before.as_second() + life / 3 * 2).unwrap_or(self.not_after)
+    fn of(order: &Order, certificate: &IssuedCertificate) -> Self {
+        let (from, not_after) = (certificate.not_before(), certificate.not_after());
+        let life = not_after.as_second() - from.as_second();
+        let two_thirds = Timestamp::from_second(from.as_second() + life / 3 * 2).unwrap_or(not_after);
+        let advised = order.renewal().map(|window| window.moment_for(certificate));
+        let advised = advised.map(|moment| moment.max(after(order.created(), KEPT)));
+        let due = advised.map_or(two_thirds, |advised| advised.min(two_thirds));
+        Self {
+            not_after,
+            renew_at: due.max(after(order.created(), RESTS)),
+        }
     }
 }
 
@@ -230,10 +305,7 @@ async fn serve(context: &Context, current: &Asked) -> Result<Option<Validity>, O
         return Ok(None);
     };
     let gauge = &context.metrics.own_certificate_expiry;
-    let validity = Validity {
-        not_before: certificate.not_before(),
-        not_after: certificate.not_after(),
-    };
+    let validity = Validity::of(&order.value, certificate);
     if !context.slot.serves(certificate.leaf().as_bytes()) {
         let issuers = context.store.issuers(certificate.issuers()).await?;
         let chain = std::iter::once(certificate.leaf()).chain(&issuers);

@@ -156,11 +156,11 @@ async fn probe(context: &Context, upstream: &Watched) {
 }
 
 async fn own(context: &Context) {
-    let Some(names) = &context.settings.own_certificate_names else {
-        return;
-    };
     loop {
-        let state = own_certificate::look(context, names).await;
+        let state = match &context.settings.own_certificate_names {
+            Some(names) => own_certificate::look(context, names).await,
+            None => Ok(own_certificate::look_at_files(context)),
+        };
         let report = match state {
             Ok(own_certificate::State::Good) => Ok(()),
             Ok(own_certificate::State::Missing(what)) => Err(what),

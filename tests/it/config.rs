@@ -496,6 +496,7 @@ fn h9_h17_limits_are_read_and_off_at_0() {
         "names_per_order": 4,
         "bad_requests_per_address_per_minute": 5,
         "connections_per_address": 0,
+        "connections": 6,
     });
     let config = load(&[("/authority/config/limits", limits)]).unwrap();
     let (limits, defaults) = (config.policy.limits, Limits::default());
@@ -518,9 +519,10 @@ fn h9_h17_limits_are_read_and_off_at_0() {
     assert_eq!(
         (
             peers.bad_requests_per_address_per_minute,
-            peers.connections_per_address
+            peers.connections_per_address,
+            peers.connections
         ),
-        (5, 0)
+        (5, 0, 6)
     );
     let config = load(&[("/authority/config/limits", json!({ "names_per_order": 0 }))]).unwrap();
     assert_eq!(config.policy.limits, defaults);

@@ -1,7 +1,6 @@
 //! `acme-proxy eab`: the same beside a running daemon and without one.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::process::Output;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,35 +19,16 @@ async fn world() -> World {
     world
 }
 
-async fn eab(world: &World, arguments: &[&str]) -> Output {
-    let output = world.installation.run(|command| {
-        command
-            .arg("eab")
-            .args(arguments)
-            .arg(world.installation.config());
-    });
-    output.await
-}
-
 /// What a command prints, if it succeeds.
 async fn prints(world: &World, arguments: &[&str]) -> String {
-    let output = eab(world, arguments).await;
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout)
+    world.installation.prints("eab", arguments).await
 }
 
 /// What a command complains of.
 async fn complains(world: &World, arguments: &[&str]) -> String {
-    let output = eab(world, arguments).await;
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
-    assert_eq!(text(&output.stdout), "");
-    let error = text(&output.stderr);
+    let error = world.installation.complains("eab", arguments).await;
     assert_eq!(error.lines().count(), 1, "{error}");
     error
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// The id and the secret of the key that was just added.

@@ -13,6 +13,7 @@ mod gate;
 mod harness;
 mod late;
 mod layering;
+mod overload;
 mod own_certificate;
 mod races;
 mod recovery;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::harness::client::{Client, GET, Order};
+use crate::harness::client::{Client, Order};
 use crate::harness::csr::{self, DNS_NAME, Draft, IP_ADDRESS, UTF8, san, tlv};
 use crate::harness::key::Key;
 use crate::harness::process::free_address;
@@ -31,8 +31,7 @@ fn types(challenges: &Value) -> Vec<&str> {
 /// The names in the order's certificate, which the CA has put there for this client.
 async fn certified(client: &Client, order_url: &str) -> Vec<String> {
     let order = client.until(order_url, "valid").await;
-    let chain = client.post(order["certificate"].as_str().unwrap(), GET).await;
-    let leaf = csr::first_of_pem(&chain.expect(200).text());
+    let leaf = csr::first_of_pem(&client.chain(&order).await);
     let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
     let names = leaf.subject_alternative_name().unwrap().unwrap();
     let shown = |name: &GeneralName<'_>| match name {
@@ -93,16 +92,7 @@ async fn an_address_and_a_name_proved_by_http_01_get_one_certificate() {
         .post(&url, json!({ "identifiers": identifiers }))
         .await
         .expect(201);
-    let order = Order {
-        url: made.location(),
-        finalize: made.json()["finalize"].as_str().unwrap().to_owned(),
-        authorizations: made.json()["authorizations"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|url| url.as_str().unwrap().to_owned())
-            .collect(),
-    };
+    let order = Order::of(&made);
     client.prove(&daemon, &order).await;
     let names = [tlv(DNS_NAME, "www.example.com"), tlv(IP_ADDRESS, OCTETS)];
     client

@@ -6,7 +6,7 @@ use acme_proxy::acme::certificate::Der;
 use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::clock::Clock;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::answer::Answer;
 use crate::harness::ca::problem::Problem;
@@ -14,7 +14,7 @@ use crate::harness::ca::script::{Step, Times, Twist};
 use crate::harness::ca::{self, Window};
 use crate::harness::client::{Client, GET, Issued, Order, PATIENCE};
 use crate::harness::csr;
-use crate::harness::key::{Key, b64};
+use crate::harness::key::b64;
 use crate::harness::server::{Daemon, Plan};
 
 #[expect(clippy::disallowed_methods, reason = "the CA's certificates begin now")]
@@ -45,33 +45,14 @@ fn window(answer: &Answer) -> (Timestamp, Timestamp) {
 }
 
 async fn ask_for(client: &Client, names: &[&str], replaces: &str) -> Answer {
-    let identifiers: Vec<Value> = names
-        .iter()
-        .map(|name| json!({ "type": "dns", "value": name }))
-        .collect();
-    let payload = json!({ "identifiers": identifiers, "replaces": replaces });
-    client.post(&client.site.url("new-order"), payload).await
-}
-
-fn order_in(answer: &Answer) -> Order {
-    let object = answer.json();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    Order {
-        url: answer.location(),
-        finalize: text(&object["finalize"]),
-        authorizations: object["authorizations"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(text)
-            .collect(),
-    }
+    let wishes = json!({ "replaces": replaces });
+    client.ask_order_wishing(names, wishes).await
 }
 
 async fn give_up(client: &Client, order: &Answer) {
-    let authorization = order.json()["authorizations"][0].as_str().unwrap().to_owned();
     let status = json!({ "status": "deactivated" });
-    client.post(&authorization, status).await.expect(200);
+    let authorization = &Order::of(order).authorizations[0];
+    client.post(authorization, status).await.expect(200);
 }
 
 #[tokio::test]
@@ -152,9 +133,8 @@ async fn n4_c415_a_replacement_is_the_same_accounts_shares_a_name_and_says_what_
     ] {
         ask_for(&client, &www, wrong).await.problem(400, "malformed");
     }
-    let wrong_type = json!({ "identifiers": [{ "type": "dns", "value": www[0] }], "replaces": 7 });
-    let url = daemon.site.url("new-order");
-    client.post(&url, wrong_type).await.problem(400, "malformed");
+    let wrong_type = client.ask_order_wishing(&www, json!({ "replaces": 7 })).await;
+    wrong_type.problem(400, "malformed");
     ask_for(&other, &www, &id).await.problem(403, "unauthorized");
     let strange = ask_for(&client, &["else.example.com"], &id).await;
     strange.problem(400, "malformed");
@@ -169,11 +149,8 @@ async fn n4_c415_a_replacement_is_the_same_accounts_shares_a_name_and_says_what_
     // The whole way, after a restart, and the object says it to the end.
     give_up(&client, &answer).await;
     let answer = ask_for(&client, &www, &id).await.expect(201);
-    let order = order_in(&answer);
-    client.prove(&daemon, &order).await;
-    let request = csr::plain(&Key::new(), &www);
-    client.finalize(&order, &request).await.expect(200);
-    assert_eq!(client.until(&order.url, "valid").await["replaces"], id);
+    let valid = client.obtain(&daemon, &answer, &www).await;
+    assert_eq!(valid["replaces"], id);
     let daemon = daemon.restart().await;
     let client = client.clone();
     ask_for(&client, &www, &id).await.problem(409, "alreadyReplaced");
@@ -343,22 +320,12 @@ async fn n4_the_ca_hears_what_is_replaced_and_its_refusal_costs_no_certificate()
                 .will(Step::NewOrder, Times::Next(1), Twist::Refuse(taken));
         }
         let answer = ask_for(&client, &www, &id).await.expect(201);
-        let order = order_in(&answer);
-        client.prove(&daemon, &order).await;
-        client
-            .finalize(&order, &csr::plain(&Key::new(), &www))
-            .await
-            .expect(200);
-        let valid = client.until(&order.url, "valid").await;
+        let valid = client.obtain(&daemon, &answer, &www).await;
         assert_eq!(valid["replaces"], id);
         let orders = daemon.ca.stats().orders;
         let told = orders.last().unwrap().terms.replaces.clone();
         assert_eq!(told, (!refused).then_some(id.clone()));
-        let pem = client
-            .post(valid["certificate"].as_str().unwrap(), GET)
-            .await
-            .text();
-        let leaf = Der::new(csr::first_of_pem(&pem));
+        let leaf = Der::new(csr::first_of_pem(&client.chain(&valid).await));
         id = CertificateId::of(&leaf).unwrap().to_string();
     }
 }

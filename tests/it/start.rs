@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::process::{NAME, PATIENCE, free_address};
+use crate::harness::process::{NAME, PATIENCE, free_address, text};
 use crate::harness::world::World;
 use crate::recovery::client::Client;
 use crate::recovery::ledger::{Ledger, builder};
@@ -51,10 +51,6 @@ fn lines(error: &str) -> impl Iterator<Item = &str> {
     error
         .lines()
         .filter(|line| !line.contains(" WARN acme_proxy::cli: "))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 #[tokio::test]

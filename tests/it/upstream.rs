@@ -4,6 +4,7 @@
 mod account;
 mod answers;
 mod bodies;
+mod buyer;
 mod certificates;
 mod dns;
 mod dns_faults;
@@ -12,6 +13,7 @@ mod downtime;
 mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
 mod knot;
+mod meter;
 mod offers;
 mod outage;
 mod pebble;

@@ -13,12 +13,13 @@ use crate::harness::ca;
 use crate::harness::client::{Client, Order, PATIENCE};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
+use crate::harness::metrics;
 use crate::harness::process::free_address;
 use crate::harness::server::{Daemon, Plan};
 use crate::harness::storm::{Moment, Storm};
 use crate::rfc8555::s7_3_4_external_account::{bound, secret_in};
 
-/// A daemon with two CAs: the default one, and `second`.
+/// A daemon with two CAs: the default one, and `second`, which has fewer profiles and takes no validity.
 struct Pair {
     daemon: Daemon,
     /// The default CA's trouble.
@@ -32,14 +33,21 @@ impl Pair {
     /// `change` sees `ca.json` with both CAs, and nobody sent to the second.
     async fn start(change: impl FnOnce(&mut Value)) -> Self {
         let storm = Arc::new(Storm::with_delay(Duration::ZERO));
-        let options = |storm: Option<Arc<Storm>>| ca::Options {
+        let options = |profiles: &[&str]| ca::Options {
             eab_once: true,
-            trouble: storm.map_or(ca::Options::default().trouble, |storm| storm),
+            profiles: profiles
+                .iter()
+                .map(|name| ((*name).to_owned(), String::new()))
+                .collect(),
             ..ca::Options::default()
         };
-        let second = ca::start(options(None)).await.unwrap();
+        let second = ca::start(options(&["classic"])).await.unwrap();
         let plan = Plan {
-            ca: options(Some(storm.clone())),
+            ca: ca::Options {
+                trouble: storm.clone(),
+                lifetimes: true,
+                ..options(&["classic", "shortlived"])
+            },
             ..Plan::default()
         };
         let files = TempDir::new().unwrap();
@@ -84,22 +92,18 @@ impl Pair {
     }
 
     async fn page(&self, path: &str) -> String {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let answer = client.get(format!("http://{}{path}", self.metrics)).send().await;
-        answer.unwrap().text().await.unwrap()
+        metrics::page(self.metrics, path).await.unwrap()
     }
 
     /// What a metric of the upstream's says.
     async fn metric(&self, name: &str, upstream: &str, labels: &str) -> Option<f64> {
-        let page = self.page("/metrics").await;
         // The library sorts labels.
         let mut all: Vec<String> = labels.split(',').map(str::to_owned).collect();
         all.push(format!("upstream=\"{upstream}\""));
         all.retain(|label| !label.is_empty());
         all.sort();
-        let series = format!("acme_proxy_upstream_{name}{{{}}} ", all.join(","));
-        let line = page.lines().find_map(|line| line.strip_prefix(&series));
-        line.map(|value| value.parse().unwrap())
+        let series = format!("acme_proxy_upstream_{name}{{{}}}", all.join(","));
+        metrics::figure(self.metrics, &series).await
     }
 
     async fn until(
@@ -132,15 +136,6 @@ fn failing_over(file: &mut Value) {
 /// The client, without the nonce that it had before the daemon's restart.
 fn again(client: &Client) -> Client {
     Client::new(&client.site, Arc::clone(&client.key), client.kid.clone())
-}
-
-async fn finalized(client: &Client, daemon: &Daemon, name: &str) -> Order {
-    let order = client.ready(daemon, &[name]).await;
-    client
-        .finalize(&order, &csr::plain(&Key::new(), &[name]))
-        .await
-        .expect(200);
-    order
 }
 
 #[tokio::test]
@@ -266,7 +261,8 @@ async fn f3_a_429_of_one_ca_holds_up_no_order_of_the_other() {
     pair.storm.refuse("new-order", 429, "rateLimited");
     let mut waiting = Vec::new();
     for number in 0..ORDERS {
-        waiting.push(finalized(&client, &pair.daemon, &format!("h{number}.example.com")).await);
+        let name = format!("h{number}.example.com");
+        waiting.push(client.finalized(&pair.daemon, &[&name]).await);
     }
     pair.until("a 429", "rate_limited_total", "default", "", |count| count > 0.0)
         .await;
@@ -284,6 +280,12 @@ async fn f3_a_429_of_one_ca_holds_up_no_order_of_the_other() {
     assert!(refused.unwrap() <= 10.0, "{refused:?}");
     assert_eq!(pair.metric("rate_limited_total", "default", "").await, refused);
     assert_eq!(pair.metric("rate_limited_total", "second", "").await, Some(0.0));
+    let limited = async |upstream| {
+        let outcome = "outcome=\"rate_limited\"";
+        pair.metric("http_requests_total", upstream, outcome).await
+    };
+    assert_eq!(limited("default").await, refused);
+    assert_eq!(limited("second").await, Some(0.0));
     let labels = |outcome| format!("operation=\"open\",outcome=\"{outcome}\"");
     assert_eq!(
         pair.metric("requests_total", "default", &labels("rate_limited"))
@@ -344,7 +346,7 @@ async fn f1_an_order_that_was_opened_at_the_first_ca_stays_there() {
     let pair = Pair::start(failing_over).await;
     let client = pair.daemon.account().await;
     pair.storm.stop(Moment::Received, "finalize");
-    let opened = finalized(&client, &pair.daemon, "opened.example.com").await;
+    let opened = client.finalized(&pair.daemon, &["opened.example.com"]).await;
     pair.storm.has_caught_one().await;
     pair.storm.goes_down();
     pair.storm.let_go();
@@ -357,4 +359,44 @@ async fn f1_an_order_that_was_opened_at_the_first_ca_stays_there() {
         [["opened.example.com"], ["later.example.com"]].map(|names| names.map(str::to_owned).to_vec())
     );
     assert_eq!(pair.daemon.ca.stats().certificates.len(), 1);
+}
+
+#[tokio::test]
+async fn an_order_that_wishes_for_what_the_other_ca_does_not_have_waits_for_its_own() {
+    let pair = Pair::start(|file| {
+        failing_over(file);
+        file["authority"]["config"]["client_validity"] = true.into();
+    })
+    .await;
+    let client = pair.daemon.account().await;
+    for upstream in ["default", "second"] {
+        let what = "its offers are known";
+        pair.until(what, "up", upstream, "", |up| up > 0.0).await;
+    }
+    pair.storm.goes_down();
+    let mut orders = Vec::new();
+    for (name, wishes) in [
+        ("short.example.com", json!({ "profile": "shortlived" })),
+        ("dated.example.com", json!({ "notAfter": "2100-01-01T00:00:00Z" })),
+        ("classic.example.com", json!({ "profile": "classic" })),
+    ] {
+        let made = client.ask_order_wishing(&[name], wishes).await.expect(201);
+        let order = Order::of(&made);
+        client.prove(&pair.daemon, &order).await;
+        let csr = csr::plain(&Key::new(), &[name]);
+        client.finalize(&order, &csr).await.expect(200);
+        orders.push(order);
+    }
+    let movable = orders.pop().unwrap();
+    client.until(&movable.url, "valid").await;
+    for order in &orders {
+        assert_eq!(client.look(&order.url).await["status"], "processing");
+    }
+    pair.storm.comes_up();
+    for order in &orders {
+        client.until(&order.url, "valid").await;
+    }
+    let [first, second] = pair.asked();
+    assert_eq!(first, ["dated.example.com", "short.example.com"]);
+    assert_eq!(second, ["classic.example.com"]);
 }

@@ -1,6 +1,6 @@
 //! The order that has ended for its client while the CA may have its CSR (UPSTREAM rule 4, SECURITY F48): what it has
-//! bought is looked for, recorded, can be revoked, and serves the next order that would buy the same. Nothing here leads
-//! to the signer.
+//! bought is looked for, recorded, can be revoked, and serves the next order that would buy the same. So does the
+//! certificate that a client has not waited for (UPSTREAM rule 8). Nothing here leads to the signer.
 
 use std::time::Duration;
 
@@ -187,15 +187,22 @@ impl Order {
         }
     }
 
-    /// The certificate that came too late, as long as another order may get it: nobody has asked for its revocation, and
-    /// a third of its life is left. A client would soon renew a shorter one.
+    /// The certificate that came too late, or that no client has come for, as long as another order may get it: nobody
+    /// has asked for its revocation, and a third of its life is left. A client would soon renew a shorter one.
     pub fn to_hand_over(&self, now: Timestamp) -> Option<(&IssuedCertificate, &UpstreamOrder)> {
-        let Stage::Late {
+        let (Stage::Late {
             certificate,
             upstream,
             revocation: None,
             ..
-        } = &self.stage
+        }
+        | Stage::Issued {
+            certificate,
+            upstream: Some(upstream),
+            revocation: None,
+            fetched: false,
+            ..
+        }) = &self.stage
         else {
             return None;
         };
@@ -220,11 +227,10 @@ impl Order {
     pub fn may_hand_over(&self) -> bool {
         match &self.stage {
             Stage::Awaited { .. } | Stage::Late { revocation: None, .. } => true,
-            Stage::Open
-            | Stage::Processing { .. }
-            | Stage::Issued { .. }
-            | Stage::Failed { .. }
-            | Stage::Late { .. } => false,
+            Stage::Issued {
+                revocation, fetched, ..
+            } => revocation.is_none() && !fetched,
+            Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } | Stage::Late { .. } => false,
         }
     }
 

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 
 use crate::acme::authorization::Authorization;
-use crate::acme::id::AccountId;
 use crate::acme::order::{Order, Stage};
 use crate::acme::renewal::{self, Advice, CertificateId, RenewalInfo};
 use crate::acme::revocation::Revocation;
@@ -36,7 +35,7 @@ impl Order {
         ))
     }
 
-    /// When the CA is to be asked about the renewal of the certificate: as long as a client may want to know.
+    /// When the CA is to be asked about the renewal of the certificate: as long as its holder may want to know.
     pub fn renewal_due(&self) -> Option<Timestamp> {
         let Stage::Issued {
             certificate,
@@ -49,7 +48,7 @@ impl Order {
         };
         let due = self.advice.as_ref().map_or(*issued, |advice| advice.ask_again);
         let is_revoked = matches!(revocation, Some(Revocation::Confirmed { .. }));
-        let is_of_use = !is_revoked && self.account != AccountId::DAEMON && due < certificate.not_after();
+        let is_of_use = !is_revoked && due < certificate.not_after();
         is_of_use.then_some(due)
     }
 }

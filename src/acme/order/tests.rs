@@ -322,7 +322,7 @@ fn an_order_is_in_line_from_finalization_to_its_end() {
 fn an_order_is_placed_elsewhere_only_while_none_is_opened_for_it() {
     let names = ["a.example.com"];
     let elsewhere: UpstreamName = "elsewhere".parse().unwrap();
-    let at_upstream = |order: Order| order.placed_at(elsewhere).upstream_name();
+    let at_upstream = |order: Order| order.placed_at(elsewhere, at(9)).upstream_name();
     for movable in [order(&names), ready(&names), finalized(ready(&names), &names)] {
         assert!(movable.upstream_name().is_default() && !movable.is_opened_upstream());
         assert_eq!(at_upstream(movable), elsewhere);
@@ -333,7 +333,7 @@ fn an_order_is_placed_elsewhere_only_while_none_is_opened_for_it() {
     assert_eq!(
         opened
             .clone()
-            .placed_at(elsewhere)
+            .placed_at(elsewhere, at(9))
             .validated(at(5))
             .unwrap()
             .upstream_name(),
@@ -356,7 +356,7 @@ fn a_record_without_an_upstream_is_the_default_ones_and_stays_as_it_was() {
     assert!(written.get("upstream").is_none());
     let read: Order = serde_json::from_value(written).unwrap();
     assert!(read.upstream_name().is_default());
-    let placed = read.placed_at("elsewhere".parse().unwrap());
+    let placed = read.placed_at("elsewhere".parse().unwrap(), at(9));
     let written = serde_json::to_value(&placed).unwrap();
     assert_eq!(written["upstream"], "elsewhere");
     assert_eq!(serde_json::from_value::<Order>(written).unwrap(), placed);

@@ -196,11 +196,22 @@ impl Order {
         })
     }
 
-    /// The order is placed at this upstream. One that has been opened at another stays there, for there it may be
-    /// paid for; so does one that has ended.
-    pub fn placed_at(self, upstream: UpstreamName) -> Self {
+    /// The order is placed at this upstream, at the end of the line there. One that has been opened at another stays
+    /// there, for there it may be paid for; so does one that has ended.
+    pub fn placed_at(self, upstream: UpstreamName, now: Timestamp) -> Self {
         match self.stage {
-            Stage::Open | Stage::Processing { upstream: None, .. } => Self { upstream, ..self },
+            Stage::Open => Self { upstream, ..self },
+            Stage::Processing {
+                csr, upstream: None, ..
+            } => Self {
+                upstream,
+                stage: Stage::Processing {
+                    csr,
+                    finalized: now,
+                    upstream: None,
+                },
+                ..self
+            },
             Stage::Processing {
                 upstream: Some(_), ..
             }
@@ -265,6 +276,7 @@ impl Order {
                 issued: now,
                 upstream,
                 revocation: None,
+                fetched: false,
             },
             stage @ (Stage::Open
             | Stage::Processing { .. }
@@ -274,6 +286,14 @@ impl Order {
             | Stage::Late { .. }) => stage,
         };
         Self { stage, ..self }
+    }
+
+    /// Its client has come for the certificate: it is no other order's any more.
+    pub fn fetched(mut self) -> Self {
+        if let Stage::Issued { fetched, .. } = &mut self.stage {
+            *fetched = true;
+        }
+        self
     }
 
     /// Issuance has failed for good. An order that has ended already stays as it is.

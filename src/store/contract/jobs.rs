@@ -58,7 +58,7 @@ pub(crate) async fn a_lane_hands_out_its_own_jobs_only(backend: &impl Backend) {
     let there = "another".parse().unwrap();
     let mut orders = Vec::new();
     for upstream in [HERE, there, there] {
-        let order = finalized(names(&["a.example.com"]), at(0)).placed_at(upstream);
+        let order = finalized(names(&["a.example.com"]), at(0)).placed_at(upstream, at(0));
         create(&store, &order, Some(Work::Issue(order.id()))).await;
         orders.push(order.id());
     }
@@ -103,7 +103,10 @@ pub(crate) async fn a_job_moves_to_another_lane_with_its_order_or_not_at_all(bac
             upstream: there,
             due: at(5),
         },
-        order: Some(Versioned::with(version, order.value.clone().placed_at(there))),
+        order: Some(Versioned::with(
+            version,
+            order.value.clone().placed_at(there, at(0)),
+        )),
         issuers: Vec::new(),
     };
     let stale = store.settle(held.clone(), moved(order.version + 1)).await;

@@ -5,11 +5,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
 
 use super::*;
-use crate::acme::id::AccountId;
+use crate::acme::job::{Job, Lane};
 use crate::store::contract::{self, Backend, HERE, LIFETIME, account, answered, contract, order};
+use crate::store::{Registration, Store};
 
 struct Sled(tempfile::TempDir);
 

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::acme::problem::Problem;
+use crate::acme::problem::ProblemType;
 use crate::upstream::Error;
 use crate::upstream::Settings;
 use crate::upstream::account::Registered;
@@ -42,6 +43,13 @@ pub(crate) enum Successor {
     SameAccount { key: String },
     /// Of another account, for which the EAB may have been spent, or not.
     NextAccount { key: String },
+}
+
+impl Successor {
+    fn readable_key(&self) -> Option<Key> {
+        let (Self::SameAccount { key } | Self::NextAccount { key }) = self;
+        Key::from_stored(key)
+    }
 }
 
 impl Record {
@@ -116,6 +124,12 @@ impl Record {
         Key::from_stored(&self.key)
     }
 
+    /// All of its keys that can be read: the account's, and the one that is to take its place.
+    pub(crate) fn readable_keys(&self) -> Vec<Key> {
+        let successor = self.successor.as_ref().and_then(Successor::readable_key);
+        self.readable_key().into_iter().chain(successor).collect()
+    }
+
     /// The account, if the CA has named it and its key can be read.
     pub(crate) fn account(&self) -> Option<Registered> {
         let State::Registered { url } = &self.state else {
@@ -145,10 +159,12 @@ pub(crate) fn unkept(detail: String) -> Error {
 }
 
 fn unusable(why: &str) -> Error {
-    tracing::error!(
-        why,
-        "the record of the account at the CA is unusable; it is left as it is, and no other account is made; \
-         acme-proxy upstream import or register --again puts another one in its place"
-    );
-    Error::Permanent(Problem::internal())
+    tracing::error!(why, "the record of the account at the CA is unusable");
+    Error::Permanent(Problem::new(
+        ProblemType::ServerInternal,
+        format!(
+            "the record of the account at the CA is unusable: {why}; it is left as it is, and no other account is made; \
+             acme-proxy upstream import --replace or register --again puts another one in its place"
+        ),
+    ))
 }

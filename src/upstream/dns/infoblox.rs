@@ -19,7 +19,7 @@ use crate::upstream::dns::variables::basic;
 use crate::upstream::dns::web::Web;
 use crate::upstream::dns::web::with_json;
 use crate::upstream::dns::web::with_query;
-use crate::upstream::http::roots_in;
+use crate::upstream::transport::roots_in;
 
 #[derive(Debug)]
 struct Infoblox {

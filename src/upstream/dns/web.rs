@@ -19,16 +19,11 @@ use serde_json::Value;
 use crate::clock::Clock;
 use crate::upstream::Secret;
 use crate::upstream::SetupError;
-use crate::upstream::http::asked_to_wait;
-use crate::upstream::http::chain;
-use crate::upstream::http::clamped;
-use crate::upstream::http::roots_in;
-
-/// TCP and TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// One request with its whole answer.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::upstream::http::answer::asked_to_wait;
+use crate::upstream::http::answer::clamped;
+use crate::upstream::transport;
+use crate::upstream::transport::Unread;
+use crate::upstream::transport::chain;
 
 /// Lists of zones are the longest answers.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -42,8 +37,6 @@ const THROTTLED: [&[u8]; 3] = [
     b"<Code>PriorRequestNotComplete",
     b"ateLimitExceeded\"",
 ];
-
-const USER_AGENT: &str = concat!("acme-proxy/", env!("CARGO_PKG_VERSION"));
 
 /// The client, and the time for what is signed with it. One is for one change: it remembers what was said meanwhile.
 #[derive(Debug)]
@@ -79,20 +72,8 @@ impl Web {
     ///
     /// [`SetupError`] if there are none, or the file can not be used.
     pub fn new(roots: Option<&Path>) -> Result<Self, SetupError> {
-        let roots = match roots {
-            Some(path) => roots_in(path)?,
-            None => Vec::new(),
-        };
-        let client = reqwest::Client::builder()
-            .tls_certs_merge(roots)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
-            .user_agent(USER_AGENT)
-            .build()
-            .map_err(|error| SetupError::Tls(chain(&error)))?;
         Ok(Self {
-            client,
+            client: transport::client(roots, false)?,
             clock: Clock::system(),
             heard: Mutex::default(),
         })
@@ -147,21 +128,21 @@ impl Web {
         let request = request.map_err(|error| chain(&error.without_url()))?;
         let host = request.url().host_str().unwrap_or_default().to_owned();
         let unreachable = |error: reqwest::Error| format!("{host}: {}", chain(&error.without_url()));
-        let mut response = client.execute(request).await.map_err(unreachable)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-            if body.len().saturating_add(chunk.len()) > MAX_BODY_BYTES {
-                return Err(format!("{host} answers with more than {MAX_BODY_BYTES} bytes"));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        if let Some(wait) = throttled(response.status(), response.headers(), &body) {
+        let response = client.execute(request).await.map_err(unreachable)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let etag = headers.get(ETAG).and_then(|tag| tag.to_str().ok());
+        let etag = etag.map(str::to_owned);
+        let body = transport::body(response, MAX_BODY_BYTES).await;
+        let body = body.map_err(|unread| match unread {
+            Unread::Broken(error) => unreachable(error),
+            Unread::TooLong => format!("{host} answers with more than {MAX_BODY_BYTES} bytes"),
+        })?;
+        if let Some(wait) = throttled(status, &headers, &body) {
             self.heard().wait = Some(wait);
         }
-        let etag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
         Ok(Reply {
-            status: response.status(),
-            etag: etag.map(str::to_owned),
+            status,
+            etag,
             body,
             host,
         })

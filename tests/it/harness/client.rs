@@ -64,6 +64,19 @@ pub(crate) struct Order {
     pub(crate) authorizations: Vec<String>,
 }
 
+impl Order {
+    /// The one that new-order has answered with.
+    pub(crate) fn of(answer: &Answer) -> Self {
+        let object = answer.json();
+        let urls = object["authorizations"].as_array().unwrap();
+        Self {
+            url: answer.location(),
+            finalize: object["finalize"].as_str().unwrap().to_owned(),
+            authorizations: urls.iter().map(|url| url.as_str().unwrap().to_owned()).collect(),
+        }
+    }
+}
+
 /// A certificate and where it came from.
 pub(crate) struct Issued {
     pub(crate) order: Order,
@@ -201,14 +214,17 @@ impl Client {
         self.ask_order_of("dns", names).await
     }
 
+    /// Asks for an order of these names with more members.
+    pub(crate) async fn ask_order_wishing(&self, names: &[&str], mut wishes: Value) -> Answer {
+        wishes["identifiers"] = identifiers("dns", names);
+        self.post(&self.site.url("new-order"), wishes).await
+    }
+
     /// Asks for an order of identifiers of one type.
     pub(crate) async fn ask_order_of(&self, kind: &str, values: &[&str]) -> Answer {
-        let identifiers: Vec<Value> = values
-            .iter()
-            .map(|value| json!({ "type": kind, "value": value }))
-            .collect();
         let url = self.site.url("new-order");
-        self.post(&url, json!({ "identifiers": identifiers })).await
+        self.post(&url, json!({ "identifiers": identifiers(kind, values) }))
+            .await
     }
 
     /// A new order, pending.
@@ -218,14 +234,7 @@ impl Client {
 
     /// A new order of identifiers of one type, pending.
     pub(crate) async fn order_of(&self, kind: &str, values: &[&str]) -> Order {
-        let answer = self.ask_order_of(kind, values).await.expect(201);
-        let object = answer.json();
-        let urls = object["authorizations"].as_array().unwrap();
-        Order {
-            url: answer.location(),
-            finalize: object["finalize"].as_str().unwrap().to_owned(),
-            authorizations: urls.iter().map(|url| url.as_str().unwrap().to_owned()).collect(),
-        }
+        Order::of(&self.ask_order_of(kind, values).await.expect(201))
     }
 
     /// The object at a URL.
@@ -272,11 +281,17 @@ impl Client {
         format!("{token}.{}", self.key.thumbprint())
     }
 
+    /// Has the web server answer the authorization's http-01 challenge, and gives the challenge's URL.
+    pub(crate) async fn publish(&self, daemon: &Daemon, authorization: &str) -> String {
+        let (url, token) = self.challenge(authorization).await;
+        daemon.web.publish(&token, &self.key_authorization(&token));
+        url
+    }
+
     /// Meets the order's challenges, and waits until it is ready.
     pub(crate) async fn prove(&self, daemon: &Daemon, order: &Order) {
         for authorization in &order.authorizations {
-            let (url, token) = self.challenge(authorization).await;
-            daemon.web.publish(&token, &self.key_authorization(&token));
+            let url = self.publish(daemon, authorization).await;
             self.post(&url, json!({})).await.expect(200);
         }
         self.until(&order.url, "ready").await;
@@ -294,16 +309,39 @@ impl Client {
         self.post(&order.finalize, json!({ "csr": b64(csr) })).await
     }
 
+    /// A new order with the CSR handed in, for a new key.
+    pub(crate) async fn finalized(&self, daemon: &Daemon, names: &[&str]) -> Order {
+        let order = self.ready(daemon, names).await;
+        self.finalize(&order, &csr::plain(&Key::new(), names))
+            .await
+            .expect(200);
+        order
+    }
+
+    /// The whole way of an order that has been made: the object of the valid one.
+    pub(crate) async fn obtain(&self, daemon: &Daemon, made: &Answer, names: &[&str]) -> Value {
+        let order = Order::of(made);
+        self.prove(daemon, &order).await;
+        self.finalize(&order, &csr::plain(&Key::new(), names))
+            .await
+            .expect(200);
+        self.until(&order.url, "valid").await
+    }
+
+    /// The chain of a valid order.
+    pub(crate) async fn chain(&self, order: &Value) -> String {
+        let url = order["certificate"].as_str().unwrap();
+        self.post(url, GET).await.expect(200).text()
+    }
+
     /// A certificate, from the order to the chain.
     pub(crate) async fn issue(&self, daemon: &Daemon, names: &[&str]) -> Issued {
         let order = self.ready(daemon, names).await;
         let key = Key::new();
         self.finalize(&order, &csr::plain(&key, names)).await.expect(200);
-        let url = self.until(&order.url, "valid").await["certificate"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        let pem = self.post(&url, GET).await.expect(200).text();
+        let valid = self.until(&order.url, "valid").await;
+        let url = valid["certificate"].as_str().unwrap().to_owned();
+        let pem = self.chain(&valid).await;
         let leaf = csr::first_of_pem(&pem);
         Issued {
             order,
@@ -313,4 +351,9 @@ impl Client {
             key,
         }
     }
+}
+
+fn identifiers(kind: &str, values: &[&str]) -> Value {
+    let identifier = |value: &&str| json!({ "type": kind, "value": value });
+    values.iter().map(identifier).collect()
 }

@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod csr;
 pub(crate) mod documented;
 pub(crate) mod key;
+pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod storm;

@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::ca;
+use crate::harness::metrics;
 
 /// The name that the daemon goes by. It resolves nowhere: clients are told its address.
 pub(crate) const NAME: &str = "acmeproxy.test.example.com";
@@ -158,8 +159,29 @@ impl Installation {
     pub(crate) async fn run(&self, change: impl FnOnce(&mut Command)) -> Output {
         let mut command = self.command();
         change(&mut command);
-        let ended = timeout(PATIENCE, command.output()).await;
-        ended.expect("the program goes on").unwrap()
+        ended(command).await
+    }
+
+    /// One of the operator's commands, such as `eab` or `upstream`.
+    pub(crate) fn operator(&self, command: &str, arguments: &[&str]) -> Command {
+        let mut program = self.command();
+        program.arg(command).args(arguments).arg(self.config());
+        program
+    }
+
+    /// What an operator's command prints, which must succeed.
+    pub(crate) async fn prints(&self, command: &str, arguments: &[&str]) -> String {
+        let output = ended(self.operator(command, arguments)).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// What an operator's command says on its standard error, which must fail.
+    pub(crate) async fn complains(&self, command: &str, arguments: &[&str]) -> String {
+        let output = ended(self.operator(command, arguments)).await;
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+        assert_eq!(text(&output.stdout), "");
+        text(&output.stderr)
     }
 
     /// The URL that clients are given.
@@ -275,14 +297,7 @@ impl Daemon {
 
     /// A page of the metrics listener.
     pub(crate) async fn page(&self, path: &str) -> Option<String> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(5))
-            .build();
-        let url = format!("http://{}{path}", self.metrics);
-        let answer = client.unwrap().get(url).send().await.ok()?;
-        assert_eq!(answer.status(), 200);
-        answer.text().await.ok()
+        metrics::page(self.metrics, path).await
     }
 
     /// What the metrics listener says about its health.
@@ -310,6 +325,17 @@ impl Daemon {
     fn log_tail(&self) -> String {
         tail(&self.log)
     }
+}
+
+/// Runs a program to its end, which must come by itself.
+async fn ended(mut program: Command) -> Output {
+    let ended = timeout(PATIENCE, program.output()).await;
+    ended.expect("the program goes on").unwrap()
+}
+
+/// What a program writes.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 fn tail(log: &PathBuf) -> String {

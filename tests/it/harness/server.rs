@@ -1,5 +1,6 @@
 //! The daemon in this process, on free ports, in a directory of its own, with its own CA, DNS server and web server.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -12,7 +13,7 @@ use acme_proxy::clock::Clock;
 use acme_proxy::config::{Config, Overrides};
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{Store as _, StoreError};
-use acme_proxy::upstream::account::vault_name;
+use acme_proxy::upstream::account::VAULT;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -75,10 +76,15 @@ impl Daemon {
 
     /// A daemon whose CA takes so long to issue.
     pub(crate) async fn start_with_slow_ca(processing: Duration) -> Self {
-        let ca = ca::Options {
+        Self::start_before(ca::Options {
             processing,
             ..ca::Options::default()
-        };
+        })
+        .await
+    }
+
+    /// A daemon with this CA.
+    pub(crate) async fn start_before(ca: ca::Options) -> Self {
         Self::start_with(Plan {
             ca,
             ..Plan::default()
@@ -194,37 +200,30 @@ impl Daemon {
     }
 
     /// Stops the daemon and opens its store.
-    async fn closed(&mut self) -> (Config, SledStore) {
+    async fn closed(&mut self) -> SledStore {
         self.running.stop.send_replace(true);
         (&mut self.running.task).await.unwrap().unwrap();
-        let path = self.directory.path().join("ca.json");
-        loop {
-            let config = Config::load(&path, &Overrides::default()).unwrap();
-            match SledStore::open(config.store.clone()) {
-                Err(StoreError::InUse { .. }) => sleep(MOMENT).await,
-                opened => return (config, opened.unwrap()),
-            }
-        }
+        store_of(&self.directory.path().join("ca.json")).await
     }
 
-    /// The key of the daemon's account at the CA. The daemon is started again for it.
-    pub(crate) async fn upstream_key(mut self) -> (Self, Key) {
-        let (config, store) = self.closed().await;
-        let default = &config.upstreams[0];
-        let record = store
-            .load(&vault_name(default.name, &default.settings))
-            .await
-            .unwrap()
-            .unwrap();
+    /// The keys of the daemon's accounts at its CAs, whatever they are for. The daemon is started again for it.
+    pub(crate) async fn upstream_keys(mut self) -> (Self, Vec<Key>) {
+        let store = self.closed().await;
+        let mut keys = BTreeSet::new();
+        for name in store.names(VAULT).await.unwrap() {
+            let record = store.load(&name).await.unwrap().unwrap();
+            let record: Value = serde_json::from_slice(&record.value).unwrap();
+            let own = [&record["key"], &record["successor"]["key"]];
+            keys.extend(own.into_iter().filter_map(|key| key.as_str().map(unb64)));
+        }
         drop(store);
-        let record: Value = serde_json::from_slice(&record.value).unwrap();
         self.start_again().await;
-        (self, Key::from_pkcs8(&unb64(record["key"].as_str().unwrap())))
+        (self, keys.iter().map(|key| Key::from_pkcs8(key)).collect())
     }
 
     /// What is stored of an order. The daemon is started again for it.
     pub(crate) async fn stored(mut self, url: &str) -> (Self, Order) {
-        let (_, store) = self.closed().await;
+        let store = self.closed().await;
         let id = url.rsplit('/').next().unwrap().parse().unwrap();
         let order = store.order(id).await.unwrap().unwrap().value;
         drop(store);
@@ -247,6 +246,17 @@ impl Daemon {
     /// A client with a new account.
     pub(crate) async fn account(&self) -> Client {
         Client::register(&self.site, Key::new()).await
+    }
+}
+
+/// Opens the store of a daemon that has ended. Its lock may stay with a program that another test has just forked.
+pub(crate) async fn store_of(config: &Path) -> SledStore {
+    loop {
+        let config = Config::load(config, &Overrides::default()).unwrap();
+        match SledStore::open(config.store) {
+            Err(StoreError::InUse { .. }) => sleep(MOMENT).await,
+            opened => return opened.unwrap(),
+        }
     }
 }
 

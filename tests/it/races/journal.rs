@@ -14,31 +14,10 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::rfc8555::s7_1_6_lives::model::{AUTHORIZATION, CHALLENGE, ORDER};
+
 /// Without a step for so long, nobody is going anywhere.
 const REST: Duration = Duration::from_millis(20);
-
-/// The edges of RFC 8555 §7.1.6, as far as there is anything here that moves along them.
-const ORDER: &[(&str, &str)] = &[
-    ("pending", "ready"),
-    ("pending", "invalid"),
-    ("ready", "processing"),
-    ("ready", "invalid"),
-    ("processing", "valid"),
-    ("processing", "invalid"),
-];
-const AUTHORIZATION: &[(&str, &str)] = &[
-    ("pending", "valid"),
-    ("pending", "invalid"),
-    ("pending", "deactivated"),
-    ("pending", "expired"),
-    ("valid", "deactivated"),
-    ("valid", "expired"),
-];
-const CHALLENGE: &[(&str, &str)] = &[
-    ("pending", "processing"),
-    ("processing", "valid"),
-    ("processing", "invalid"),
-];
 
 /// Something that has happened.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ mod s6_2_authentication;
 mod s6_5_nonces;
 mod s6_6_rate_limits;
 mod s6_transport;
-mod s7_1_6_lives;
+pub(crate) mod s7_1_6_lives;
 mod s7_1_directory;
 mod s7_1_provisioners;
 pub(crate) mod s7_3_4_external_account;

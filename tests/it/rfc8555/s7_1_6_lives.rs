@@ -1,7 +1,7 @@
 //! RFC 8555 §7.1.6: the whole life of an order, by random events in random order, against a model of the diagrams (I1,
 //! I4, H13, J8). `LIVES_CASES` says how many lives; `make lives` runs 100,000.
 
-mod model;
+pub(crate) mod model;
 mod names;
 
 use std::sync::OnceLock;

@@ -64,8 +64,7 @@ async fn c501_nothing_of_one_directory_can_be_reached_under_another() {
     let issued = owner.issue(&daemon, &["issued.example.com"]).await;
     let ready = owner.ready(&daemon, &["ready.example.com"]).await;
     let pending = owner.order(&["pending.example.com"]).await;
-    let (challenge, token) = owner.challenge(&pending.authorizations[0]).await;
-    daemon.web.publish(&token, &owner.key_authorization(&token));
+    let challenge = owner.publish(&daemon, &pending.authorizations[0]).await;
     let looks = daemon.web.looks();
     // The same key, with an account there.
     let bare = Client::new(&daemon.site, Arc::clone(&owner.key), None);

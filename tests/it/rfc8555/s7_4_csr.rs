@@ -25,7 +25,11 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) async fn open(names: &[&str]) -> Self {
-        let daemon = Daemon::start().await;
+        Self::at(Daemon::start().await, names).await
+    }
+
+    /// At a daemon that has been started already.
+    pub(crate) async fn at(daemon: Daemon, names: &[&str]) -> Self {
         let client = daemon.account().await;
         let order = client.ready(&daemon, names).await;
         Self {

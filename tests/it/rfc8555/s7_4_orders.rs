@@ -415,8 +415,7 @@ async fn c911_k2_an_order_that_is_not_ready_can_not_be_finalized() {
     let order = client.order(&names).await;
     client.finalize(&order, &csr).await.problem(403, "orderNotReady");
     // One of two names is proved.
-    let (url, token) = client.challenge(&order.authorizations[0]).await;
-    daemon.web.publish(&token, &client.key_authorization(&token));
+    let url = client.publish(&daemon, &order.authorizations[0]).await;
     client.post(&url, json!({})).await.expect(200);
     client.until(&order.authorizations[0], "valid").await;
     client.finalize(&order, &csr).await.problem(403, "orderNotReady");

@@ -9,36 +9,20 @@ use x509_parser::prelude::{FromDer as _, Pem, X509Certificate};
 
 use crate::harness::answer::Answer;
 use crate::harness::ca;
-use crate::harness::client::{Client, GET, Order, PATIENCE};
+use crate::harness::client::{Client, GET, PATIENCE};
 use crate::harness::csr;
-use crate::harness::key::Key;
 use crate::harness::server::{Daemon, Plan};
 
 const WWW: [&str; 1] = ["www.example.com"];
 
 async fn ask(client: &Client, wishes: Value) -> Answer {
-    let mut payload = json!({ "identifiers": [{ "type": "dns", "value": WWW[0] }] });
-    for (name, value) in wishes.as_object().unwrap() {
-        payload[name] = value.clone();
-    }
-    client.post(&client.site.url("new-order"), payload).await
+    client.ask_order_wishing(&WWW, wishes).await
 }
 
 /// From the new order to the valid one.
 async fn obtain(daemon: &Daemon, client: &Client, wishes: Value) -> Value {
-    let answer = ask(client, wishes).await.expect(201);
-    let object = answer.json();
-    let order = Order {
-        url: answer.location(),
-        finalize: object["finalize"].as_str().unwrap().to_owned(),
-        authorizations: vec![object["authorizations"][0].as_str().unwrap().to_owned()],
-    };
-    client.prove(daemon, &order).await;
-    client
-        .finalize(&order, &csr::plain(&Key::new(), &WWW))
-        .await
-        .expect(200);
-    client.until(&order.url, "valid").await
+    let made = ask(client, wishes).await.expect(201);
+    client.obtain(daemon, &made, &WWW).await
 }
 
 /// A daemon before a CA with three profiles.
@@ -155,11 +139,7 @@ async fn h10_c414_a_validity_is_honoured_where_the_ca_takes_it() {
     );
     let valid = obtain(&daemon, &client, json!({ "notAfter": to })).await;
     assert_eq!(valid["notAfter"], to);
-    let pem = client
-        .post(valid["certificate"].as_str().unwrap(), GET)
-        .await
-        .text();
-    let leaf = csr::first_of_pem(&pem);
+    let leaf = csr::first_of_pem(&client.chain(&valid).await);
     let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
     let end: Timestamp = to.parse().unwrap();
     assert_eq!(leaf.validity().not_after.timestamp(), end.as_second());
@@ -188,13 +168,10 @@ async fn h10_certlifetime_is_the_validity_of_those_who_ask_for_none() {
 
 #[tokio::test]
 async fn l2_the_cas_other_chains_are_linked_and_each_is_fetched_by_its_owner() {
-    let daemon = Daemon::start_with(Plan {
-        ca: ca::Options {
-            alternates: 2,
-            intermediates: 2,
-            ..ca::Options::default()
-        },
-        ..Plan::default()
+    let daemon = Daemon::start_before(ca::Options {
+        alternates: 2,
+        intermediates: 2,
+        ..ca::Options::default()
     })
     .await;
     let client = daemon.account().await;
@@ -251,12 +228,9 @@ async fn l2_the_cas_other_chains_are_linked_and_each_is_fetched_by_its_owner() {
 #[tokio::test]
 async fn l2_another_chain_that_is_not_of_the_leaf_is_done_without() {
     use crate::harness::ca::script::{Step, Times, Twist};
-    let daemon = Daemon::start_with(Plan {
-        ca: ca::Options {
-            alternates: 2,
-            ..ca::Options::default()
-        },
-        ..Plan::default()
+    let daemon = Daemon::start_before(ca::Options {
+        alternates: 2,
+        ..ca::Options::default()
     })
     .await;
     // The second request for a certificate is the first one for another chain.

@@ -87,8 +87,7 @@ async fn c506_j8_a_validation_that_is_under_way_does_not_undo_a_deactivation() {
     let client = daemon.account().await;
     let order = client.order(&["www.example.com"]).await;
     let url = &order.authorizations[0];
-    let (challenge, token) = client.challenge(url).await;
-    daemon.web.publish(&token, &client.key_authorization(&token));
+    let challenge = client.publish(&daemon, url).await;
     let held = daemon.web.hold().await;
     let started = client.post(&challenge, json!({})).await.expect(200);
     assert!(started.header("retry-after").is_some());

@@ -59,8 +59,7 @@ async fn j1_j5_j7_a_challenge_that_is_met_makes_authorization_and_order_follow()
     let client = daemon.account().await;
     let order = client.order(&["www.example.com"]).await;
     let authorization = &order.authorizations[0];
-    let (url, token) = client.challenge(authorization).await;
-    daemon.web.publish(&token, &client.key_authorization(&token));
+    let url = client.publish(&daemon, authorization).await;
     let held = daemon.web.hold().await;
     let answer = client.post(&url, json!({})).await.expect(200);
     assert_eq!(
@@ -99,8 +98,7 @@ async fn j2_c502_looking_at_a_challenge_or_posting_nonsense_starts_nothing() {
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     let order = client.order(&["www.example.com"]).await;
-    let (url, token) = client.challenge(&order.authorizations[0]).await;
-    daemon.web.publish(&token, &client.key_authorization(&token));
+    let url = client.publish(&daemon, &order.authorizations[0]).await;
     for nonsense in ["[]", "\"x\"", "1", "null", "{", "{}{}", "true", " "] {
         client.post(&url, nonsense).await.problem(400, "malformed");
     }
@@ -137,8 +135,7 @@ async fn c503_j3_a_challenge_that_is_posted_100_times_at_once_is_validated_once(
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     let order = client.order(&["www.example.com"]).await;
-    let (url, token) = client.challenge(&order.authorizations[0]).await;
-    daemon.web.publish(&token, &client.key_authorization(&token));
+    let url = client.publish(&daemon, &order.authorizations[0]).await;
     let held = daemon.web.hold().await;
     let mut requests = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -183,8 +180,7 @@ async fn i3_a_challenge_that_the_operator_does_not_offer_any_more_can_not_be_pos
     let daemon = Daemon::start().await;
     let client = daemon.account().await;
     let order = client.order(&["www.example.com"]).await;
-    let (url, token) = client.challenge(&order.authorizations[0]).await;
-    daemon.web.publish(&token, &client.key_authorization(&token));
+    let url = client.publish(&daemon, &order.authorizations[0]).await;
     let daemon = daemon
         .restart_with(|file| file["authority"]["provisioners"][0]["challenges"] = json!(["dns-01"]))
         .await;
@@ -207,8 +203,7 @@ async fn c501_h12_j4_k11_the_five_kinds_of_objects_answer_others_as_if_they_were
     let issued = owner.issue(&daemon, &["issued.example.com"]).await;
     let ready = owner.ready(&daemon, &["ready.example.com"]).await;
     let pending = owner.order(&["pending.example.com"]).await;
-    let (challenge, token) = owner.challenge(&pending.authorizations[0]).await;
-    daemon.web.publish(&token, &owner.key_authorization(&token));
+    let challenge = owner.publish(&daemon, &pending.authorizations[0]).await;
     let looks = daemon.web.looks();
     let csr = json!({ "csr": b64(csr::plain(&Key::new(), &["ready.example.com"])) });
     let deactivation = json!({ "status": "deactivated" });

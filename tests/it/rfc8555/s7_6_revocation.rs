@@ -10,7 +10,7 @@ use crate::harness::answer::Answer;
 use crate::harness::ca;
 use crate::harness::client::{Client, GET, Issued, PATIENCE};
 use crate::harness::key::b64;
-use crate::harness::server::{Daemon, Plan};
+use crate::harness::server::Daemon;
 use crate::harness::storm::Storm;
 
 async fn revoke(client: &Client, leaf: &[u8]) -> Answer {
@@ -180,13 +180,9 @@ async fn m5_c1001_what_is_no_certificate_of_ours_is_refused_and_the_ca_hears_not
 
 #[tokio::test]
 async fn m6_f49_a_revocation_that_the_ca_refuses_is_a_5xx_and_is_not_recorded() {
-    let ca = ca::Options {
+    let daemon = Daemon::start_before(ca::Options {
         revocations_refused: true,
         ..ca::Options::default()
-    };
-    let daemon = Daemon::start_with(Plan {
-        ca,
-        ..Plan::default()
     })
     .await;
     let client = daemon.account().await;
@@ -203,13 +199,9 @@ async fn m6_f49_a_revocation_that_the_ca_refuses_is_a_5xx_and_is_not_recorded() 
 #[tokio::test]
 async fn m6_f49_a_revocation_that_the_ca_does_not_answer_is_503_and_is_done_once_when_the_ca_is_back() {
     let storm = Arc::new(Storm::with_delay(Duration::ZERO));
-    let ca = ca::Options {
+    let daemon = Daemon::start_before(ca::Options {
         trouble: storm.clone(),
         ..ca::Options::default()
-    };
-    let daemon = Daemon::start_with(Plan {
-        ca,
-        ..Plan::default()
     })
     .await;
     let client = daemon.account().await;

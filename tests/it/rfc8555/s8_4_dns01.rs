@@ -105,8 +105,7 @@ async fn a_wildcard_and_its_base_name_are_issued_with_a_record_each_at_one_place
         .await
         .expect(200);
     let valid = client.until(&order.url, "valid").await;
-    let certificate = valid["certificate"].as_str().unwrap();
-    let pem = client.post(certificate, GET).await.expect(200).text();
+    let pem = client.chain(&valid).await;
     assert!(pem.starts_with("-----BEGIN CERTIFICATE-----"));
     assert_eq!(daemon.web.looks(), 0);
 }

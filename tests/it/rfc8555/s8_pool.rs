@@ -88,14 +88,12 @@ async fn validation_fanout_cap_those_over_it_wait_and_lose_no_attempt() {
     let mut orders = Vec::new();
     for _ in 0..12 {
         let order = client.order(&["www.example.com"]).await;
-        let (challenge, token) = client.challenge(&order.authorizations[0]).await;
-        daemon.web.publish(&token, &client.key_authorization(&token));
+        let challenge = client.publish(&daemon, &order.authorizations[0]).await;
         client.post(&challenge, json!({})).await.expect(200);
         orders.push(order);
     }
     let other = client.order(&["mail.example.com"]).await;
-    let (challenge, token) = client.challenge(&other.authorizations[0]).await;
-    daemon.web.publish(&token, &client.key_authorization(&token));
+    let challenge = client.publish(&daemon, &other.authorizations[0]).await;
     client.post(&challenge, json!({})).await.expect(200);
     let eight_and_one = tokio::time::timeout(PATIENCE, async {
         while daemon.web.looks() < 9 {

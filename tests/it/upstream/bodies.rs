@@ -1,9 +1,12 @@
 //! Answers of the CA that break below the protocol, or are too much: they cost a try and a wait, never an order
 //! (SECURITY C1107, C1108, F1; UPSTREAM rules 5, 7 and 8).
 
+use std::fs::read_to_string;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::sleep;
+use tokio::time::timeout;
 
 use crate::harness::ca::answer::Answer;
 use crate::harness::ca::problem::Problem;
@@ -12,6 +15,11 @@ use crate::harness::ca::script::Times;
 use crate::harness::ca::script::Twist;
 use crate::harness::ca::wire::Raw;
 use crate::harness::ca::wire::Then;
+use crate::harness::process::Daemon;
+use crate::harness::process::NAME;
+use crate::harness::process::PATIENCE;
+use crate::harness::world::World;
+use crate::upstream::meter::requests;
 use crate::upstream::scene::Scene;
 
 const JSON: &str = "application/json";
@@ -71,6 +79,14 @@ fn broken(step: Step) -> Vec<(&'static str, Twist)> {
             Twist::Instead(Answer::new(200, kind, " ".repeat(10 << 20))),
         ),
         ("endless", Twist::Raw(Raw::endless(kind))),
+        (
+            "headers without end",
+            raw("HTTP/1.1 200 OK\r\n", Then::Flood("x: y\r\n".repeat(500).into())),
+        ),
+        (
+            "a header without end",
+            raw("HTTP/1.1 200 OK\r\nx: ", Then::Flood("y".repeat(0x2000).into())),
+        ),
         ("a page", Twist::Instead(Answer::page(502))),
         ("a page of 200", Twist::Instead(Answer::new(200, kind, "<html>"))),
     ]
@@ -142,6 +158,7 @@ async fn f1_c1107_an_answer_that_never_ends_is_given_up_and_asked_for_again() {
             .map(|order| order.finalizes)
             .sum();
         assert_eq!(finalizes, 1);
+        assert_eq!(requests(&scene, "timeout").await, 1.0);
     };
     let [a, b, c, d, e] = twists();
     tokio::join!(
@@ -151,6 +168,84 @@ async fn f1_c1107_an_answer_that_never_ends_is_given_up_and_asked_for_again() {
         order(Step::Order, d),
         order(Step::Finalize, e),
     );
+}
+
+/// A daemon that gets its own certificate, from a CA with trouble at this step; well again after it has logged this.
+async fn gets_well(world: &World, step: Step, trouble: Twist, logged: &str) -> Daemon {
+    world.ca.will(step, Times::Next(1), trouble);
+    let mut daemon = world.installation.start();
+    let log = timeout(PATIENCE, async {
+        while !world.installation.log().contains(logged) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    log.await
+        .unwrap_or_else(|_| panic!("it does not say so:\n{}", world.installation.log()));
+    daemon.is_well().await;
+    let bought = (world.orders_for(&[NAME]), world.finalizes_for(&[NAME]));
+    assert_eq!(bought, (1, 1));
+    daemon
+}
+
+#[tokio::test]
+async fn c1107_a_flood_of_interim_answers_is_given_up_in_time_and_takes_no_memory() {
+    const MOST_KIB: u64 = 128 * 1024;
+    let world = World::new().await;
+    let hints = format!("HTTP/1.1 103 Early Hints\r\nx: {}\r\n\r\n", "y".repeat(4000));
+    let flood = format!("HTTP/1.1 100 Continue\r\n\r\n{hints}").repeat(4);
+    let flood = Twist::Raw(Raw::new("", Then::Flood(flood.into())));
+    let daemon = gets_well(&world, Step::Finalize, flood, "no answer from the CA in time").await;
+    let status = read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+    let peak: u64 = peak.unwrap().parse().unwrap();
+    assert!(peak < MOST_KIB, "{peak} KiB");
+    daemon.stop().await;
+}
+
+/// More than is read of a chain.
+fn too_long() -> Twist {
+    Twist::text(|chain| chain.repeat((256 << 10) / chain.len() + 1))
+}
+
+#[tokio::test]
+async fn c1107_a_chain_that_is_too_long_is_said_in_the_log_to_be() {
+    let world = World::new().await;
+    let said = "status 200 OK with more than 262144 bytes";
+    let daemon = gets_well(&world, Step::Certificate, too_long(), said).await;
+    let log = world.installation.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(said)).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(
+        lines[0].contains("WARN") && lines[0].contains("will try again"),
+        "{log}"
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn c1107_a_chain_that_is_too_long_is_asked_for_until_the_deadline_and_bought_once() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let scene = Scene::new().await;
+    scene.will(Step::Certificate, Times::Always, too_long());
+    let names = ["www.example.com"];
+    let finalized = scene.finalized(&names).await;
+    for _ in 0..3 {
+        let asked = scene.asked(Step::Certificate);
+        scene.pass(7 * HOUR).await;
+        scene
+            .soon("the chain is asked for again", async || {
+                scene.asked(Step::Certificate) > asked
+            })
+            .await;
+        assert_eq!(scene.look(&finalized).await["status"], "processing");
+    }
+    scene.bought_once(&names);
+    scene.pass(4 * HOUR).await;
+    let (kind, detail) = scene.failed(&finalized).await;
+    assert_eq!(kind, "serverInternal");
+    assert!(detail.contains("before the order expired"), "{detail}");
+    scene.bought_once(&names);
 }
 
 #[tokio::test]

@@ -101,6 +101,7 @@ impl Double {
 
     pub(crate) fn settings(&self) -> Settings {
         Settings {
+            section: "authority.config".to_owned(),
             directory: format!("{}/dir", self.base),
             roots: Some(self.files.path("roots.pem")),
             email: None,

@@ -56,8 +56,7 @@ impl Waiting {
     async fn assert_issued(&self, scene: &Scene) {
         let order = self.client.look(&self.order.url).await;
         assert_eq!(order["status"], "valid", "{order}");
-        let url = order["certificate"].as_str().unwrap();
-        let chain = self.client.post(url, GET).await.expect(200).text();
+        let chain = self.client.chain(&order).await;
         assert_is_for(&chain, &self.key, &[&self.name], &scene.daemon.ca.root_pem);
     }
 }

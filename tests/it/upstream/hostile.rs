@@ -29,6 +29,13 @@ use crate::upstream::opened;
 use crate::upstream::order;
 use crate::upstream::validated;
 
+/// What comes of the first step of an order that has been opened there.
+async fn advanced(double: &Double) -> Result<Progress, Error> {
+    let ca = double.ca();
+    let order = opened(&ca, order(&["www.example.com"])).await;
+    ca.advance(&validated(&order)).await
+}
+
 #[tokio::test]
 async fn a_fast_ca_is_asked_four_times_for_a_certificate() {
     let double = Double::start(|_, _| None).await;
@@ -66,9 +73,7 @@ async fn c1104_an_absurd_retry_after_is_clamped_or_ignored() {
             })
         })
         .await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        let progress = ca.advance(&validated(&order)).await.unwrap();
+        let progress = advanced(&double).await.unwrap();
         let retry_after = Duration::from_secs(expected);
         assert_eq!(progress, Progress::Waiting { retry_after }, "{value}");
     }
@@ -179,9 +184,7 @@ async fn t4_an_endless_body_is_not_read() {
 #[tokio::test]
 async fn f5_c1105_a_storm_of_bad_nonces_is_given_up_after_five_retries() {
     let double = Double::start(|path, _| (path == "/order").then(|| problem(400, "badNonce"))).await;
-    let ca = double.ca();
-    let order = opened(&ca, order(&["www.example.com"])).await;
-    let outcome = ca.advance(&validated(&order)).await;
+    let outcome = advanced(&double).await;
     assert!(matches!(outcome, Err(Error::Transient { .. })), "{outcome:?}");
     assert_eq!(double.count("/order"), 6);
     let double = Double::start(|path, nth| {
@@ -195,12 +198,8 @@ async fn f5_c1105_a_storm_of_bad_nonces_is_given_up_after_five_retries() {
         (signed.contains(&path) && nth <= 5).then(|| problem(400, "badNonce"))
     })
     .await;
-    let ca = double.ca();
-    let order = opened(&ca, self::order(&["www.example.com"])).await;
-    assert!(matches!(
-        ca.advance(&validated(&order)).await,
-        Ok(Progress::Issued(_))
-    ));
+    let outcome = advanced(&double).await;
+    assert!(matches!(outcome, Ok(Progress::Issued(_))), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -246,9 +245,7 @@ async fn i2_a_finalize_that_is_refused_because_one_is_under_way_ends_nothing() {
             })
         })
         .await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        let outcome = ca.advance(&validated(&order)).await;
+        let outcome = advanced(&double).await;
         assert_eq!(
             matches!(outcome, Err(Error::Permanent(_))),
             ends,
@@ -274,9 +271,7 @@ async fn f12_an_invalid_order_ends_ours_only_for_a_reason_that_holds() {
             Box::new(move |path, _| (path == "/order").then(|| json_answer(200, &body)))
         })
         .await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        match ca.advance(&validated(&order)).await {
+        match advanced(&double).await {
             Err(Error::Permanent(problem)) => {
                 assert_eq!(Some(problem.kind), expected);
                 assert!(problem.detail.contains("no?[31m"), "{problem}");
@@ -295,9 +290,7 @@ async fn an_order_that_the_ca_does_not_know_is_gone_and_one_that_it_will_not_sho
         (400, "malformed", false),
     ] {
         let double = Double::start(move |path, _| (path == "/order").then(|| problem(status, kind))).await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        let outcome = ca.advance(&validated(&order)).await;
+        let outcome = advanced(&double).await;
         assert_eq!(matches!(outcome, Err(Error::OrderGone(_))), gone, "{outcome:?}");
         assert_eq!(
             matches!(outcome, Err(Error::Transient { .. })),
@@ -335,9 +328,7 @@ async fn c1106_a_status_that_nobody_knows_and_a_missing_certificate_url_are_wait
         json!({"status": "valid", "authorizations": [], "finalize": ""}),
     ] {
         let double = Double::start(move |path, _| (path == "/order").then(|| json_answer(200, &body))).await;
-        let ca = double.ca();
-        let order = opened(&ca, order(&["www.example.com"])).await;
-        let outcome = ca.advance(&validated(&order)).await;
+        let outcome = advanced(&double).await;
         assert!(matches!(outcome, Err(Error::Transient { .. })), "{outcome:?}");
     }
 }
@@ -377,9 +368,7 @@ async fn t4_a_program_is_not_given_a_name_that_is_not_the_orders() {
         })
     })
     .await;
-    let ca = double.ca();
-    let order = opened(&ca, order(&["www.example.com"])).await;
-    let outcome = ca.advance(&validated(&order)).await;
+    let outcome = advanced(&double).await;
     assert!(matches!(outcome, Err(Error::Transient { .. })), "{outcome:?}");
 }
 

@@ -148,6 +148,7 @@ impl Pebble {
 
     fn settings(&self) -> Settings {
         Settings {
+            section: "authority.config".to_owned(),
             directory: format!("https://localhost:{}/dir", self.port),
             roots: Some(self.files.path("roots.pem")),
             email: Some("hostmaster@example.com".to_owned()),

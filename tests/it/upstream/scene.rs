@@ -14,6 +14,9 @@ use rcgen::PublicKeyData as _;
 use serde_json::Value;
 use serde_json::json;
 use tokio::time::Instant;
+use tokio::time::advance;
+use tokio::time::pause;
+use tokio::time::resume;
 use tokio::time::sleep;
 
 use crate::harness::answer::Answer;
@@ -25,12 +28,12 @@ use crate::harness::ca::script::Twist;
 use crate::harness::ca::state::OrderStats;
 use crate::harness::check;
 use crate::harness::client::Client;
-use crate::harness::client::GET;
 use crate::harness::client::Order;
 use crate::harness::client::PATIENCE;
 use crate::harness::csr;
 use crate::harness::key::Key;
 use crate::harness::key::unb64;
+use crate::harness::metrics;
 use crate::harness::process::free_address;
 use crate::harness::server::Daemon;
 use crate::harness::server::Plan;
@@ -204,8 +207,7 @@ impl Scene {
 
     /// The chain of a valid order.
     pub(crate) async fn chain(&self, order: &Value) -> String {
-        let url = order["certificate"].as_str().unwrap();
-        self.client.post(url, GET).await.expect(200).text()
+        self.client.chain(order).await
     }
 
     /// Time passes until the order is invalid; its error's type and detail.
@@ -220,8 +222,13 @@ impl Scene {
 
     /// What the health page says about the account at the CA; nothing if all is well.
     pub(crate) async fn account_trouble(&self) -> String {
+        self.missing("upstream account").await
+    }
+
+    /// What the health page says about something that is missing; nothing if it is not.
+    pub(crate) async fn missing(&self, part: &str) -> String {
         let health = self.daemon.site.get("/health").await.expect(200).json();
-        let trouble = health["missing"]["upstream account"].as_str();
+        let trouble = health["missing"][part].as_str();
         trouble.unwrap_or_default().to_owned()
     }
 
@@ -235,12 +242,16 @@ impl Scene {
 
     /// A line of the metrics, by name and labels; 0 if there is none.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
-        let url = format!("http://{}/metrics", self.metrics);
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let page = client.get(url).send().await.unwrap().text().await.unwrap();
-        let line = page.lines().find_map(|line| line.strip_prefix(series));
-        line.map_or(0.0, |value| value.trim().parse().unwrap())
+        metrics::figure(self.metrics, series).await.unwrap_or_default()
     }
+}
+
+/// So much time passes for all who sleep in this process, the daemon among them: what they wait for is due at once. The
+/// daemon's clock stands.
+pub(crate) async fn sleeps_end(span: Duration) {
+    pause();
+    advance(span).await;
+    resume();
 }
 
 /// That the chain leads from these names and this key to the CA's root.
@@ -260,6 +271,7 @@ pub(crate) fn issuer(ca: &ca::Running, directory: &Path) -> Ca {
         hmac_key: Secret::new(unb64(&ca.eab.hmac_key)),
     };
     let settings = Settings {
+        section: "authority.config".to_owned(),
         directory: ca.directory_url.clone(),
         roots: Some(roots),
         email: None,

@@ -54,6 +54,7 @@ async fn f6_tls_older_than_1_2_is_neither_offered_nor_taken() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let files = TlsFiles::new();
     let settings = Settings {
+        section: "authority.config".to_owned(),
         directory: format!("https://{}/directory", listener.local_addr().unwrap()),
         roots: Some(files.path("roots.pem")),
         email: None,

@@ -1,12 +1,15 @@
-//! Keys that others have, too, are in no certificate and no account; nor are the daemon's own in a certificate
-//! (CONFORMANCE K5, K9, D12, G5; SECURITY C909).
+//! Keys that others have, too, are in no certificate and no account; nor are the daemon's own (CONFORMANCE K5, K9, D12,
+//! G5; SECURITY C909).
 
 use std::path::Path;
 
+use acme_proxy::app::control::{Request, UpstreamCommand, UpstreamRequest};
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::json;
 
+use crate::harness::ca::answer::Answer as CaAnswer;
+use crate::harness::ca::script::{Step, Times, Twist};
 use crate::harness::client::Client;
 use crate::harness::csr::Draft;
 use crate::harness::key::{Key, unb64};
@@ -82,13 +85,7 @@ async fn c909_k5_d12_a_key_of_the_operators_list_is_in_no_certificate_and_no_new
     let daemon = daemon
         .restart_with(|file| file["authority"]["config"]["blocked_keys"] = list.display().to_string().into())
         .await;
-    let client = daemon.account().await;
-    let order = client.ready(&daemon, &[HOST]).await;
-    let desk = Desk {
-        daemon,
-        client,
-        order,
-    };
+    let desk = Desk::at(daemon, &[HOST]).await;
     let good = Draft::of(&[HOST]);
     for key in &listed {
         desk.refuses(key.alg, &good.sign(key), "a list of compromised keys")
@@ -105,26 +102,48 @@ async fn c909_k5_d12_a_key_of_the_operators_list_is_in_no_certificate_and_no_new
 }
 
 #[tokio::test]
-async fn c909_k9_the_key_of_our_account_at_the_ca_is_in_no_certificate() {
-    let daemon = Daemon::start().await;
-    let client = daemon.account().await;
-    client.issue(&daemon, &["first.example.com"]).await;
-    let (daemon, upstream) = daemon.upstream_key().await;
-    // Its nonces are of the daemon's earlier life.
-    let client = Client::new(&daemon.site, client.key.clone(), client.kid.clone());
-    let order = client.ready(&daemon, &[HOST]).await;
-    let opened = daemon.ca.stats().orders_opened;
-    let answer = client.finalize(&order, &Draft::of(&[HOST]).sign(&upstream)).await;
-    let problem = answer.problem(400, "badCSR");
-    assert!(
-        problem["detail"].as_str().unwrap().contains("server's own"),
-        "{problem}"
-    );
-    assert_eq!(client.look(&order.url).await["status"], "ready");
-    assert_eq!(daemon.ca.stats().orders_opened, opened);
-    client
-        .finalize(&order, &Draft::of(&[HOST]).sign(&Key::new()))
-        .await
-        .expect(200);
-    client.until(&order.url, "valid").await;
+async fn c909_k9_no_key_of_our_accounts_at_the_ca_is_in_a_certificate_or_an_account() {
+    for (last, step) in [
+        (UpstreamCommand::RotateKey, Step::KeyChange),
+        (UpstreamCommand::Register { again: true }, Step::NewAccount),
+    ] {
+        let daemon = Daemon::start().await;
+        daemon
+            .account()
+            .await
+            .issue(&daemon, &["first.example.com"])
+            .await;
+        let upstream = async |command| {
+            let upstream = None;
+            daemon
+                .control(Request::Upstream(UpstreamRequest { upstream, command }))
+                .await
+        };
+        upstream(UpstreamCommand::Register { again: true }).await.unwrap();
+        // The end of the next change stays open: whether the CA has the new key is not known.
+        for silent in [step, Step::Account] {
+            daemon
+                .ca
+                .will(silent, Times::Always, Twist::Instead(CaAnswer::page(503)));
+        }
+        upstream(last).await.unwrap_err();
+        let (daemon, keys) = daemon.upstream_keys().await;
+        assert_eq!(
+            keys.len(),
+            3,
+            "the first, the second, and the one that is to follow"
+        );
+        let desk = Desk::at(daemon, &[HOST]).await;
+        let good = Draft::of(&[HOST]);
+        let opened = desk.daemon.ca.stats().orders_opened;
+        for key in keys {
+            desk.refuses("the server's", &good.sign(&key), "server's own")
+                .await;
+            change(&desk.client, &key).await.problem(400, "badPublicKey");
+            new_account(&desk.daemon, key).await.problem(400, "badPublicKey");
+        }
+        assert_eq!(desk.daemon.ca.stats().orders_opened, opened);
+        let taken = desk.client.finalize(&desk.order, &good.sign(&Key::new())).await;
+        taken.expect(200);
+    }
 }
