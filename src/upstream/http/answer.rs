@@ -45,6 +45,7 @@ pub(crate) fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// To 1 s .. 1 h.
 pub(crate) fn clamped(wait: Duration) -> Duration {
     wait.clamp(Duration::from_secs(1), Duration::from_secs(3600))
 }
