@@ -203,7 +203,6 @@ pub struct ValidatedOrder {
     id: OrderId,
     identifiers: Vec<Identifier>,
     csr: Der,
-    upstream_name: UpstreamName,
     upstream: Option<UpstreamOrder>,
     expires: Timestamp,
     wishes: Wishes,
@@ -233,11 +232,6 @@ impl ValidatedOrder {
             csr: &self.csr,
             identifiers: &self.identifiers,
         }
-    }
-
-    /// The upstream that the order is placed at.
-    pub fn upstream_name(&self) -> UpstreamName {
-        self.upstream_name
     }
 
     /// The order at the CA, if one has been opened there.

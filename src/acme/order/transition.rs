@@ -188,7 +188,6 @@ impl Order {
             id: self.id,
             identifiers,
             csr: csr.clone(),
-            upstream_name: self.upstream,
             upstream: upstream.clone(),
             expires: self.expires,
             wishes: self.wishes.clone(),
