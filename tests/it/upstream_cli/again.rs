@@ -114,7 +114,7 @@ async fn f9_orders_that_wait_for_an_account_which_the_ca_has_deactivated_are_iss
     let stats = world.ca.stats();
     assert_eq!((stats.accounts, stats.eab_uses), (2, 2));
     let log = world.installation.log();
-    assert!(log.contains("has deactivated it; orders wait"), "{log}");
+    assert!(log.contains("or has deactivated it"), "{log}");
 }
 
 /// All records of accounts in the store, whose daemon has ended.
