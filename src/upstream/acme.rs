@@ -216,9 +216,10 @@ impl Ca {
         if !self.disowned.swap(true, Ordering::AcqRel) {
             self.account_changed.notify_one();
         }
+        let section = &self.settings.section;
         Error::transient(format!(
             "the CA does not know our account {} any more, or has deactivated it; ask the CA to reactivate it, or make \
-             another one: with a fresh EAB (authority.config.eab_kid, eab_hmac_key) and a restart, or with acme-proxy \
+             another one: with a fresh EAB ({section}.eab_kid, eab_hmac_key) and a restart, or with acme-proxy \
              upstream register --again",
             cleaned(&registered.url, 200)
         ))

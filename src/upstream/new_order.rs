@@ -116,7 +116,8 @@ impl Ca {
     fn lifetime_is_refused(&self) {
         self.lifetime_refused.store(true, Ordering::Relaxed);
         tracing::error!(
-            "the CA does not take the validity of authority.config.certlifetime; it is not sent until the next start"
+            "the CA does not take the validity of {}.certlifetime; it is not sent until the next start",
+            self.settings.section
         );
     }
 }

@@ -65,7 +65,12 @@ impl Ca {
                     .challenges
                     .iter()
                     .map(|challenge| type_name(&challenge.r#type));
-                return Err(unsolvable(identifier, &offered.collect::<Vec<_>>().join(", ")));
+                let section = &self.settings.section;
+                return Err(unsolvable(
+                    section,
+                    identifier,
+                    &offered.collect::<Vec<_>>().join(", "),
+                ));
             };
             let Some(record) = Record::new(dns_name, &challenge.token, thumbprint) else {
                 return Err(Fault::Nonsense("a challenge whose token is no base64url".to_owned()).into());
@@ -128,14 +133,14 @@ async fn answer(order: &mut Order, index: usize) -> Result<(), AcmeError> {
     }
 }
 
-fn unsolvable(identifier: &Identifier, offered: &str) -> Error {
+fn unsolvable(section: &str, identifier: &Identifier, offered: &str) -> Error {
     let offered = cleaned(offered, 200);
-    tracing::error!(name = %identifier, offered, "the CA wants a validation of its own: configure authority.config.dns01_txt, or have the CA pre-validate the domain");
+    tracing::error!(name = %identifier, offered, "the CA wants a validation of its own: configure {section}.dns01_txt, or have the CA pre-validate the domain");
     Error::Permanent(Problem::new(
         ProblemType::ServerInternal,
         format!(
             "the CA requires validation of {identifier} by one of: {offered}; \
-             this server can do dns-01 once authority.config.dns01_txt is configured"
+             this server can do dns-01 once {section}.dns01_txt is configured"
         ),
     ))
 }
