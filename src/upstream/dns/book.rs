@@ -80,28 +80,32 @@ impl Book {
 
     /// Whether the provider has said that the record is there.
     pub(crate) fn is_confirmed(&self, order: &str, wanted: &Record) -> bool {
-        self.of(order)
-            .iter()
-            .any(|known| known.wanted == *wanted && known.confirmed.is_some())
+        self.with(order, |records| {
+            let mut those = records.iter().filter(|known| known.wanted == *wanted);
+            those.any(|known| known.confirmed.is_some())
+        })
     }
 
     /// When the CA was last told to look for the record.
     pub(crate) fn answered(&self, order: &str, wanted: &Record) -> Option<Instant> {
-        let records = self.of(order);
-        let mut those = records.iter().filter(|known| known.wanted == *wanted);
-        those.find_map(|known| known.answered)
+        self.with(order, |records| {
+            let mut those = records.iter().filter(|known| known.wanted == *wanted);
+            those.find_map(|known| known.answered)
+        })
     }
 
     /// The records that nobody has seen yet.
     pub(crate) fn unseen(&self, order: &str) -> Vec<Entry> {
-        let mut records = self.of(order);
-        records.retain(|known| !known.seen);
-        records
+        self.with(order, |records| {
+            records.iter().filter(|known| !known.seen).cloned().collect()
+        })
     }
 
     /// When the last of the order's records was published.
     pub(crate) fn complete_since(&self, order: &str) -> Option<Instant> {
-        self.of(order).iter().filter_map(|known| known.confirmed).max()
+        self.with(order, |records| {
+            records.iter().filter_map(|known| known.confirmed).max()
+        })
     }
 
     /// Whether an order has this value at this place. Let's Encrypt gives one authorization to two orders.
@@ -117,7 +121,7 @@ impl Book {
         records.map(|known| known.at).collect()
     }
 
-    fn of(&self, order: &str) -> Vec<Entry> {
-        self.entries().get(order).cloned().unwrap_or_default()
+    fn with<T>(&self, order: &str, look: impl FnOnce(&[Entry]) -> T) -> T {
+        look(self.entries().get(order).map_or(&[], Vec::as_slice))
     }
 }

@@ -83,9 +83,10 @@ impl Desk {
     pub(crate) async fn withdraw(&self, mut records: Vec<Record>) {
         for intervals in WITHDRAWALS {
             let wait = self.settings.polling_interval.saturating_mul(intervals);
-            tokio::time::sleep(wait.max(self.pause().unwrap_or_default())).await;
+            tokio::time::sleep(wait).await;
             let mut left = Vec::new();
             for at in records {
+                tokio::time::sleep(self.pause().unwrap_or_default()).await;
                 if let Err(Refused { detail, .. }) = self.take_back(&at).await {
                     tracing::info!(
                         name = at.name,
