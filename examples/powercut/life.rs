@@ -14,7 +14,7 @@ use acme_proxy::acme::identifier::Identifier;
 use acme_proxy::acme::job::{Job, Lane, Work, WorkKind};
 use acme_proxy::acme::order::{Accepted, Order, OrderStatus, Settled, ValidatedOrder, Verdict};
 use acme_proxy::acme::problem::Problem;
-use acme_proxy::acme::upstream::UpstreamName;
+use acme_proxy::acme::upstream::{UpstreamName, UpstreamOrder};
 use acme_proxy::jose::jwk::{Curve, Jwk};
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{Lease, Next, Registration, Settings, Settlement, Store, StoreError, Versioned};
@@ -356,7 +356,10 @@ impl Life {
     }
 
     async fn open_upstream(&self, lease: &Lease, version: u64, order: Order) -> Result<()> {
-        let order = order.opened_upstream(format!("https://ca.example.com/order/{}", OrderId::random()));
+        let order = order.opened_upstream(UpstreamOrder::new(
+            format!("https://ca.example.com/order/{}", OrderId::random()),
+            "https://ca.example.com/account/1",
+        ));
         let intent = self.announce(version + 1, &order)?;
         let written = self
             .store

@@ -5,6 +5,7 @@
 //! that, by compare-and-swap.
 
 pub mod late;
+mod replacing;
 #[cfg(test)]
 mod tests;
 mod transition;
@@ -22,9 +23,9 @@ use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
 use crate::acme::problem::{Problem, ProblemType};
-use crate::acme::renewal::{self, Advice, CertificateId, RenewalInfo};
+use crate::acme::renewal::{Advice, CertificateId};
 use crate::acme::revocation::Revocation;
-use crate::acme::upstream::UpstreamName;
+use crate::acme::upstream::{UpstreamName, UpstreamOrder};
 
 /// How long a swept order stays readable after it has ended without a certificate.
 const KEPT_AFTER_FAILURE: Duration = Duration::from_hours(24);
@@ -42,7 +43,7 @@ pub struct Order {
     id: OrderId,
     account: AccountId,
     provisioner: String,
-    /// Where it is placed. Its URL at the CA, once it has one, is one of this upstream's.
+    /// Where it is placed.
     #[serde(default, skip_serializing_if = "UpstreamName::is_default")]
     upstream: UpstreamName,
     created: Timestamp,
@@ -86,18 +87,21 @@ enum Stage {
     Processing {
         csr: Der,
         finalized: Timestamp,
-        /// The order's URL at the CA, once one has been opened there.
+        /// The order at the CA, once one has been opened there.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        upstream: Option<String>,
+        upstream: Option<UpstreamOrder>,
     },
     /// The certificate is here.
     Issued {
         certificate: IssuedCertificate,
         issued: Timestamp,
-        /// The order's URL at the CA.
-        upstream: Option<String>,
+        /// The order at the CA.
+        upstream: Option<UpstreamOrder>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         revocation: Option<Revocation>,
+        /// Its client has come for it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fetched: bool,
     },
     /// Finalized, and ended without a certificate.
     Failed { problem: Problem, failed: Timestamp },
@@ -109,8 +113,8 @@ enum Stage {
         until: Timestamp,
         csr: Der,
         finalized: Timestamp,
-        /// The order's URL at the CA.
-        upstream: String,
+        /// The order at the CA.
+        upstream: UpstreamOrder,
         /// The CA is known to have the CSR.
         taken: bool,
     },
@@ -119,8 +123,8 @@ enum Stage {
         problem: Problem,
         ended: Timestamp,
         certificate: IssuedCertificate,
-        /// The order's URL at the CA.
-        upstream: String,
+        /// The order at the CA.
+        upstream: UpstreamOrder,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         revocation: Option<Revocation>,
     },
@@ -200,7 +204,7 @@ pub struct ValidatedOrder {
     identifiers: Vec<Identifier>,
     csr: Der,
     upstream_name: UpstreamName,
-    upstream: Option<String>,
+    upstream: Option<UpstreamOrder>,
     expires: Timestamp,
     wishes: Wishes,
     validated: Timestamp,
@@ -236,9 +240,9 @@ impl ValidatedOrder {
         self.upstream_name
     }
 
-    /// The order's URL at the CA, if one has been opened there.
-    pub fn upstream(&self) -> Option<&str> {
-        self.upstream.as_deref()
+    /// The order at the CA, if one has been opened there.
+    pub fn upstream(&self) -> Option<&UpstreamOrder> {
+        self.upstream.as_ref()
     }
 
     /// When waiting for the CA ends.
@@ -440,9 +444,13 @@ impl Order {
             Some(Problem { detail, ..problem })
         });
         Some(refused.unwrap_or_else(|| match self.stage {
-            Stage::Processing { .. } => Problem::new(
+            Stage::Processing { upstream: Some(_), .. } => Problem::new(
                 ProblemType::ServerInternal,
                 "the CA did not issue the certificate before the order expired",
+            ),
+            Stage::Processing { upstream: None, .. } => Problem::new(
+                ProblemType::ServerInternal,
+                "the CA did not answer, or was busy with other orders for the same names, until the order expired",
             ),
             Stage::Open
             | Stage::Issued { .. }
@@ -494,50 +502,6 @@ impl Order {
     /// What the client asks for beyond the names.
     pub fn wishes(&self) -> &Wishes {
         &self.wishes
-    }
-
-    /// The certificate that this order replaces, so that no other order may, unless it is known to have failed.
-    pub fn holds_replaced(&self) -> Option<&CertificateId> {
-        let refused = |a: &Authorization| a.problem().is_some() || a.is_deactivated();
-        let failed = match &self.stage {
-            Stage::Failed { .. } | Stage::Awaited { .. } | Stage::Late { .. } => true,
-            Stage::Open | Stage::Processing { .. } => self.authorizations.iter().any(refused),
-            Stage::Issued { .. } => false,
-        };
-        let replaced = self.wishes.replaces.as_ref();
-        replaced.filter(|_| !failed && !self.gave_up_replacing)
-    }
-
-    /// What the CA has said about the certificate's renewal.
-    pub fn advice(&self) -> Option<&Advice> {
-        self.advice.as_ref()
-    }
-
-    /// When to renew the certificate (RFC 9773 §4.2), if there is one.
-    pub fn renewal(&self) -> Option<RenewalInfo> {
-        let certificate = self.certificate()?;
-        Some(renewal::window(
-            certificate,
-            self.revocation(),
-            self.advice.as_ref(),
-        ))
-    }
-
-    /// When the CA is to be asked about the renewal of the certificate: as long as its holder may want to know.
-    pub fn renewal_due(&self) -> Option<Timestamp> {
-        let Stage::Issued {
-            certificate,
-            issued,
-            revocation,
-            ..
-        } = &self.stage
-        else {
-            return None;
-        };
-        let due = self.advice.as_ref().map_or(*issued, |advice| advice.ask_again);
-        let is_revoked = matches!(revocation, Some(Revocation::Confirmed { .. }));
-        let is_of_use = !is_revoked && due < certificate.not_after();
-        is_of_use.then_some(due)
     }
 
     /// When the record is of no use to anybody any more, and may be deleted.

@@ -1,4 +1,4 @@
-//! The names of upstreams: the CAs that orders are placed at, each as its own account holder.
+//! Upstreams: the CAs that orders are placed at, each as its own account holder.
 //!
 //! A name is stored with the order and with its jobs. Records of before there were several have none, and are of the
 //! default one; so the default's name is never written.
@@ -7,6 +7,25 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// An order that was opened at a CA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamOrder {
+    /// Its URL.
+    pub url: String,
+    /// The URL of the account that has opened it. To no other does the CA show it, or revoke what it has issued.
+    pub account: String,
+}
+
+impl UpstreamOrder {
+    /// The order under this URL, opened by this account.
+    pub fn new(url: impl Into<String>, account: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            account: account.into(),
+        }
+    }
+}
 
 /// The longest name.
 const MAX_LENGTH: usize = 32;

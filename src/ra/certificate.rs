@@ -47,7 +47,10 @@ impl RegistrationAuthority {
         id: OrderId,
         number: usize,
     ) -> Result<(String, usize), Refusal> {
-        let order = self.own_order(account, id).await?.value;
+        let Versioned {
+            value: order,
+            version,
+        } = self.own_order(account, id).await?;
         let issued = order.certificate().ok_or_else(Problem::not_found)?;
         let above = match number.checked_sub(1) {
             None => Some(issued.issuers()),
@@ -55,7 +58,15 @@ impl RegistrationAuthority {
         };
         let issuers = self.store.issuers(above.ok_or_else(Problem::not_found)?).await?;
         let pem = certificate::to_pem(std::iter::once(issued.leaf()).chain(&issuers));
-        Ok((pem, issued.alternates().len().saturating_add(1)))
+        let chains = issued.alternates().len().saturating_add(1);
+        if order.may_hand_over() {
+            // That this can not be written down keeps nobody from the certificate.
+            let fetched = Versioned::with(version, order.fetched());
+            if let Err(error) = self.store.commit(fetched, None).await {
+                tracing::debug!(order.id = %id, %error, "it is not written down that the certificate was fetched");
+            }
+        }
+        Ok((pem, chains))
     }
 
     /// Has the CA revoke a certificate, and waits a while for its answer.

@@ -61,7 +61,7 @@ impl RegistrationAuthority {
             now,
             self.policy.order_lifetime(),
         )
-        .placed_at(upstream)
+        .placed_at(upstream, now)
         .wishing(wishes);
         if let Some(replaced) = &order.wishes().replaces {
             self.check_replaces(account, &order, replaced).await?;

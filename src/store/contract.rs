@@ -21,7 +21,7 @@ use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work, WorkKind};
 use crate::acme::order::{Accepted, Order, Settled, Verdict};
-use crate::acme::upstream::UpstreamName;
+use crate::acme::upstream::{UpstreamName, UpstreamOrder};
 use crate::jose::jwk::{Curve, Jwk};
 use crate::store::{Lease, Next, Settlement, Store, Versioned};
 
@@ -41,6 +41,11 @@ pub(crate) trait Backend {
     async fn plant_unknown_job(&self, order: OrderId);
 }
 
+/// An order at a CA.
+fn opened() -> UpstreamOrder {
+    UpstreamOrder::new("https://ca.example.com/1", "https://ca.example.com/account")
+}
+
 /// Makes a test of each function of `external_accounts`, `records`, `renewals` and `jobs`.
 macro_rules! contract {
     ($backend:ty) => {
@@ -53,6 +58,7 @@ macro_rules! contract {
             records::an_acknowledged_write_is_visible_to_every_reader
             records::the_line_is_ordered_by_finalization
             records::each_upstream_has_lines_of_its_own
+            records::rule_2_what_is_open_at_the_ca_is_first_in_line_whatever_the_clock_says
             records::orders_are_listed_by_account
             records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole

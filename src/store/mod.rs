@@ -301,14 +301,15 @@ pub trait Store: Send + Sync + 'static {
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), StoreError>;
 
     /// The order that is first in line among the finalized, unfinished orders for exactly the same names as this one
-    /// at the same upstream: by the time of finalization, then by id. `None` if none is in line.
+    /// at the same upstream: one that is open there, then by the time of finalization, then by id. `None` if none is in line.
     async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError>;
 
     /// Whether a certificate was issued for an order of the same account for exactly the same names, and is stored.
     async fn has_issued(&self, order: &Order) -> Result<bool, StoreError>;
 
-    /// Up to `limit` orders of the same account for exactly the same names at the same upstream that have ended, but may
-    /// yet come to a certificate, or have come to one, that this order could get ([`Order::may_hand_over`]).
+    /// Up to `limit` orders of the same account for exactly the same names at the same upstream that this
+    /// order could get a certificate from, at once or later: they have ended too early, or nobody has come for theirs
+    /// ([`Order::may_hand_over`]).
     async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError>;
 
     /// Returns when a job may have become available, or after a while in any case: a wake-up may be missed, so callers

@@ -3,20 +3,19 @@
 use crate::acme::certificate::MAX_ALTERNATES;
 use crate::acme::problem::cleaned;
 use crate::upstream::Chains;
-use crate::upstream::acme::Ca;
 use crate::upstream::acme::Session;
 use crate::upstream::fault::Fault;
 use crate::upstream::http::Answer;
 
-impl Ca {
+impl Session {
     /// Fetches them. Another chain that can not be had is done without: the first one is good.
-    pub(crate) async fn chains(&self, session: &Session, url: &str) -> Result<Chains, Fault> {
+    pub(crate) async fn chains(&self, url: &str) -> Result<Chains, Fault> {
         let here = self.client.permitted(url)?;
-        let answer = self.signed(session, url, "").await?;
+        let answer = self.signed(url, "").await?;
         let mut others = Vec::new();
         for link in answer.alternates.iter().take(MAX_ALTERNATES) {
             let other = match here.join(link) {
-                Ok(target) => self.signed(session, target.as_str(), "").await.and_then(pem),
+                Ok(target) => self.signed(target.as_str(), "").await.and_then(pem),
                 Err(_) => Err(Fault::Foreign(cleaned(link, 200))),
             };
             match other {

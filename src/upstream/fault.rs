@@ -17,6 +17,7 @@ use crate::acme::problem::ProblemType;
 use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
 use crate::upstream::Error;
+use crate::upstream::Says;
 
 /// No more characters of the CA's words than this are kept.
 const MAX_DETAIL: usize = 200;
@@ -206,7 +207,10 @@ impl From<Fault> for Error {
             Fault::Refused(refusal) if refusal.is_rate_limit() || refusal.may_pass() => Self::Transient {
                 detail,
                 retry_after: refusal.wait(),
-                rate_limited: refusal.is_rate_limit(),
+                says: match refusal.is_rate_limit() {
+                    true => Says::SlowDown,
+                    false => Says::Failing,
+                },
             },
             Fault::Refused(refusal) => Self::Permanent(refusal.problem()),
             Fault::Foreign(_) | Fault::Unreachable(_) | Fault::Nonsense(_) => Self::transient(detail),
@@ -257,7 +261,7 @@ mod tests {
     #[test]
     fn f2_f3_an_overloaded_or_absent_ca_never_ends_an_order() {
         let passes = |refusal| match Error::from(Fault::Refused(refusal)) {
-            Error::Transient { rate_limited, .. } => Some(rate_limited),
+            Error::Transient { says, .. } => Some(says == Says::SlowDown),
             Error::Permanent(_) | Error::OrderGone(_) => None,
         };
         let page = |status, retry_after| Refusal {

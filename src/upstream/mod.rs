@@ -25,6 +25,7 @@ use crate::acme::problem::Problem;
 use crate::acme::renewal::CertificateId;
 use crate::acme::renewal::RenewalInfo;
 use crate::acme::revocation::RevocationReason;
+use crate::acme::upstream::UpstreamOrder;
 use crate::upstream::dns::Dns01;
 
 /// How the CA is reached, and who we are there.
@@ -93,8 +94,8 @@ pub enum Error {
         detail: String,
         /// The CA's `Retry-After`, clamped to 1 s .. 1 h.
         retry_after: Option<Duration>,
-        /// Whether the CA asked us to slow down (429): that holds for every request to it.
-        rate_limited: bool,
+        /// What it says about the CA.
+        says: Says,
     },
     /// It will not work: what the client is told (in our words, the CA's detail cleaned and capped).
     #[error("{0}")]
@@ -105,13 +106,38 @@ pub enum Error {
     OrderGone(String),
 }
 
+/// What a fault that may pass says about the CA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    /// It does not do what it is asked.
+    Failing,
+    /// It asks us to slow down (429): that holds for every request to it.
+    SlowDown,
+    /// Nothing: it is about an account that was before the current one, perhaps at another CA.
+    Nothing,
+}
+
 impl Error {
     /// It may work later, and nobody has said when.
     pub(crate) fn transient(detail: impl Into<String>) -> Self {
         Self::Transient {
             detail: detail.into(),
             retry_after: None,
-            rate_limited: false,
+            says: Says::Failing,
+        }
+    }
+
+    /// The same, not to be held against the CA.
+    pub(crate) fn of_nobody_here(self) -> Self {
+        match self {
+            Self::Transient {
+                detail, retry_after, ..
+            } => Self::Transient {
+                detail,
+                retry_after,
+                says: Says::Nothing,
+            },
+            error @ (Self::Permanent(_) | Self::OrderGone(_)) => error,
         }
     }
 }
@@ -186,14 +212,14 @@ pub trait Issuer: Send + Sync + 'static {
     /// until it succeeds; cheap once it has.
     async fn prepare(&self) -> Result<(), Error>;
 
-    /// Returns once the operator has done something about the account: then it is worth preparing again. Where nobody
-    /// can, never.
+    /// Returns once something has become of the account: the operator has done something about it, or the CA does not
+    /// know it any more. Then it is to be prepared again. Where nothing can, never.
     async fn account_changed(&self) {
         std::future::pending().await
     }
 
-    /// Opens an order at the CA and gives its URL. Nothing else: the caller stores the URL before it goes on.
-    async fn open(&self, order: &ValidatedOrder) -> Result<String, Error>;
+    /// Opens an order at the CA. Nothing else: the caller stores what it is given before it goes on.
+    async fn open(&self, order: &ValidatedOrder) -> Result<UpstreamOrder, Error>;
 
     /// Does the next things for the order that was opened under [`ValidatedOrder::upstream`], as far as it goes
     /// without waiting: solves challenges, finalizes with the order's CSR once, fetches the chain. Safe to repeat from
@@ -204,8 +230,13 @@ pub trait Issuer: Send + Sync + 'static {
     /// is done for it. [`Error::OrderGone`] if it has not had the CSR, or is invalid: then it issues nothing.
     async fn look(&self, order: &AwaitedOrder) -> Result<Progress, Error>;
 
-    /// Revokes a certificate, signed by the account that it was issued to.
-    async fn revoke(&self, certificate: &Der, reason: Option<RevocationReason>) -> Result<(), Error>;
+    /// Revokes a certificate, signed by the account that has bought it, if that is known.
+    async fn revoke(
+        &self,
+        certificate: &Der,
+        bought_by: Option<&str>,
+        reason: Option<RevocationReason>,
+    ) -> Result<(), Error>;
 
     /// When the CA wants this certificate of its own to be renewed (RFC 9773 §4). Asked only where it offers that.
     async fn renewal(&self, certificate: &CertificateId) -> Result<Suggestion, Error>;

@@ -42,12 +42,12 @@ impl Ca {
         loop {
             let text = serde_json::to_string(&payload)
                 .map_err(|error| Fault::Nonsense(format!("our own new-order: {error}")))?;
-            match self.signed(session, &session.directory.new_order, &text).await {
+            match session.signed(&session.directory.new_order, &text).await {
                 Ok(answer) => {
                     let url = answer
                         .location
                         .ok_or_else(|| Fault::Nonsense("newOrder without the order's URL".to_owned()))?;
-                    self.client.permitted(&url)?;
+                    session.client.permitted(&url)?;
                     return Ok(url);
                 }
                 Err(fault) => payload = self.with_less(payload, validated, fault)?,

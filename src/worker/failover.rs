@@ -124,7 +124,7 @@ fn moved(context: &Context, order: Versioned<Order>, second: &Watched) -> Settle
     let due = context.clock.now();
     Settlement {
         next: Next::Moved { upstream: to, due },
-        order: Some(Versioned::with(version, order.placed_at(to))),
+        order: Some(Versioned::with(version, order.placed_at(to, due))),
         issuers: Vec::new(),
     }
 }

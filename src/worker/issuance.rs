@@ -101,18 +101,18 @@ async fn open(
     validated: ValidatedOrder,
 ) -> Result<Settlement, StoreError> {
     let request = upstream.issuer().open(&validated);
-    let url = match upstream.asked(context, Operation::Open, request).await {
-        Ok(url) => url,
+    let opened = match upstream.asked(context, Operation::Open, request).await {
+        Ok(opened) => opened,
         Err(error) => return Ok(refused(context, upstream, lease, order, &error)),
     };
     upstream.health.worked();
-    let ca_order = cleaned(&url, 200);
+    let (ca_order, ca_account) = (cleaned(&opened.url, 200), cleaned(&opened.account, 200));
     let Versioned { value, version } = order;
-    let opened = Versioned::with(version, value.opened_upstream(url));
+    let opened = Versioned::with(version, value.opened_upstream(opened));
     let order = context.store.checkpoint(lease, opened).await?;
     tracing::info!(
         audit = true, account.id = %order.value.account(), order.id = %order.value.id(), upstream = %upstream.name(),
-        ca.order = ca_order, identifiers = names(&order.value), "order opened at the CA"
+        ca.order = ca_order, ca.account = ca_account, identifiers = names(&order.value), "order opened at the CA"
     );
     // The CSR leaves next, so whatever has ended while the CA was asked is looked at again.
     match order.value.validated(context.clock.now()) {
@@ -235,7 +235,7 @@ fn refused(
             let Versioned { value, version } = order;
             let url = value
                 .validated(context.clock.now())
-                .and_then(|v| v.upstream().map(str::to_owned));
+                .and_then(|v| Some(v.upstream()?.url.clone()));
             let reopened = value.upstream_is_gone(&url.unwrap_or_default());
             Settlement {
                 order: Some(Versioned::with(version, reopened)),

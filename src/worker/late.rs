@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::acme::certificate::{IssuedCertificate, IssuedChain, to_pem};
 use crate::acme::order::late::AwaitedOrder;
 use crate::acme::order::{Order, ValidatedOrder, after};
+use crate::acme::upstream::UpstreamOrder;
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
 use crate::worker::collection::{names, verified};
@@ -123,8 +124,8 @@ pub(crate) enum Earlier {
     Here {
         /// It, as if it came from the CA.
         chains: Chains,
-        /// The URL of the CA's order that it came from.
-        ca_order: String,
+        /// The CA's order that it came from.
+        ca_order: UpstreamOrder,
     },
 }
 
@@ -162,9 +163,9 @@ pub(crate) async fn earlier(
         if IssuedChain::verify(&chains.first, validated.ordered(), now).is_ok() {
             tracing::info!(
                 audit = true, account.id = %order.account(), order.id = %order.id(), order.before = %id,
-                certificate.sha256 = %leaf, "late certificate handed over"
+                certificate.sha256 = %leaf, "certificate of an earlier order handed over"
             );
-            let ca_order = ca_order.to_owned();
+            let ca_order = ca_order.clone();
             return Ok(Earlier::Here { chains, ca_order });
         }
     }

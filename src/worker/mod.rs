@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::{Lease, Next, Settlement, Store, StoreError};
 use crate::tls::CertificateSlot;
-use crate::upstream::Error;
+use crate::upstream::{Error, Says};
 use crate::validate::Validator;
 use crate::worker::target::Targets;
 use crate::worker::upstream::{Upstream, Watched};
@@ -323,20 +323,16 @@ pub(crate) fn backoff(faults: u32, ceiling: Duration) -> Duration {
 
 /// Logs and counts a fault of the CA, and tells how long to wait.
 pub(crate) fn ca_fault(context: &Context, upstream: &Watched, lease: &Lease, error: &Error) -> Settlement {
-    let (retry_after, rate_limited) = match error {
+    let (retry_after, says) = match error {
         Error::Transient {
-            retry_after,
-            rate_limited,
-            ..
-        } => (*retry_after, *rate_limited),
-        Error::Permanent(_) | Error::OrderGone(_) => (None, false),
+            retry_after, says, ..
+        } => (*retry_after, *says),
+        Error::Permanent(_) | Error::OrderGone(_) => (None, Says::Failing),
     };
-    upstream
-        .health
-        .failed(context.clock.now(), retry_after, rate_limited);
+    upstream.health.failed(context.clock.now(), retry_after, says);
     upstream.will_retry(context);
     let settlement = again_after_fault(context, lease, retry_after);
-    tracing::warn!(upstream = %upstream.name(), job.work = %lease.job.work, job.faults = lease.job.faults, %error, rate_limited, "the CA did not answer as it should; will try again");
+    tracing::warn!(upstream = %upstream.name(), job.work = %lease.job.work, job.faults = lease.job.faults, %error, ?says, "the CA did not answer as it should; will try again");
     settlement
 }
 

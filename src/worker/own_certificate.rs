@@ -202,7 +202,7 @@ async fn place_order(
         now,
         context.settings.issuance_deadline,
     )
-    .placed_at(context.settings.own_certificate_upstream)
+    .placed_at(context.settings.own_certificate_upstream, now)
     .wishing(Wishes {
         replaces: replaced(context, asked, current).await?,
         ..Wishes::default()

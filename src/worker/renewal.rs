@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::acme::renewal::{Advice, CertificateId};
 use crate::store::{StoreError, Versioned, offers};
-use crate::upstream::{Error, Suggestion};
+use crate::upstream::{Error, Says, Suggestion};
 use crate::worker::Context;
 use crate::worker::upstream::{Operation, Watched};
 
@@ -72,11 +72,11 @@ fn after_fault(context: &Context, upstream: &Watched, error: &Error) -> Duration
     tracing::warn!(upstream = %upstream.name(), %error, "the CA does not say when to renew a certificate; the window is the last known, or our own");
     if let Error::Transient {
         retry_after,
-        rate_limited: true,
+        says: says @ Says::SlowDown,
         ..
     } = error
     {
-        upstream.health.failed(context.clock.now(), *retry_after, true);
+        upstream.health.failed(context.clock.now(), *retry_after, *says);
     }
     UNANSWERED
 }

@@ -37,17 +37,31 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         return Ok(done());
     };
     let requested = *at;
-    let request = upstream.issuer().revoke(certificate.leaf(), *reason);
+    let request = upstream
+        .issuer()
+        .revoke(certificate.leaf(), order.bought_by(), *reason);
     let answer = upstream.asked(context, Operation::Revoke, request).await;
+    let now = context.clock.now();
     let answer: Result<(), Problem> = match answer {
-        Ok(()) => Ok(()),
-        Err(Error::Permanent(problem)) => Err(problem),
+        Ok(()) => {
+            upstream.health.worked();
+            Ok(())
+        }
+        Err(Error::Permanent(problem)) => {
+            upstream.health.worked();
+            Err(problem)
+        }
         Err(error @ (Error::Transient { .. } | Error::OrderGone(_))) => {
-            return Ok(ca_fault(context, upstream, lease, &error));
+            let settlement = ca_fault(context, upstream, lease, &error);
+            // The CA that has issued it may be gone for good.
+            if now <= certificate.not_after() {
+                return Ok(settlement);
+            }
+            Err(Problem::malformed(
+                "the certificate has expired before the CA has confirmed its revocation",
+            ))
         }
     };
-    upstream.health.worked();
-    let now = context.clock.now();
     let status = if answer.is_ok() { "success" } else { "failure" };
     context
         .metrics

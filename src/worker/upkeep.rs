@@ -85,37 +85,45 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
     upstreams.shutdown().await;
 }
 
-/// Asks for the account at the CA until there is one. Only then are orders worked on.
+/// Asks for the account at the CA until there is one, and again whenever something has become of it. Only while there is
+/// one are orders worked on (SECURITY F9).
 async fn prepare(context: &Context, upstream: &Watched) {
-    let health = &context.metrics.health;
     let (name, part) = (upstream.name(), account_at(upstream.name()));
+    let metrics = &context.metrics;
+    let ready = metrics.upstream.ready.with_label_values(&[name.as_str()]);
     let mut faults = 0_u32;
     loop {
         let request = upstream.issuer().prepare();
-        match upstream.asked(context, Operation::Register, request).await {
-            Ok(()) => break,
+        let wait = match upstream.asked(context, Operation::Register, request).await {
+            Ok(()) => {
+                faults = 0;
+                tracing::info!(upstream = %name, "the account at the CA is ready");
+                metrics.health.report(&part, Ok(()));
+                upstream.health.set_ready();
+                ready.set(1);
+                upstream.issuer().account_changed().await;
+                continue;
+            }
             Err(error) => {
                 faults = faults.saturating_add(1);
+                upstream.health.set_unready(context.clock.now());
+                ready.set(0);
                 upstream.will_retry(context);
-                tracing::error!(upstream = %name, %error, faults, "there is no account at the CA yet");
-                health.report(&part, Err(format!("there is no account at the CA: {error}")));
-                let wait = match error {
+                tracing::error!(upstream = %name, %error, faults, "there is no account at the CA");
+                let missing = format!("there is no account at the CA: {error}");
+                metrics.health.report(&part, Err(missing));
+                match error {
                     Error::Permanent(_) => PREPARE_REFUSED,
                     Error::Transient { retry_after, .. } => retry_after
                         .unwrap_or(Duration::ZERO)
                         .max(backoff(faults, PREPARE_CEILING)),
                     Error::OrderGone(_) => backoff(faults, PREPARE_CEILING),
-                };
-                // However it ends, it is time to try again.
-                let _early = tokio::time::timeout(wait, upstream.issuer().account_changed()).await;
+                }
             }
-        }
+        };
+        // However it ends, it is time to try again.
+        let _early = tokio::time::timeout(wait, upstream.issuer().account_changed()).await;
     }
-    tracing::info!(upstream = %name, "the account at the CA is ready");
-    health.report(&part, Ok(()));
-    upstream.health.set_ready();
-    let ready = &context.metrics.upstream.ready;
-    ready.with_label_values(&[name.as_str()]).set(1);
 }
 
 async fn probe(context: &Context, upstream: &Watched) {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::acme::order::after;
 use crate::acme::upstream::UpstreamName;
-use crate::upstream::{Error, Issuer};
+use crate::upstream::{Error, Issuer, Says};
 use crate::worker::{Context, backoff};
 
 /// So many faults of the CA in a row open the circuit breaker: then one probe at a time goes through, and once one has
@@ -125,7 +125,7 @@ impl Watched {
         let outcome = match &result {
             Ok(_) => "done",
             Err(Error::Transient {
-                rate_limited: true, ..
+                says: Says::SlowDown, ..
             }) => "rate_limited",
             Err(Error::Transient { .. }) => "retry",
             Err(Error::Permanent(_)) => "refused",
@@ -189,6 +189,13 @@ impl CaHealth {
         self.state().failing_since = None;
     }
 
+    /// There is none: nothing is asked of the CA for any order.
+    pub(crate) fn set_unready(&self, now: Timestamp) {
+        self.ready.store(false, Ordering::SeqCst);
+        let mut state = self.state();
+        state.failing_since = state.failing_since.or(Some(now));
+    }
+
     /// How many more jobs may be started now, if so many of all places are free.
     pub(crate) fn places(&self, free: usize, all: usize, now: Timestamp) -> usize {
         let state = self.state();
@@ -236,7 +243,12 @@ impl CaHealth {
     }
 
     /// The CA has not answered a job, or asked us to slow down: who does that is there.
-    pub(crate) fn failed(&self, now: Timestamp, retry_after: Option<Duration>, rate_limited: bool) {
+    pub(crate) fn failed(&self, now: Timestamp, retry_after: Option<Duration>, says: Says) {
+        let rate_limited = match says {
+            Says::Nothing => return,
+            Says::Failing => false,
+            Says::SlowDown => true,
+        };
         let faults = self
             .faults_in_a_row
             .fetch_add(1, Ordering::SeqCst)
@@ -283,7 +295,7 @@ mod tests {
         assert_eq!(ca.places(64, 64, now), 64);
         for _ in 0..BREAKER_THRESHOLD {
             assert!(!ca.breaker_is_open());
-            ca.failed(now, None, false);
+            ca.failed(now, None, Says::Failing);
         }
         assert!(ca.breaker_is_open());
         assert_eq!(ca.places(64, 64, now), 0, "paused");
@@ -298,7 +310,7 @@ mod tests {
         let now = Clock::system().now();
         let ca = ready(now);
         for _ in 0..64 {
-            ca.failed(now, None, false);
+            ca.failed(now, None, Says::Failing);
         }
         let later = after(now, seconds(600));
         let mut rounds = Vec::new();
@@ -312,7 +324,7 @@ mod tests {
         }
         assert_eq!(rounds, [1, 2, 4, 8, 16, 32, 64]);
         for _ in 0..BREAKER_THRESHOLD {
-            ca.failed(later, None, false);
+            ca.failed(later, None, Says::Failing);
         }
         assert_eq!(ca.places(64, 64, after(later, seconds(600))), 1, "and again");
     }
@@ -321,7 +333,7 @@ mod tests {
     fn f3_a_429_pauses_everything_at_the_ca_for_as_long_as_it_asks() {
         let now = Clock::system().now();
         let ca = ready(now);
-        ca.failed(now, Some(seconds(30)), true);
+        ca.failed(now, Some(seconds(30)), Says::SlowDown);
         assert_eq!(ca.places(64, 64, after(now, seconds(29))), 0);
         assert_eq!(ca.places(64, 64, after(now, seconds(31))), 64);
     }
@@ -337,7 +349,7 @@ mod tests {
         ca.set_ready();
         assert!(!ca.has_failed_for(seconds(0), at(300)) && ca.is_well());
         for second in [310, 400, 700] {
-            ca.failed(at(second), None, false);
+            ca.failed(at(second), None, Says::Failing);
             ca.probed(true, at(second + 50));
         }
         assert!(
@@ -358,7 +370,7 @@ mod tests {
         assert!(ca.has_failed_for(seconds(30), at(40)));
         ca.probed(true, at(70));
         assert!(ca.is_well());
-        ca.failed(at(80), None, false);
+        ca.failed(at(80), None, Says::Failing);
         ca.probed(true, at(80 + QUIET.as_secs() - 1));
         assert!(!ca.is_well());
         ca.probed(true, at(80 + QUIET.as_secs()));
@@ -370,7 +382,7 @@ mod tests {
         let now = Clock::system().now();
         let ca = ready(now);
         for _ in 0..100 {
-            ca.failed(now, Some(seconds(3600)), true);
+            ca.failed(now, Some(seconds(3600)), Says::SlowDown);
         }
         assert!(ca.is_well());
     }

@@ -4,6 +4,7 @@
 mod account;
 mod answers;
 mod bodies;
+mod buyer;
 mod certificates;
 mod dns;
 mod double;
@@ -171,8 +172,8 @@ fn validated(order: &Order) -> ValidatedOrder {
 
 /// Opens the order at the CA and remembers the URL, as the worker does.
 async fn opened(ca: &dyn Issuer, order: Order) -> Order {
-    let url = ca.open(&validated(&order)).await.unwrap();
-    order.opened_upstream(url)
+    let opened = ca.open(&validated(&order)).await.unwrap();
+    order.opened_upstream(opened)
 }
 
 /// What the worker does until there is a chain, in a hurry.

@@ -1,6 +1,6 @@
 //! The order that has ended for its client while the CA may have its CSR (UPSTREAM rule 4, SECURITY F48): what it has
-//! bought is looked for, recorded, can be revoked, and serves the next order that would buy the same. Nothing here leads
-//! to the signer.
+//! bought is looked for, recorded, can be revoked, and serves the next order that would buy the same. So does the
+//! certificate that a client has not waited for (UPSTREAM rule 8). Nothing here leads to the signer.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::acme::identifier::Identifier;
 use crate::acme::order::{Order, Stage, ValidatedOrder, after};
 use crate::acme::problem::Problem;
 use crate::acme::revocation::Revocation;
-use crate::acme::upstream::UpstreamName;
+use crate::acme::upstream::{UpstreamName, UpstreamOrder};
 
 /// What is to be looked for at the CA for an order that has ended. Good for looking: the CA signs nothing for it.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub struct AwaitedOrder {
     identifiers: Vec<Identifier>,
     csr: Der,
     upstream_name: UpstreamName,
-    upstream: String,
+    upstream: UpstreamOrder,
     ended: Timestamp,
     until: Timestamp,
     taken: bool,
@@ -48,8 +48,8 @@ impl AwaitedOrder {
         self.upstream_name
     }
 
-    /// The order's URL at the CA.
-    pub fn upstream(&self) -> &str {
+    /// The order at the CA.
+    pub fn upstream(&self) -> &UpstreamOrder {
         &self.upstream
     }
 
@@ -187,15 +187,22 @@ impl Order {
         }
     }
 
-    /// The certificate that came too late, as long as another order may get it: nobody has asked for its revocation, and
-    /// a third of its life is left. A client would soon renew a shorter one.
-    pub fn to_hand_over(&self, now: Timestamp) -> Option<(&IssuedCertificate, &str)> {
-        let Stage::Late {
+    /// The certificate that came too late, or that no client has come for, as long as another order may get it: nobody
+    /// has asked for its revocation, and a third of its life is left. A client would soon renew a shorter one.
+    pub fn to_hand_over(&self, now: Timestamp) -> Option<(&IssuedCertificate, &UpstreamOrder)> {
+        let (Stage::Late {
             certificate,
             upstream,
             revocation: None,
             ..
-        } = &self.stage
+        }
+        | Stage::Issued {
+            certificate,
+            upstream: Some(upstream),
+            revocation: None,
+            fetched: false,
+            ..
+        }) = &self.stage
         else {
             return None;
         };
@@ -204,7 +211,7 @@ impl Order {
             certificate.not_after().as_second(),
         );
         let left = end - now.as_second();
-        (left >= (end - start) / 3).then_some((certificate, upstream.as_str()))
+        (left >= (end - start) / 3).then_some((certificate, upstream))
     }
 
     /// Whether the certificate that this order has asked for would do for the other one, but for names and key.
@@ -220,12 +227,21 @@ impl Order {
     pub fn may_hand_over(&self) -> bool {
         match &self.stage {
             Stage::Awaited { .. } | Stage::Late { revocation: None, .. } => true,
-            Stage::Open
-            | Stage::Processing { .. }
-            | Stage::Issued { .. }
-            | Stage::Failed { .. }
-            | Stage::Late { .. } => false,
+            Stage::Issued {
+                revocation, fetched, ..
+            } => revocation.is_none() && !fetched,
+            Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } | Stage::Late { .. } => false,
         }
+    }
+
+    /// The account at the CA that has bought the certificate, as its URL.
+    pub fn bought_by(&self) -> Option<&str> {
+        let upstream = match &self.stage {
+            Stage::Issued { upstream, .. } => upstream.as_ref(),
+            Stage::Late { upstream, .. } => Some(upstream),
+            Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } | Stage::Awaited { .. } => None,
+        };
+        upstream.map(|upstream| upstream.account.as_str())
     }
 
     /// The revocation of the certificate that was bought, to be changed.

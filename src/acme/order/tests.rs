@@ -5,6 +5,7 @@ mod late;
 use super::*;
 use crate::acme::csr::Csr;
 use crate::acme::revocation::RevocationReason;
+use crate::acme::upstream::UpstreamOrder;
 
 const LIFETIME: Duration = Duration::from_secs(3600);
 
@@ -62,6 +63,11 @@ fn csr(names: &[&str]) -> Csr {
     let mut params = rcgen::CertificateParams::new(names).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
     Csr::parse(params.serialize_request(&key).unwrap().der().to_vec()).unwrap()
+}
+
+/// An order at the CA.
+fn at_ca(url: &str) -> UpstreamOrder {
+    UpstreamOrder::new(url, "account")
 }
 
 fn finalized(order: Order, names: &[&str]) -> Order {
@@ -275,13 +281,13 @@ fn c913_an_order_of_which_one_name_was_changed_in_the_store_does_not_go_to_the_c
 #[test]
 fn only_the_first_url_at_the_ca_counts_until_the_ca_says_that_it_is_dead() {
     let names = ["a.example.com"];
-    let order = finalized(ready(&names), &names).opened_upstream("one".to_owned());
-    let order = order.opened_upstream("two".to_owned());
-    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("one"));
+    let order = finalized(ready(&names), &names).opened_upstream(at_ca("one"));
+    let order = order.opened_upstream(at_ca("two"));
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some(&at_ca("one")));
     let order = order.upstream_is_gone("two");
-    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("one"));
-    let order = order.upstream_is_gone("one").opened_upstream("three".to_owned());
-    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some("three"));
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some(&at_ca("one")));
+    let order = order.upstream_is_gone("one").opened_upstream(at_ca("three"));
+    assert_eq!(order.validated(at(4)).unwrap().upstream(), Some(&at_ca("three")));
 }
 
 #[test]
@@ -316,18 +322,18 @@ fn an_order_is_in_line_from_finalization_to_its_end() {
 fn an_order_is_placed_elsewhere_only_while_none_is_opened_for_it() {
     let names = ["a.example.com"];
     let elsewhere: UpstreamName = "elsewhere".parse().unwrap();
-    let at_upstream = |order: Order| order.placed_at(elsewhere).upstream_name();
+    let at_upstream = |order: Order| order.placed_at(elsewhere, at(9)).upstream_name();
     for movable in [order(&names), ready(&names), finalized(ready(&names), &names)] {
         assert!(movable.upstream_name().is_default() && !movable.is_opened_upstream());
         assert_eq!(at_upstream(movable), elsewhere);
     }
-    let opened = finalized(ready(&names), &names).opened_upstream("one".to_owned());
+    let opened = finalized(ready(&names), &names).opened_upstream(at_ca("one"));
     assert!(opened.is_opened_upstream());
     assert_eq!(at_upstream(opened.clone()), UpstreamName::DEFAULT);
     assert_eq!(
         opened
             .clone()
-            .placed_at(elsewhere)
+            .placed_at(elsewhere, at(9))
             .validated(at(5))
             .unwrap()
             .upstream_name(),
@@ -350,7 +356,7 @@ fn a_record_without_an_upstream_is_the_default_ones_and_stays_as_it_was() {
     assert!(written.get("upstream").is_none());
     let read: Order = serde_json::from_value(written).unwrap();
     assert!(read.upstream_name().is_default());
-    let placed = read.placed_at("elsewhere".parse().unwrap());
+    let placed = read.placed_at("elsewhere".parse().unwrap(), at(9));
     let written = serde_json::to_value(&placed).unwrap();
     assert_eq!(written["upstream"], "elsewhere");
     assert_eq!(serde_json::from_value::<Order>(written).unwrap(), placed);

@@ -16,7 +16,7 @@ use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, Validated
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::Advice;
 use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
-use crate::acme::upstream::UpstreamName;
+use crate::acme::upstream::{UpstreamName, UpstreamOrder};
 
 impl Order {
     /// The client says that a challenge is met (RFC 8555 §7.5.1).
@@ -196,11 +196,22 @@ impl Order {
         })
     }
 
-    /// The order is placed at this upstream. One that has been opened at another stays there, for there it may be
-    /// paid for; so does one that has ended.
-    pub fn placed_at(self, upstream: UpstreamName) -> Self {
+    /// The order is placed at this upstream, at the end of the line there. One that has been opened at another stays
+    /// there, for there it may be paid for; so does one that has ended.
+    pub fn placed_at(self, upstream: UpstreamName, now: Timestamp) -> Self {
         match self.stage {
-            Stage::Open | Stage::Processing { upstream: None, .. } => Self { upstream, ..self },
+            Stage::Open => Self { upstream, ..self },
+            Stage::Processing {
+                csr, upstream: None, ..
+            } => Self {
+                upstream,
+                stage: Stage::Processing {
+                    csr,
+                    finalized: now,
+                    upstream: None,
+                },
+                ..self
+            },
             Stage::Processing {
                 upstream: Some(_), ..
             }
@@ -211,8 +222,8 @@ impl Order {
         }
     }
 
-    /// An order was opened at the CA under this URL. Only the first URL counts.
-    pub fn opened_upstream(self, url: String) -> Self {
+    /// An order was opened at the CA. Only the first one counts.
+    pub fn opened_upstream(self, opened: UpstreamOrder) -> Self {
         let stage = match self.stage {
             Stage::Processing {
                 csr,
@@ -221,7 +232,7 @@ impl Order {
             } => Stage::Processing {
                 csr,
                 finalized,
-                upstream: Some(url),
+                upstream: Some(opened),
             },
             stage @ (Stage::Open
             | Stage::Processing { .. }
@@ -240,7 +251,7 @@ impl Order {
                 csr,
                 finalized,
                 upstream: Some(known),
-            } if known == url => Stage::Processing {
+            } if known.url == url => Stage::Processing {
                 csr,
                 finalized,
                 upstream: None,
@@ -265,6 +276,7 @@ impl Order {
                 issued: now,
                 upstream,
                 revocation: None,
+                fetched: false,
             },
             stage @ (Stage::Open
             | Stage::Processing { .. }
@@ -274,6 +286,14 @@ impl Order {
             | Stage::Late { .. }) => stage,
         };
         Self { stage, ..self }
+    }
+
+    /// Its client has come for the certificate: it is no other order's any more.
+    pub fn fetched(mut self) -> Self {
+        if let Stage::Issued { fetched, .. } = &mut self.stage {
+            *fetched = true;
+        }
+        self
     }
 
     /// Issuance has failed for good. An order that has ended already stays as it is.

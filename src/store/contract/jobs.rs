@@ -9,7 +9,7 @@ use crate::acme::job::{Job, Lane, Work, WorkKind};
 use crate::acme::problem::Problem;
 use crate::store::contract::{
     Backend, HERE, LIFETIME, again, all, answered, at, create, done, far, finalized, issued, lease, leased,
-    leased_for, names, order,
+    leased_for, names, opened, order,
 };
 use crate::store::{Lease, Next, Settlement, Store, StoreError, Versioned};
 
@@ -58,7 +58,7 @@ pub(crate) async fn a_lane_hands_out_its_own_jobs_only(backend: &impl Backend) {
     let there = "another".parse().unwrap();
     let mut orders = Vec::new();
     for upstream in [HERE, there, there] {
-        let order = finalized(names(&["a.example.com"]), at(0)).placed_at(upstream);
+        let order = finalized(names(&["a.example.com"]), at(0)).placed_at(upstream, at(0));
         create(&store, &order, Some(Work::Issue(order.id()))).await;
         orders.push(order.id());
     }
@@ -103,7 +103,10 @@ pub(crate) async fn a_job_moves_to_another_lane_with_its_order_or_not_at_all(bac
             upstream: there,
             due: at(5),
         },
-        order: Some(Versioned::with(version, order.value.clone().placed_at(there))),
+        order: Some(Versioned::with(
+            version,
+            order.value.clone().placed_at(there, at(0)),
+        )),
         issuers: Vec::new(),
     };
     let stale = store.settle(held.clone(), moved(order.version + 1)).await;
@@ -209,7 +212,7 @@ pub(crate) async fn f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it(backend
 pub(crate) async fn a_checkpoint_keeps_the_lease(backend: &impl Backend) {
     let store = backend.open().await;
     let (order, held) = leased(&store).await;
-    let opened = order.value.opened_upstream("https://ca.example.com/1".to_owned());
+    let opened = order.value.opened_upstream(opened());
     let order = store
         .checkpoint(&held, Versioned::with(order.version, opened))
         .await

@@ -12,7 +12,7 @@ use crate::acme::problem::Problem;
 use crate::jose::jwk::Jwk;
 use crate::store::contract::{
     Backend, HERE, LIFETIME, account, again, all, answered, at, create, done, far, finalized, issued, lease,
-    leased, names, order, ordered,
+    leased, names, opened, order, ordered,
 };
 use crate::store::{Registration, Settlement, StoreError, Versioned};
 
@@ -207,18 +207,37 @@ pub(crate) async fn each_upstream_has_lines_of_its_own(backend: &impl Backend) {
     let store = backend.open().await;
     let there = "another".parse().unwrap();
     let here = finalized(names(&["a.example.com"]), at(1));
-    let beside = finalized(names(&["a.example.com"]), at(2)).placed_at(there);
+    let beside = finalized(names(&["a.example.com"]), at(2)).placed_at(there, at(2));
     for order in [&here, &beside] {
         create(&store, order, None).await;
         assert_eq!(store.first_in_line(order).await, Ok(Some(order.id())));
     }
-    let moved = here.clone().placed_at(there);
+    let moved = here.clone().placed_at(there, at(3));
     store
         .commit(Versioned::with(1, moved.clone()), None)
         .await
         .unwrap();
     assert_eq!(store.first_in_line(&here).await, Ok(None), "it has left its line");
-    assert_eq!(store.first_in_line(&beside).await, Ok(Some(moved.id())));
+    let first = store.first_in_line(&moved).await;
+    assert_eq!(first, Ok(Some(beside.id())), "whoever comes stands behind");
+    let ended = beside.failed(Problem::internal(), at(30));
+    store.commit(Versioned::with(1, ended), None).await.unwrap();
+    assert_eq!(store.first_in_line(&moved).await, Ok(Some(moved.id())));
+}
+
+pub(crate) async fn rule_2_what_is_open_at_the_ca_is_first_in_line_whatever_the_clock_says(
+    backend: &impl Backend,
+) {
+    let store = backend.open().await;
+    let open = finalized(names(&["a.example.com"]), at(5)).opened_upstream(opened());
+    let before = finalized(names(&["a.example.com"]), at(1));
+    for order in [&before, &open] {
+        create(&store, order, None).await;
+        assert_eq!(store.first_in_line(order).await, Ok(Some(order.id())));
+    }
+    let ended = open.failed(Problem::internal(), at(30));
+    store.commit(Versioned::with(1, ended), None).await.unwrap();
+    assert_eq!(store.first_in_line(&before).await, Ok(Some(before.id())));
 }
 
 pub(crate) async fn orders_are_listed_by_account(backend: &impl Backend) {
@@ -282,9 +301,7 @@ pub(crate) async fn a_large_order_reads_back_whole(backend: &impl Backend) {
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let large = finalized(names(&hosts), at(0));
     create(&store, &large, None).await;
-    let larger = large
-        .clone()
-        .opened_upstream("https://ca.example.com/1".to_owned());
+    let larger = large.clone().opened_upstream(opened());
     store
         .commit(Versioned::with(1, larger.clone()), None)
         .await
@@ -336,11 +353,11 @@ pub(crate) async fn f48_late_orders_are_found_by_account_names_and_upstream(back
     let mut store = backend.open().await;
     let (order, chain) = ordered("a.example.com");
     let leaf = chain.certificate.leaf().fingerprint();
-    let opened = order.opened_upstream("https://ca.example/1".to_owned());
+    let opened = order.opened_upstream(opened());
     let awaited = opened.ended(Problem::internal(), at(2), LIFETIME);
     create(&store, &awaited, None).await;
     let next = finalized(names(&["a.example.com"]), at(3));
-    let there = next.clone().placed_at("another".parse().unwrap());
+    let there = next.clone().placed_at("another".parse().unwrap(), at(2));
     let other = finalized(names(&["b.example.com"]), at(3));
     let offered = names(&["a.example.com"])
         .into_iter()

@@ -148,9 +148,11 @@ pub(crate) fn line(line: [u8; 32]) -> Key {
     key(LINE, &[&line])
 }
 
-/// Index of the orders in a line, the first one first.
-pub(crate) fn in_line(line: [u8; 32], since: Timestamp, id: OrderId) -> Key {
-    key(LINE, &[&line, &sortable(since), id.as_bytes()])
+/// Index of the orders in a line, the first one first: one that is open at the CA is before all others, whatever a clock
+/// says that was set back.
+pub(crate) fn in_line(line: [u8; 32], is_open: bool, since: Timestamp, id: OrderId) -> Key {
+    let rank = [u8::from(!is_open)];
+    key(LINE, &[&line, &rank, &sortable(since), id.as_bytes()])
 }
 
 /// What the keys of [`issued_for`] begin with. Hashed, to be short.

@@ -59,7 +59,12 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
         entry(keys::deletion(order.delete_after(), id)),
     ];
     if let Some(since) = order.in_line_since() {
-        indexes.push(entry(keys::in_line(line_of(order), since, id)));
+        indexes.push(entry(keys::in_line(
+            line_of(order),
+            order.is_opened_upstream(),
+            since,
+            id,
+        )));
     }
     if let Some(certificate) = order.certificate() {
         indexes.push(entry(keys::issued_for(order.account(), names_of(order), id)));

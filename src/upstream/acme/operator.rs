@@ -3,14 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use instant_acme::Account;
-use instant_acme::RevocationRequest;
-use rustls::pki_types::PrivatePkcs8KeyDer;
-
-use crate::acme::problem::ProblemType;
-use crate::upstream::Error;
 use crate::upstream::account;
-use crate::upstream::account::BAD_NONCE_RETRIES;
 use crate::upstream::account::change;
 use crate::upstream::account::change::Rotated;
 use crate::upstream::account::change::Unchanged;
@@ -18,11 +11,9 @@ use crate::upstream::account::overview::Earlier;
 use crate::upstream::account::overview::Overview;
 use crate::upstream::account::overview::Progress;
 use crate::upstream::account::portable::Portable;
-use crate::upstream::account::record::Record;
 use crate::upstream::account::record::unkept;
 use crate::upstream::acme::Ca;
 use crate::upstream::acme::Preparation;
-use crate::upstream::fault::Fault;
 
 impl Ca {
     /// What is known here about the account. The CA is not asked.
@@ -118,30 +109,5 @@ impl Ca {
         *preparation = Preparation::default();
         self.disowned.store(false, Ordering::Release);
         self.account_changed.notify_one();
-    }
-
-    /// Whether one of the accounts that were before this one has revoked the certificate: the CA takes a revocation
-    /// from the account that the certificate was issued to.
-    pub(crate) async fn revoked_by_an_earlier_account(
-        &self,
-        revocation: &RevocationRequest<'_>,
-    ) -> Result<bool, Error> {
-        for bytes in self.vault.others().await.map_err(unkept)? {
-            let record = Record::of_any(&bytes).filter(|record| record.ca_url == self.settings.directory);
-            let Some(earlier) = record.and_then(|record| record.account()) else {
-                continue;
-            };
-            let builder = Account::builder_with_http(Box::new(self.client.clone()));
-            let key = PrivatePkcs8KeyDer::from(earlier.key.pkcs8());
-            let account = builder.from_parts(earlier.url, key, self.settings.directory.clone());
-            let account = account.await.map_err(Fault::from)?;
-            match insist!(account.revoke(revocation)) {
-                Ok(()) => return Ok(true),
-                Err(fault) if fault.kind() == Some(ProblemType::AlreadyRevoked) => return Ok(true),
-                Err(Fault::Refused(refusal)) if refusal.document.is_some() => {}
-                Err(fault) => return Err(fault.into()),
-            }
-        }
-        Ok(false)
     }
 }

@@ -11,6 +11,7 @@ use acme_proxy::acme::order::ValidatedOrder;
 use acme_proxy::acme::order::late::AwaitedOrder;
 use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::revocation::RevocationReason;
+use acme_proxy::acme::upstream::UpstreamOrder;
 use acme_proxy::upstream::{Error, Issuer, Progress, Suggestion};
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -47,7 +48,10 @@ impl SlowCa {
 
     /// As a CA does: the first CSR counts, and whoever asks again is told how far the order has come.
     fn step(&self, order: &ValidatedOrder) -> Result<Progress, Error> {
-        let url = order.upstream().expect("the URL is stored before anything else");
+        let url = &order
+            .upstream()
+            .expect("the URL is stored before anything else")
+            .url;
         let mut orders = self.orders.lock().unwrap();
         let known = orders.get_mut(url).expect("the CA knows every URL");
         match known {
@@ -70,7 +74,9 @@ impl SlowCa {
     /// How far an order has come, for whoever only looks.
     fn seen(&self, order: &AwaitedOrder) -> Result<Progress, Error> {
         let mut orders = self.orders.lock().unwrap();
-        let known = orders.get_mut(order.upstream()).expect("the CA knows every URL");
+        let known = orders
+            .get_mut(&order.upstream().url)
+            .expect("the CA knows every URL");
         match known {
             None => return Err(Error::OrderGone("it has no CSR".to_owned())),
             Some((_, 0)) => {}
@@ -98,7 +104,7 @@ impl Issuer for SlowCa {
         Ok(())
     }
 
-    async fn open(&self, order: &ValidatedOrder) -> Result<String, Error> {
+    async fn open(&self, order: &ValidatedOrder) -> Result<UpstreamOrder, Error> {
         self.dice.pause().await;
         let url = format!("https://ca.test/order/{}", self.dice.next());
         self.orders.lock().unwrap().insert(url.clone(), None);
@@ -109,7 +115,7 @@ impl Issuer for SlowCa {
         let mut answering = self.answering.subscribe();
         answering.wait_for(|answering| *answering).await.unwrap();
         self.dice.linger().await;
-        Ok(url)
+        Ok(UpstreamOrder::new(url, "https://ca.test/account"))
     }
 
     async fn advance(&self, order: &ValidatedOrder) -> Result<Progress, Error> {
@@ -126,7 +132,7 @@ impl Issuer for SlowCa {
         progress
     }
 
-    async fn revoke(&self, _: &Der, _: Option<RevocationReason>) -> Result<(), Error> {
+    async fn revoke(&self, _: &Der, _: Option<&str>, _: Option<RevocationReason>) -> Result<(), Error> {
         self.dice.pause().await;
         self.journal.add(Entry::Revoked);
         self.dice.linger().await;

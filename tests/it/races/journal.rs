@@ -162,7 +162,7 @@ pub(crate) fn check(entries: &[Entry]) {
 fn check_sent(before: &[Entry], life: &Life<'_>, account: AccountId, url: &str) {
     let stored = |(order, at, _): &(&Order, Timestamp, usize)| {
         let validated = order.validated(*at);
-        validated.is_some_and(|validated| validated.upstream() == Some(url))
+        validated.is_some_and(|validated| validated.upstream().is_some_and(|opened| opened.url == url))
     };
     assert!(life.values().any(stored), "UPSTREAM rule 4: {url} is not stored");
     let opened = |entry: &Entry| matches!(entry, Entry::Opened { url: opened, .. } if opened == url);

@@ -13,6 +13,7 @@ use acme_proxy::acme::id::{AccountId, AuthorizationId, ChallengeId};
 use acme_proxy::acme::order::{Accepted, Order, Settled, ValidatedOrder, Verdict};
 use acme_proxy::acme::problem::{Problem, ProblemType};
 use acme_proxy::acme::revocation::Revocation;
+use acme_proxy::acme::upstream::UpstreamOrder;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -194,7 +195,8 @@ impl Subject {
             Event::Finalize(request) => self.finalize(*request),
             Event::Opened(url) => {
                 self.model.opened(&url.to_string());
-                self.order = order.opened_upstream(url.to_string());
+                self.order =
+                    order.opened_upstream(UpstreamOrder::new(url.to_string(), "https://ca.test/account"));
             }
             Event::Gone(url) => {
                 self.model.gone(&url.to_string());
@@ -379,7 +381,8 @@ impl Subject {
         assert_eq!(proof.is_some(), model.status == "processing" && all_valid, "I1");
         if let Some(proof) = proof {
             assert_eq!(proof.identifiers(), self.names.identifiers, "I1");
-            assert_eq!(proof.upstream(), model.upstream.as_deref());
+            let opened = proof.upstream().map(|opened| opened.url.as_str());
+            assert_eq!(opened, model.upstream.as_deref());
             assert_eq!(proof.expires(), model.expires);
         }
         assert_eq!(order.problem(now).is_some(), model.status == "invalid");

@@ -8,6 +8,7 @@ use acme_proxy::acme::problem::ProblemType;
 use acme_proxy::upstream::Error;
 use acme_proxy::upstream::Issuer;
 use acme_proxy::upstream::Progress;
+use acme_proxy::upstream::Says;
 use acme_proxy::upstream::Settings;
 use acme_proxy::upstream::SetupError;
 use acme_proxy::upstream::acme::Ca;
@@ -92,22 +93,20 @@ async fn f2_f3_errors_of_the_way_keep_the_order_and_tell_when_to_come_again() {
             let ca = double.ca();
             let order = order(&["www.example.com"]);
             let outcome = match ca.open(&validated(&order)).await {
-                Ok(url) => ca
-                    .advance(&validated(&order.opened_upstream(url)))
+                Ok(opened) => ca
+                    .advance(&validated(&order.opened_upstream(opened)))
                     .await
                     .map(drop),
                 Err(error) => Err(error),
             };
             let Err(Error::Transient {
-                retry_after,
-                rate_limited,
-                ..
+                retry_after, says, ..
             }) = outcome
             else {
                 panic!("{broken} {status}: {outcome:?}");
             };
             assert_eq!(
-                (retry_after, rate_limited),
+                (retry_after, says == Says::SlowDown),
                 (wait.map(Duration::from_secs), slow_down),
                 "{broken} {status}"
             );
@@ -169,8 +168,8 @@ async fn t4_an_endless_body_is_not_read() {
         let ca = double.ca();
         let order = order(&["www.example.com"]);
         let outcome = match ca.open(&validated(&order)).await {
-            Ok(url) => ca
-                .advance(&validated(&order.opened_upstream(url)))
+            Ok(opened) => ca
+                .advance(&validated(&order.opened_upstream(opened)))
                 .await
                 .map(drop),
             Err(error) => Err(error),
@@ -313,7 +312,7 @@ async fn f49_a_revocation_ends_with_the_cas_own_word_and_waits_for_anything_else
             (path == "/revoke").then(|| problem(answer, kind))
         })
         .await;
-        let outcome = match double.ca().revoke(&Der::new(vec![1]), None).await {
+        let outcome = match double.ca().revoke(&Der::new(vec![1]), None, None).await {
             Ok(()) => "ok",
             Err(Error::Permanent(_)) => "permanent",
             Err(Error::Transient { .. } | Error::OrderGone(_)) => "transient",

@@ -263,10 +263,10 @@ async fn foreign_csrs_of_both_kinds_are_issued_and_revoked_with_a_reason() {
         checked(&chain, &order);
         let leaf = IssuedChain::verify(&chain, validated(&order).ordered(), now()).unwrap();
         let leaf = leaf.certificate.leaf().clone();
-        ca.revoke(&leaf, Some(RevocationReason::Superseded))
+        ca.revoke(&leaf, None, Some(RevocationReason::Superseded))
             .await
             .unwrap();
-        ca.revoke(&leaf, Some(RevocationReason::Superseded))
+        ca.revoke(&leaf, None, Some(RevocationReason::Superseded))
             .await
             .unwrap();
     }
@@ -286,7 +286,13 @@ async fn the_key_changes_and_an_account_that_has_been_replaced_still_revokes() {
     assert!(new);
     let leaf = IssuedChain::verify(&chain, validated(&order).ordered(), now()).unwrap();
     let leaf = leaf.certificate.leaf().clone();
-    ca.revoke(&leaf, Some(RevocationReason::Superseded))
+    let buyer = validated(&order).upstream().unwrap().account.clone();
+    let by_the_current_one = ca.revoke(&leaf, None, None).await;
+    assert!(
+        matches!(by_the_current_one, Err(Error::Permanent(_))),
+        "{by_the_current_one:?}"
+    );
+    ca.revoke(&leaf, Some(&buyer), Some(RevocationReason::Superseded))
         .await
         .unwrap();
     let earlier = ca.earlier_accounts().await.unwrap();
@@ -313,14 +319,14 @@ async fn f4_half_of_all_nonces_refused_fails_no_order() {
     let ca = pebble.ca(&Arc::default());
     for _ in 0..10 {
         let order = order(&["www.example.com"]);
-        let url = loop {
+        let opened = loop {
             match ca.open(&validated(&order)).await {
-                Ok(url) => break url,
+                Ok(opened) => break opened,
                 Err(Error::Transient { .. }) => {}
                 Err(error) => panic!("{error}"),
             }
         };
-        let order = order.opened_upstream(url);
+        let order = order.opened_upstream(opened);
         checked(&issued(&ca, &order).await.unwrap(), &order);
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 const NAMES: [&str; 1] = ["a.example.com"];
 
 fn opened() -> Order {
-    finalized(ready(&NAMES), &NAMES).opened_upstream("one".to_owned())
+    finalized(ready(&NAMES), &NAMES).opened_upstream(at_ca("one"))
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn f48_only_an_order_that_was_opened_at_the_ca_is_waited_for_after_its_end() {
         "it is looked for, and nothing is signed any more"
     );
     let awaited = ended.outstanding().unwrap();
-    assert_eq!((awaited.upstream(), awaited.ended()), ("one", at(5)));
+    assert_eq!((awaited.upstream(), awaited.ended()), (&at_ca("one"), at(5)));
     assert_eq!(awaited.until(), after(at(5), LIFETIME));
     assert!(ended.delete_after() > awaited.until());
     assert_eq!(ended.clone().failed(Problem::internal(), at(7)), ended);
@@ -67,7 +67,7 @@ fn f48_an_awaited_certificate_is_for_one_key() {
     };
     let matched = csr_of(&key, &order);
     let (order, _) = order.finalize(matched, at(3), LIFETIME).unwrap();
-    let order = order.opened_upstream("one".to_owned());
+    let order = order.opened_upstream(at_ca("one"));
     let awaited = order.ended(dns_problem(), at(5), LIFETIME).outstanding().unwrap();
     for (key, same) in [(&key, true), (&rcgen::KeyPair::generate().unwrap(), false)] {
         let next = ready(&NAMES);
