@@ -288,10 +288,11 @@ impl Validity {
         let two_thirds = Timestamp::from_second(from.as_second() + life / 3 * 2).unwrap_or(not_after);
         let advised = order.renewal().map(|window| window.moment_for(certificate));
         let advised = advised.map(|moment| moment.max(after(order.created(), KEPT)));
+        let lives = Duration::from_secs(u64::try_from(life).unwrap_or_default());
         let due = advised.map_or(two_thirds, |advised| advised.min(two_thirds));
         Self {
             not_after,
-            renew_at: due.max(after(order.created(), RESTS)),
+            renew_at: due.max(after(order.created(), RESTS.min(lives * 2 / 3))),
         }
     }
 }

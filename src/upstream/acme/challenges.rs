@@ -30,7 +30,8 @@ impl Ca {
         validated: &ValidatedOrder,
         order: &mut Order,
     ) -> Result<Progress, Error> {
-        load_authorizations(order).await?;
+        let loaded = load_authorizations(order).await;
+        loaded.map_err(|fault| Error::from(fault).not_the_end())?;
         let thumbprint = session.account.key_thumbprint();
         let url = order.url().to_owned();
         let mut records = Vec::new();
