@@ -58,6 +58,12 @@ pub struct Order {
     /// What the CA has said about the certificate's renewal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     advice: Option<Advice>,
+    /// Since when the CA shows nothing of its order whenever it is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unseen_since: Option<Timestamp>,
+    /// The account that has opened its order at the CA is not the one of now, which can not come to share it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    left_line: bool,
 }
 
 /// What a client asks for beyond the names.
@@ -280,6 +286,8 @@ impl Order {
             wishes: Wishes::default(),
             gave_up_replacing: false,
             advice: None,
+            unseen_since: None,
+            left_line: false,
         }
     }
 
@@ -320,6 +328,8 @@ impl Order {
             wishes: Wishes::default(),
             gave_up_replacing: false,
             advice: None,
+            unseen_since: None,
+            left_line: false,
         }
     }
 

@@ -10,11 +10,30 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An order that was opened at a CA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct UpstreamOrder {
     /// Its URL.
     pub url: String,
-    /// The URL of the account that has opened it. To no other does the CA show it, or revoke what it has issued.
+    /// The URL of the account that has opened it. To no other does the CA show it, or revoke what it has issued. Empty if
+    /// nobody wrote it down: then it is taken to be the one of now.
     pub account: String,
+}
+
+/// What may be stored of it: records of before the account counted have the URL alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    Url(String),
+    Order { url: String, account: String },
+}
+
+impl From<Stored> for UpstreamOrder {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::Url(url) => Self::new(url, ""),
+            Stored::Order { url, account } => Self { url, account },
+        }
+    }
 }
 
 impl UpstreamOrder {

@@ -59,14 +59,31 @@ impl RegistrationAuthority {
         let issuers = self.store.issuers(above.ok_or_else(Problem::not_found)?).await?;
         let pem = certificate::to_pem(std::iter::once(issued.leaf()).chain(&issuers));
         let chains = issued.alternates().len().saturating_add(1);
-        if order.may_hand_over() {
-            // That this can not be written down keeps nobody from the certificate.
-            let fetched = Versioned::with(version, order.fetched());
-            if let Err(error) = self.store.commit(fetched, None).await {
-                tracing::debug!(order.id = %id, %error, "it is not written down that the certificate was fetched");
+        self.note_fetched(Versioned::with(version, order)).await;
+        Ok((pem, chains))
+    }
+
+    /// Writes down that the certificate was fetched. That this fails keeps nobody from the certificate.
+    async fn note_fetched(&self, mut order: Versioned<Order>) {
+        let id = order.value.id();
+        for _ in 0..MAX_CONFLICTS {
+            if !order.value.may_hand_over() {
+                return;
+            }
+            let fetched = Versioned::with(order.version, order.value.fetched());
+            match self.store.commit(fetched, None).await {
+                Ok(()) => return,
+                Err(StoreError::Conflict) => {}
+                Err(error) => {
+                    tracing::warn!(order.id = %id, %error, "it is not written down that the certificate was fetched");
+                    return;
+                }
+            }
+            match self.store.order(id).await {
+                Ok(Some(now)) => order = now,
+                Ok(None) | Err(_) => return,
             }
         }
-        Ok((pem, chains))
     }
 
     /// Has the CA revoke a certificate, and waits a while for its answer.

@@ -41,6 +41,16 @@ pub(crate) struct Rejected {
     pub(crate) is_unsigned: bool,
 }
 
+impl Rejection {
+    /// With what the log says about it.
+    pub(crate) fn because(problem: Problem, cause: &str) -> Self {
+        Self {
+            cause: Some(cause.into()),
+            ..problem.into()
+        }
+    }
+}
+
 impl From<Problem> for Rejection {
     fn from(problem: Problem) -> Self {
         Self {

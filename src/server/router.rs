@@ -209,7 +209,7 @@ async fn run(
         }
         Err(_) => {
             let problem = Problem::internal().with_status(503);
-            Rejection::from(problem).into_response()
+            Rejection::because(problem, "it took too long").into_response()
         }
     }
 }

@@ -206,16 +206,18 @@ fn eab_is_missing(settings: &Settings) -> Error {
 }
 
 /// F10: what the operator is to do about it, if it is anything to do with what is configured.
-fn refused_registration(fault: Fault, directory: &Directory, settings: &Settings) -> Error {
+fn refused_registration(mut fault: Fault, directory: &Directory, settings: &Settings) -> Error {
+    // Whoever may see the health page reads what the CA says.
+    if let (Fault::Refused(refusal), Some(eab)) = (&mut fault, &settings.eab)
+        && let Some(detail) = refusal.document.as_mut().and_then(|d| d.detail.as_mut())
+    {
+        *detail = detail.replace(eab.kid.reveal().as_str(), "[eab_kid]");
+    }
     let kind = fault.kind();
     if kind == Some(ProblemType::ExternalAccountRequired) && settings.eab.is_none() {
         return eab_is_missing(settings);
     }
-    // Whoever may see the health page reads it.
-    let said = match &settings.eab {
-        Some(eab) => fault.to_string().replace(eab.kid.reveal().as_str(), "[eab_kid]"),
-        None => fault.to_string(),
-    };
+    let said = fault.to_string();
     let error = Error::from(fault);
     let by_us = matches!(error, Error::Permanent(_)) || kind == Some(ProblemType::ExternalAccountRequired);
     if !by_us {

@@ -3,6 +3,7 @@
 //! Each call does single requests and never polls: waiting is the worker's.
 
 use std::sync::Arc;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -30,6 +31,7 @@ use crate::acme::upstream::UpstreamOrder;
 use crate::upstream::Error;
 use crate::upstream::Issuer;
 use crate::upstream::Progress;
+use crate::upstream::Says;
 use crate::upstream::Settings;
 use crate::upstream::SetupError;
 use crate::upstream::Suggestion;
@@ -37,6 +39,7 @@ use crate::upstream::account;
 use crate::upstream::account::BAD_NONCE_RETRIES;
 use crate::upstream::account::Registered;
 use crate::upstream::account::Vault;
+use crate::upstream::acme::earlier::Earlier;
 use crate::upstream::dns::Solver;
 use crate::upstream::fault::Fault;
 use crate::upstream::http;
@@ -87,6 +90,8 @@ pub struct Ca {
     attempts: AtomicU64,
     /// Whether the CA has disowned the account since it was last looked at.
     disowned: AtomicBool,
+    /// The URL of the account of the latest session.
+    current: std::sync::Mutex<Option<String>>,
     /// Whether the CA has refused to be told how long a certificate is to be valid.
     pub(crate) lifetime_refused: AtomicBool,
 }
@@ -104,8 +109,18 @@ pub(crate) struct Session {
     pub(crate) client: Client,
     pub(crate) directory: Directory,
     account: Account,
-    /// Not an account that was before the one that orders are opened with now.
-    is_current: bool,
+    standing: Standing,
+}
+
+/// What an account is to us now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Orders are opened with it.
+    Current,
+    /// Orders were opened with it before.
+    Earlier,
+    /// The same, at another CA.
+    Elsewhere,
 }
 
 impl Session {
@@ -114,7 +129,7 @@ impl Session {
         client: Client,
         directory_url: &str,
         registered: Registered,
-        is_current: bool,
+        standing: Standing,
     ) -> Result<Self, Fault> {
         let builder = Account::builder_with_http(Box::new(client.clone()));
         let key = PrivatePkcs8KeyDer::from(registered.key.pkcs8());
@@ -124,7 +139,7 @@ impl Session {
             directory: client.directory().await?,
             registered,
             client,
-            is_current,
+            standing,
         })
     }
 
@@ -135,11 +150,20 @@ impl Session {
         account::signed(&self.client, new_nonce, key, Some(kid), url, payload).await
     }
 
-    /// What comes of a request by another account than the current one says nothing about the CA.
+    /// What comes of a request by another account than the current one says nothing about the CA, unless it is this CA
+    /// that wants us to slow down.
     fn told<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
-        match self.is_current {
-            true => outcome,
-            false => outcome.map_err(Error::of_nobody_here),
+        let is_to_slow_down = matches!(
+            outcome,
+            Err(Error::Transient {
+                says: Says::SlowDown | Says::Away,
+                ..
+            })
+        );
+        match self.standing {
+            Standing::Current => outcome,
+            Standing::Earlier if is_to_slow_down => outcome,
+            Standing::Earlier | Standing::Elsewhere => outcome.map_err(Error::of_nobody_here),
         }
     }
 }
@@ -161,6 +185,7 @@ impl Ca {
             account_changed: Notify::new(),
             attempts: AtomicU64::new(0),
             disowned: AtomicBool::new(false),
+            current: std::sync::Mutex::default(),
             lifetime_refused: AtomicBool::new(false),
         })
     }
@@ -206,8 +231,9 @@ impl Ca {
             }
             self.disowned.store(false, Ordering::Release);
         }
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(registered.url.clone());
         let directory = &self.settings.directory;
-        Ok(Session::begin(self.client.clone(), directory, registered, true).await?)
+        Ok(Session::begin(self.client.clone(), directory, registered, Standing::Current).await?)
     }
 
     /// F9: another account would cost another EAB, and could not revoke what this one has bought. Only the operator can
@@ -230,7 +256,7 @@ impl Ca {
     /// the account itself tells.
     async fn judged(&self, session: &Session, fault: Fault) -> Error {
         match fault.kind() {
-            _ if !session.is_current => fault.into(),
+            _ if session.standing != Standing::Current => fault.into(),
             Some(ProblemType::AccountDoesNotExist) => self.account_is_lost(&session.registered),
             Some(ProblemType::Unauthorized) => match account::stands(&self.client, &session.registered).await
             {
@@ -251,6 +277,11 @@ impl Ca {
 impl Issuer for Ca {
     async fn prepare(&self) -> Result<(), Error> {
         self.session().await.map(drop)
+    }
+
+    fn account(&self) -> Option<String> {
+        let current = self.current.lock();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn account_changed(&self) {
@@ -300,9 +331,13 @@ impl Issuer for Ca {
         let current = self.session().await?;
         let earlier = match bought_by {
             Some(account) if account != current.registered.url => self.earlier(account).await?,
-            Some(_) | None => None,
+            Some(_) | None => Earlier::Unknown,
         };
-        let session = earlier.map_or(current, Arc::new);
+        let session = match earlier {
+            Earlier::Usable(session) => session,
+            // RFC 8555 §7.6: another account that holds authorizations for all names may revoke, too.
+            Earlier::Refused | Earlier::Unknown => current,
+        };
         let certificate = CertificateDer::from(certificate.as_bytes());
         let revocation = RevocationRequest {
             certificate: &certificate,

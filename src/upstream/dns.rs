@@ -199,6 +199,23 @@ impl Solver {
         self.look(order).await
     }
 
+    /// Remembers records that the CA is looking for already, so that they are taken back at the order's end: they were
+    /// published before this process began. Nothing is changed while the CA is at it.
+    pub async fn remember(&self, order: &str, records: &[Record]) {
+        for wanted in records {
+            if self.desk.book.knows(order, wanted) {
+                continue;
+            }
+            if let Ok(name) = self.place_of(wanted).await {
+                let at = Record {
+                    name,
+                    ..wanted.clone()
+                };
+                self.desk.book.note(order, wanted, &at);
+            }
+        }
+    }
+
     /// Where the record has to be.
     async fn place_of(&self, wanted: &Record) -> Result<String, Error> {
         match self.settings.follow_aliases {

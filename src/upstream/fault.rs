@@ -232,6 +232,7 @@ impl From<Fault> for Error {
                 detail,
                 retry_after: refusal.wait(),
                 says: match (refusal.is_rate_limit(), refusal.is_of_the_ca()) {
+                    (true, _) if refusal.status == 503 => Says::Away,
                     (true, _) => Says::SlowDown,
                     (false, true) => Says::Failing,
                     (false, false) => Says::Nothing,
@@ -287,7 +288,7 @@ mod tests {
     #[test]
     fn f2_f3_an_overloaded_or_absent_ca_never_ends_an_order() {
         let passes = |refusal| match Error::from(Fault::Refused(refusal)) {
-            Error::Transient { says, .. } => Some(says == Says::SlowDown),
+            Error::Transient { says, .. } => Some(matches!(says, Says::SlowDown | Says::Away)),
             Error::Permanent(_) | Error::OrderGone(_) | Error::OrderUnseen(_) => None,
         };
         let page = |status, retry_after| Refusal {

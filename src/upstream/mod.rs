@@ -120,6 +120,9 @@ pub enum Says {
     Failing,
     /// It asks us to slow down (429): that holds for every request to it.
     SlowDown,
+    /// It is away, and says for how long (503 with a time): that holds for every request to it, and it does nothing
+    /// meanwhile.
+    Away,
     /// Nothing: it is about one order or certificate alone, about an account that was before the current one, perhaps
     /// at another CA, or about something of ours.
     Nothing,
@@ -248,6 +251,11 @@ pub trait Issuer: Send + Sync + 'static {
     /// know it any more. Then it is to be prepared again. Where nothing can, never.
     async fn account_changed(&self) {
         std::future::pending().await
+    }
+
+    /// The URL of the account that orders are opened with now, as far as it is known.
+    fn account(&self) -> Option<String> {
+        None
     }
 
     /// Opens an order at the CA. Nothing else: the caller stores what it is given before it goes on.

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use crate::acme::account::AccountStatus;
 use crate::acme::id::AccountId;
 use crate::acme::job::Work;
-use crate::acme::order::{Order, OrderStatus, ValidatedOrder};
+use crate::acme::order::{Order, OrderStatus, ValidatedOrder, after};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
@@ -27,9 +27,8 @@ use crate::worker::{
 /// How long an order waits before it looks again whether it is first in line for its names.
 const IN_LINE: Duration = Duration::from_secs(1);
 
-/// So many faults in a row come to more than a minute of back-off: an order that the CA does not show after that is
-/// believed not to be there.
-const UNSEEN: u32 = 7;
+/// An order that the CA has shown nothing of for so long is believed not to be there: one of its replicas may lag behind.
+pub(crate) const UNSEEN: Duration = Duration::from_secs(90);
 
 pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement, StoreError> {
     let Work::Issue(id) = lease.job.work else {
@@ -66,9 +65,12 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     if let Some(settlement) = failover::instead(context, upstream, &order).await? {
         return Ok(settlement);
     }
+    if let Some(settlement) = out_of_line(context, upstream, &order) {
+        return Ok(settlement);
+    }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
     // time would share it, and one client would get the other's certificate (UPSTREAM rule 2).
-    if context.store.first_in_line(&order.value).await? != Some(id) {
+    if !order.value.has_left_line() && context.store.first_in_line(&order.value).await? != Some(id) {
         return Ok(again(context, IN_LINE, 0));
     }
     let Some(validated) = order.value.validated(now) else {
@@ -139,11 +141,14 @@ async fn advance(
     let request = upstream.issuer().advance(&validated);
     match upstream.asked(context, Operation::Advance, request).await {
         Ok(Progress::Waiting { retry_after }) => {
-            upstream.health.worked();
-            Ok(again_at_ca(context, lease, retry_after))
+            upstream.worked_for(validated.upstream().map(|opened| opened.account.as_str()));
+            Ok(Settlement {
+                order: seen(order),
+                ..again_at_ca(context, lease, retry_after)
+            })
         }
         Ok(Progress::Issued(chains)) => {
-            upstream.health.worked();
+            upstream.worked_for(validated.upstream().map(|opened| opened.account.as_str()));
             Ok(collected(context, order, &validated, &chains))
         }
         Err(error) => Ok(refused(context, upstream, lease, order, &error)),
@@ -232,11 +237,14 @@ fn refused(
     match error {
         Error::Transient { .. } => ca_fault(context, upstream, lease, error),
         Error::Permanent(problem) => {
-            upstream.health.worked();
+            upstream.worked_for(order.value.under_way().map(|opened| opened.account.as_str()));
             // The CA may be at the CSR all the same, if the answer to an earlier request was lost.
             ended(context, order, problem.clone())
         }
-        Error::OrderUnseen(_) if lease.job.faults < UNSEEN => ca_fault(context, upstream, lease, error),
+        Error::OrderUnseen(_) if !is_unseen_for(&order.value, UNSEEN, context.clock.now()) => Settlement {
+            order: not_seen(order, context.clock.now()),
+            ..ca_fault(context, upstream, lease, error)
+        },
         Error::OrderGone(detail) | Error::OrderUnseen(detail) => {
             upstream.will_retry(context);
             tracing::warn!(order.id = %order.value.id(), upstream = %upstream.name(), detail, "the CA's order is gone; another one will be opened");
@@ -253,6 +261,45 @@ fn refused(
             }
         }
     }
+}
+
+/// Stores that the CA shows nothing of the order, unless it is known.
+pub(crate) fn not_seen(order: Versioned<Order>, now: Timestamp) -> Option<Versioned<Order>> {
+    let Versioned { value, version } = order;
+    let is_new = value.unseen_since().is_none();
+    is_new.then(|| Versioned::with(version, value.not_seen(now)))
+}
+
+/// Stores that the CA has shown the order, if it has not done so before.
+pub(crate) fn seen(order: Versioned<Order>) -> Option<Versioned<Order>> {
+    let Versioned { value, version } = order;
+    let is_news = value.unseen_since().is_some();
+    is_news.then(|| Versioned::with(version, value.seen()))
+}
+
+/// Whether the CA has shown nothing of the order for so long.
+pub(crate) fn is_unseen_for(order: &Order, span: Duration, now: Timestamp) -> bool {
+    order
+        .unseen_since()
+        .is_some_and(|since| after(since, span) <= now)
+}
+
+/// An order that another account than the one of now has opened holds up nobody: the two accounts share no orders at the
+/// CA, and its own CA may be gone for good.
+pub(crate) fn out_of_line(
+    context: &Context,
+    upstream: &Watched,
+    order: &Versioned<Order>,
+) -> Option<Settlement> {
+    let opened = order.value.under_way()?;
+    if order.value.has_left_line() || upstream.is_of_now(&opened.account) {
+        return None;
+    }
+    let left = order.value.clone().leaves_line();
+    Some(Settlement {
+        order: Some(Versioned::with(order.version, left)),
+        ..again(context, Duration::ZERO, 0)
+    })
 }
 
 /// The order has ended for its client. The job goes on if the CA may have its CSR.

@@ -9,11 +9,12 @@ use jiff::Timestamp;
 
 use crate::acme::certificate::{IssuedCertificate, IssuedChain, to_pem};
 use crate::acme::order::late::AwaitedOrder;
-use crate::acme::order::{Order, ValidatedOrder, after};
+use crate::acme::order::{Order, ValidatedOrder};
 use crate::acme::upstream::UpstreamOrder;
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
 use crate::worker::collection::{names, verified};
+use crate::worker::issuance::{is_unseen_for, not_seen, out_of_line};
 use crate::worker::upstream::Operation;
 use crate::worker::{Context, again, again_at_ca, ca_fault};
 
@@ -35,34 +36,40 @@ pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Orde
         // Only lanes of configured upstreams are worked on.
         return again(context, UNSETTLED, lease.job.faults);
     };
+    if let Some(settlement) = out_of_line(context, upstream, &order) {
+        return settlement;
+    }
     let request = upstream.issuer().look(&awaited);
     let answer = upstream.asked(context, Operation::Advance, request).await;
     let now = context.clock.now();
     let is_over = awaited.until() <= now;
     match answer {
         Ok(Progress::Issued(chains)) => {
-            upstream.health.worked();
+            upstream.worked_for(Some(&awaited.upstream().account));
             match verified(context, &order.value, awaited.ordered(), &chains, now) {
                 Some(chain) => came(order, chain),
                 None => abandoned(order, "it is not the one that was ordered"),
             }
         }
         Ok(Progress::Waiting { retry_after }) => {
-            upstream.health.worked();
+            upstream.worked_for(Some(&awaited.upstream().account));
             match is_over {
                 true => abandoned(order, "the CA has not issued it in time"),
                 false => waiting(context, lease, order, &awaited, retry_after),
             }
         }
         Err(Error::OrderGone(detail)) => {
-            upstream.health.worked();
+            upstream.worked_for(Some(&awaited.upstream().account));
             abandoned(order, &detail)
         }
         Err(Error::OrderUnseen(detail)) => {
-            upstream.health.worked();
-            match after(awaited.ended(), UNSETTLED) <= now {
+            upstream.worked_for(Some(&awaited.upstream().account));
+            match is_over || is_unseen_for(&order.value, UNSETTLED, now) {
                 true => abandoned(order, &detail),
-                false => again(context, UNSETTLED_POLL, 0),
+                false => Settlement {
+                    order: not_seen(order, now),
+                    ..again(context, UNSETTLED_POLL, 0)
+                },
             }
         }
         Err(error @ (Error::Transient { .. } | Error::Permanent(_))) => {
@@ -82,8 +89,9 @@ fn waiting(
     awaited: &AwaitedOrder,
     retry_after: Duration,
 ) -> Settlement {
+    let is_news = !awaited.is_taken() || order.value.unseen_since().is_some();
     let Versioned { value, version } = order;
-    let taken = (!awaited.is_taken()).then(|| Versioned::with(version, value.taken_by_ca()));
+    let taken = is_news.then(|| Versioned::with(version, value.taken_by_ca().seen()));
     Settlement {
         order: taken,
         ..again_at_ca(context, lease, retry_after)

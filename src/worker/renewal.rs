@@ -64,7 +64,8 @@ async fn ask_next(context: &Context, upstream: &Watched, faults: &mut u32) -> Re
     };
     *faults = match &answer {
         Some(Err(Error::Transient {
-            says: Says::Failing, ..
+            says: Says::Failing | Says::Away,
+            ..
         })) => faults.saturating_add(1),
         _ => 0,
     };
@@ -87,7 +88,7 @@ fn after_fault(context: &Context, upstream: &Watched, error: &Error) -> Duration
     tracing::warn!(upstream = %upstream.name(), %error, "the CA does not say when to renew a certificate; the window is the last known, or our own");
     if let Error::Transient {
         retry_after,
-        says: says @ Says::SlowDown,
+        says: says @ (Says::SlowDown | Says::Away),
         ..
     } = error
     {

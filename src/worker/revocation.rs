@@ -44,11 +44,11 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let now = context.clock.now();
     let answer: Result<(), Problem> = match answer {
         Ok(()) => {
-            upstream.health.worked();
+            upstream.worked_for(order.bought_by());
             Ok(())
         }
         Err(Error::Permanent(problem)) => {
-            upstream.health.worked();
+            upstream.worked_for(order.bought_by());
             Err(problem)
         }
         Err(error @ (Error::Transient { .. } | Error::OrderGone(_) | Error::OrderUnseen(_))) => {

@@ -104,6 +104,19 @@ impl Watched {
         self.upstream.issuer.as_ref()
     }
 
+    /// Whether this account at the CA is the one of now, as far as that is known.
+    pub(crate) fn is_of_now(&self, account: &str) -> bool {
+        let current = self.issuer().account();
+        account.is_empty() || current.is_none_or(|current| current == account)
+    }
+
+    /// The CA has answered as it should what was asked for this account. That of an earlier one may be another CA.
+    pub(crate) fn worked_for(&self, account: Option<&str>) {
+        if account.is_none_or(|account| self.is_of_now(account)) {
+            self.health.worked();
+        }
+    }
+
     /// Records how long a request to this CA takes, and what comes of it.
     pub(crate) async fn asked<T>(
         &self,
@@ -125,7 +138,8 @@ impl Watched {
         let outcome = match &result {
             Ok(_) => "done",
             Err(Error::Transient {
-                says: Says::SlowDown, ..
+                says: Says::SlowDown | Says::Away,
+                ..
             }) => "rate_limited",
             Err(Error::Transient { .. } | Error::OrderUnseen(_)) => "retry",
             Err(Error::Permanent(_)) => "refused",
@@ -236,12 +250,13 @@ impl CaHealth {
     pub(crate) fn probed<T>(&self, answer: &Result<T, Error>, now: Timestamp) -> (bool, Duration) {
         if let Err(Error::Transient {
             retry_after,
-            says: says @ Says::SlowDown,
+            says: says @ (Says::SlowDown | Says::Away),
             ..
         }) = answer
         {
             self.failed(now, *retry_after, *says);
-            return (true, retry_after.unwrap_or(RATE_LIMIT_PAUSE));
+            let is_there = *says == Says::SlowDown;
+            return (is_there, retry_after.unwrap_or(RATE_LIMIT_PAUSE));
         }
         let is_up = answer.is_ok();
         let mut state = self.state();
@@ -256,24 +271,25 @@ impl CaHealth {
 
     /// The CA has not answered a job, or asked us to slow down: who does that is there.
     pub(crate) fn failed(&self, now: Timestamp, retry_after: Option<Duration>, says: Says) {
-        let rate_limited = match says {
+        let (is_to_wait, has_failed) = match says {
             Says::Nothing => return,
-            Says::Failing => false,
-            Says::SlowDown => true,
+            Says::Failing => (false, true),
+            Says::SlowDown => (true, false),
+            Says::Away => (true, true),
         };
         let faults = self
             .faults_in_a_row
             .fetch_add(1, Ordering::SeqCst)
             .saturating_add(1);
         let mut state = self.state();
-        if !rate_limited {
+        if has_failed {
             state.failing_since = state.failing_since.or(Some(now));
             state.last_fault = Some(now);
         }
         if faults >= BREAKER_THRESHOLD {
             state.at_a_time = 1;
         }
-        let pause = match (rate_limited, faults >= BREAKER_THRESHOLD) {
+        let pause = match (is_to_wait, faults >= BREAKER_THRESHOLD) {
             (true, _) => retry_after.unwrap_or(RATE_LIMIT_PAUSE),
             (false, true) => backoff(faults - BREAKER_THRESHOLD + 1, PAUSE_CEILING),
             (false, false) => return,

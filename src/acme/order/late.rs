@@ -8,12 +8,15 @@ use jiff::Timestamp;
 
 use crate::acme::certificate::{Der, IssuedCertificate, Ordered};
 use crate::acme::csr::have_one_key;
-use crate::acme::id::OrderId;
+use crate::acme::id::{AccountId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::order::{Order, Stage, ValidatedOrder, after};
 use crate::acme::problem::Problem;
 use crate::acme::revocation::Revocation;
 use crate::acme::upstream::{UpstreamName, UpstreamOrder};
+
+/// How long a certificate that nobody has come for serves the next order. A client that comes later means a new one.
+const KEPT_FOR_NEXT: Duration = Duration::from_hours(24);
 
 /// What is to be looked for at the CA for an order that has ended. Good for looking: the CA signs nothing for it.
 #[derive(Debug, Clone)]
@@ -75,6 +78,47 @@ impl AwaitedOrder {
 }
 
 impl Order {
+    /// The CA has been asked for its order, and shows nothing of it.
+    pub fn not_seen(self, now: Timestamp) -> Self {
+        let unseen_since = Some(self.unseen_since.unwrap_or(now));
+        Self { unseen_since, ..self }
+    }
+
+    /// The CA has shown its order.
+    pub fn seen(self) -> Self {
+        Self {
+            unseen_since: None,
+            ..self
+        }
+    }
+
+    /// Since when the CA shows nothing of its order whenever it is asked.
+    pub fn unseen_since(&self) -> Option<Timestamp> {
+        self.unseen_since
+    }
+
+    /// The order at the CA, while it is not known what comes of it.
+    pub fn under_way(&self) -> Option<&UpstreamOrder> {
+        match &self.stage {
+            Stage::Processing { upstream, .. } => upstream.as_ref(),
+            Stage::Awaited { upstream, .. } => Some(upstream),
+            Stage::Open | Stage::Issued { .. } | Stage::Failed { .. } | Stage::Late { .. } => None,
+        }
+    }
+
+    /// Nobody has to stand in line behind this order any more: no other one is going to be opened by its account.
+    pub fn leaves_line(self) -> Self {
+        Self {
+            left_line: true,
+            ..self
+        }
+    }
+
+    /// Whether it stands in no line, although nobody knows yet what comes of it.
+    pub fn has_left_line(&self) -> bool {
+        self.left_line
+    }
+
     /// The order ends for its client, by its time or by its owner's will. If an order has been opened for it at the CA,
     /// what that one issues is waited for as long as `patience`. One that has ended already stays as it is.
     pub fn ended(self, problem: Problem, now: Timestamp, patience: Duration) -> Self {
@@ -188,23 +232,29 @@ impl Order {
     }
 
     /// The certificate that came too late, or that no client has come for, as long as another order may get it: nobody
-    /// has asked for its revocation, and a third of its life is left. A client would soon renew a shorter one.
+    /// has asked for its revocation, and a third of its life is left. A client would soon renew a shorter one. One that came
+    /// in time is old after a day.
     pub fn to_hand_over(&self, now: Timestamp) -> Option<(&IssuedCertificate, &UpstreamOrder)> {
-        let (Stage::Late {
-            certificate,
-            upstream,
-            revocation: None,
-            ..
-        }
-        | Stage::Issued {
-            certificate,
-            upstream: Some(upstream),
-            revocation: None,
-            fetched: false,
-            ..
-        }) = &self.stage
-        else {
-            return None;
+        let (certificate, upstream) = match &self.stage {
+            Stage::Late {
+                certificate,
+                upstream,
+                revocation: None,
+                ..
+            } => (certificate, upstream),
+            Stage::Issued {
+                certificate,
+                issued,
+                upstream: Some(upstream),
+                revocation: None,
+                fetched: false,
+            } if now <= after(*issued, KEPT_FOR_NEXT) => (certificate, upstream),
+            Stage::Issued { .. }
+            | Stage::Late { .. }
+            | Stage::Open
+            | Stage::Processing { .. }
+            | Stage::Failed { .. }
+            | Stage::Awaited { .. } => return None,
         };
         let (start, end) = (
             certificate.not_before().as_second(),
@@ -229,7 +279,7 @@ impl Order {
             Stage::Awaited { .. } | Stage::Late { revocation: None, .. } => true,
             Stage::Issued {
                 revocation, fetched, ..
-            } => revocation.is_none() && !fetched,
+            } => revocation.is_none() && !fetched && self.account != AccountId::DAEMON,
             Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } | Stage::Late { .. } => false,
         }
     }
@@ -241,7 +291,8 @@ impl Order {
             Stage::Late { upstream, .. } => Some(upstream),
             Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } | Stage::Awaited { .. } => None,
         };
-        upstream.map(|upstream| upstream.account.as_str())
+        let account = upstream.map(|upstream| upstream.account.as_str());
+        account.filter(|account| !account.is_empty())
     }
 
     /// The revocation of the certificate that was bought, to be changed.

@@ -240,7 +240,11 @@ impl Order {
             | Stage::Awaited { .. }
             | Stage::Late { .. }) => stage,
         };
-        Self { stage, ..self }
+        Self {
+            stage,
+            unseen_since: None,
+            ..self
+        }
     }
 
     /// The CA has confirmed that its order under this URL is dead and has issued nothing: another one may be opened.
@@ -262,7 +266,11 @@ impl Order {
             | Stage::Awaited { .. }
             | Stage::Late { .. }) => stage,
         };
-        Self { stage, ..self }
+        Self {
+            stage,
+            left_line: false,
+            ..self
+        }
     }
 
     /// The certificate has come, and has been checked against this order's CSR and names. An order that has ended

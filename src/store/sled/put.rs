@@ -58,7 +58,7 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
         entry(keys::order_of_account(order.account(), id)),
         entry(keys::deletion(order.delete_after(), id)),
     ];
-    if let Some(since) = order.in_line_since() {
+    if let Some(since) = order.in_line_since().filter(|_| !order.has_left_line()) {
         indexes.push(entry(keys::in_line(
             line_of(order),
             order.is_opened_upstream(),

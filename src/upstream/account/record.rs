@@ -130,6 +130,23 @@ impl Record {
         self.readable_key().into_iter().chain(successor).collect()
     }
 
+    /// The account by each key that the CA may know it by, if the CA has named it.
+    pub(crate) fn accounts(&self) -> Vec<Registered> {
+        let State::Registered { url } = &self.state else {
+            return Vec::new();
+        };
+        let next = match &self.successor {
+            Some(Successor::SameAccount { key }) => Key::from_stored(key),
+            Some(Successor::NextAccount { .. }) | None => None,
+        };
+        let keys = self.readable_key().into_iter().chain(next);
+        keys.map(|key| Registered {
+            key,
+            url: url.clone(),
+        })
+        .collect()
+    }
+
     /// The account, if the CA has named it and its key can be read.
     pub(crate) fn account(&self) -> Option<Registered> {
         let State::Registered { url } = &self.state else {

@@ -84,7 +84,10 @@ impl Ca {
         let Some(solver) = &self.solver else {
             return Ok(waiting());
         };
-        // Also if all challenges have been answered: after a restart the records have to be known to be taken back.
+        if unanswered.is_empty() {
+            solver.remember(&url, &records).await;
+            return Ok(waiting());
+        }
         if let Publication::Spreading(retry_after) = solver.publish(&url, &records).await? {
             return Ok(Progress::Waiting { retry_after });
         }

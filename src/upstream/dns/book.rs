@@ -50,6 +50,13 @@ impl Book {
         });
     }
 
+    /// Whether the record is written down.
+    pub(crate) fn knows(&self, order: &str, wanted: &Record) -> bool {
+        self.with(order, |records| {
+            records.iter().any(|known| known.wanted == *wanted)
+        })
+    }
+
     /// Changes what is known of a record.
     fn change(&self, order: &str, wanted: &Record, change: impl Fn(&mut Entry)) {
         if let Some(records) = self.entries().get_mut(order) {

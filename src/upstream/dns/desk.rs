@@ -133,7 +133,8 @@ impl Desk {
         let (provider, said) = (self.settings.name, self.redacted(said, &web));
         let detail = format!("{provider}: {}: {said}", record.name);
         if let Some(wait) = wait {
-            *self.paused() = Instant::now().checked_add(wait);
+            let mut paused = self.paused();
+            *paused = paused.take().max(Instant::now().checked_add(wait));
             tracing::warn!(error = detail, ?wait, "the DNS provider wants us to slow down");
         }
         Err(Refused { detail, wait })
