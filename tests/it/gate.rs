@@ -14,7 +14,15 @@ const PROOFS: [(&str, &str, &str); 2] = [
 ];
 
 /// The methods of `Issuer` that do not take a proof: none of them makes the CA sign.
-const WITHOUT_PROOF: [&str; 6] = ["account_changed", "prepare", "look", "revoke", "renewal", "probe"];
+const WITHOUT_PROOF: [&str; 7] = [
+    "account",
+    "account_changed",
+    "prepare",
+    "look",
+    "revoke",
+    "renewal",
+    "probe",
+];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

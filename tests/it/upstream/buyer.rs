@@ -137,8 +137,11 @@ async fn a_ca_of_before_that_is_gone_holds_up_nothing_at_the_one_of_now_and_nobo
         .await;
     assert_eq!(breaker, 0.0);
     assert_eq!(scene.account_trouble().await, "");
-    let next = scene.finalized(&["new.example.com"]).await;
-    assert_eq!(scene.end(&next).await["status"], "valid");
+    // Not for the names of the order that is stuck there, either.
+    for names in [&["new.example.com"], &NAMES] {
+        let next = scene.finalized(names).await;
+        assert_eq!(scene.end(&next).await["status"], "valid", "{names:?}");
+    }
 
     scene.pass(Duration::from_hours(25)).await;
     let (kind, _) = scene.failed(&order).await;
@@ -155,6 +158,19 @@ async fn a_ca_of_before_that_is_gone_holds_up_nothing_at_the_one_of_now_and_nobo
             std::mem::replace(&mut before, now) == now
         })
         .await;
+}
+
+#[tokio::test]
+async fn f9_an_order_of_an_account_that_the_ca_has_deactivated_is_bought_by_the_one_made_again() {
+    let scene = Scene::with(|ca| ca.eab_once = false).await;
+    scene.ready().await;
+    let order = bought(&scene).await;
+    scene.daemon.ca.deactivates_accounts();
+    registers_again(&scene).await;
+    scene.daemon.ca.behaves();
+    scene.issued(&order, &NAMES).await;
+    assert_eq!(scene.orders_at_ca(&NAMES).len(), 2);
+    assert_eq!(scene.daemon.ca.stats().accounts, 2);
 }
 
 #[tokio::test]

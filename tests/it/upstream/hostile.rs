@@ -107,7 +107,7 @@ async fn f2_f3_errors_of_the_way_keep_the_order_and_tell_when_to_come_again() {
                 panic!("{broken} {status}: {outcome:?}");
             };
             assert_eq!(
-                (retry_after, says == Says::SlowDown),
+                (retry_after, matches!(says, Says::SlowDown | Says::Away)),
                 (wait.map(Duration::from_secs), slow_down),
                 "{broken} {status}"
             );
