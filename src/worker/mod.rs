@@ -313,8 +313,10 @@ pub(crate) fn again(context: &Context, wait: Duration, faults: u32) -> Settlemen
 /// The job goes on after the wait that the CA asks for, or a longer one if it has taken long already: a look more or less
 /// then changes little for the client, and much for the CA.
 pub(crate) fn again_at_ca(context: &Context, lease: &Lease, asked: Duration) -> Settlement {
-    let wait = age(context, lease) / POLL_SHARE;
-    again(context, asked.max(wait.min(POLL_CEILING)), 0)
+    let share = age(context, lease) / POLL_SHARE;
+    // Whole seconds: no CA is asked more often than that.
+    let wait = Duration::from_secs(share.as_secs()).min(POLL_CEILING);
+    again(context, asked.max(wait), 0)
 }
 
 /// How long the job has waited to be done.
