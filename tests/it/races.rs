@@ -28,7 +28,7 @@ use crate::harness::dns;
 use crate::races::arena::Arena;
 
 /// How many schedules run at a time, each kind in an arena of its own.
-const ARENAS: u64 = 6;
+const ARENAS: u64 = 16;
 
 /// Runs its race in the arena and gives how many won.
 type Race = fn(&Arena) -> Pin<Box<dyn Future<Output = usize> + Send + '_>>;
