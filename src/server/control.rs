@@ -4,7 +4,8 @@
 //! The answers are the text that the command line prints: it is the same when the command line, finding nobody here,
 //! opens the store itself and calls [`answer`].
 
-use std::fmt::Write as _;
+mod eab;
+
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::ra::RegistrationAuthority;
-use crate::ra::external_account::{KeyEntry, KeyError, NewKey};
+use crate::ra::external_account::{KeyError, NewKey};
 use crate::server::Server;
 
 /// The socket in the store's directory.
@@ -115,31 +116,9 @@ pub async fn answer(
     request: Request,
 ) -> Answer {
     let done = match request {
-        Request::AddKey(new) => ra.add_external_account_key(new).await.map(|key| {
-            let provisioner = key.provisioner();
-            let not_needed = match ra.requires_external_account(provisioner) {
-                true => String::new(),
-                false => format!(
-                    "Clients may register without a key: requireEAB of provisioner {provisioner} is not true.\n"
-                ),
-            };
-            format!(
-                "{not_needed}This key for provisioner {provisioner} is shown now and never again:\n\
-                 --eab-kid {} --eab-hmac-key {}\n",
-                key.kid(),
-                key.mac_key().encoded()
-            )
-        }),
-        Request::ListKeys => ra.external_account_keys().await.map(|keys| listed(&keys)),
-        Request::RevokeKey { kid, provisioner } => {
-            let revoked = ra.revoke_external_account_key(&kid, provisioner.as_deref()).await;
-            revoked.map(|provisioner| {
-                format!(
-                    "The key {kid} of provisioner {provisioner} is revoked: no account can be made with it, and those that \
-                     were can order nothing more.\n"
-                )
-            })
-        }
+        Request::AddKey(new) => eab::add(ra, new).await,
+        Request::ListKeys => eab::list(ra).await,
+        Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
         Request::Upstream(request) => upstreams.answer(request).await.map_err(KeyError::Refused),
     };
     match done {
@@ -147,42 +126,6 @@ pub async fn answer(
         Err(KeyError::Refused(why)) => Answer::Refused(why),
         Err(KeyError::Store(error)) => Answer::Refused(error.to_string()),
     }
-}
-
-fn listed(keys: &[KeyEntry]) -> String {
-    if keys.is_empty() {
-        return "There is no external account key; add one with: acme-proxy eab add\n".to_owned();
-    }
-    let mut text = String::new();
-    for key in keys {
-        // Writing to a string does not fail.
-        let _ = write_entry(&mut text, key);
-    }
-    text
-}
-
-fn write_entry(out: &mut String, key: &KeyEntry) -> std::fmt::Result {
-    writeln!(out, "{}", key.kid)?;
-    let place = if key.configured { "ca.json" } else { "the store" };
-    writeln!(out, "  provisioner: {} (in {place})", key.provisioner)?;
-    match (key.one_time, key.used) {
-        (false, _) => writeln!(out, "  for: any number of accounts")?,
-        (true, None) => writeln!(out, "  for: one account, not used yet")?,
-        (true, Some((account, at))) => {
-            writeln!(out, "  for: one account, used by {account} at {at:.0}")?;
-        }
-    }
-    writeln!(out, "  names: {}", key.names)?;
-    if let Some(upstream) = key.upstream {
-        writeln!(out, "  upstream: {upstream}")?;
-    }
-    if let Some(expires) = key.expires {
-        writeln!(out, "  expires: {expires:.0}")?;
-    }
-    if let Some(revoked) = key.revoked {
-        writeln!(out, "  revoked: {revoked:.0}")?;
-    }
-    Ok(())
 }
 
 /// The socket, removed at the end.

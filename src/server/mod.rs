@@ -1,6 +1,7 @@
 //! The ACME server (RFC 8555) over HTTPS: routes, signed bodies, answers. It parses what a client sends, calls one use
 //! case of `ra`, and writes what came of it. No HTTP/2: no ACME client needs it, and its class of floods is gone with it.
 
+mod access_log;
 mod account;
 mod admin;
 mod authorization;

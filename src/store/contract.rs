@@ -60,6 +60,7 @@ macro_rules! contract {
             records::each_upstream_has_lines_of_its_own
             records::rule_2_what_is_open_at_the_ca_is_first_in_line_whatever_the_clock_says
             records::orders_are_listed_by_account
+            records::all_accounts_and_orders_are_listed_page_by_page
             records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole
             records::issued_names_are_known_to_their_account

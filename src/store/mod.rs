@@ -196,6 +196,13 @@ pub trait Store: Send + Sync + 'static {
     /// The account with this id.
     async fn account(&self, id: AccountId) -> Result<Option<Versioned<Account>>, StoreError>;
 
+    /// The ids of all accounts greater than `after`, ascending, at most `limit`.
+    async fn all_accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<AccountId>, StoreError>;
+
     /// The provisioner's account with the key of this RFC 7638 thumbprint.
     async fn account_by_key(
         &self,
@@ -244,6 +251,9 @@ pub trait Store: Send + Sync + 'static {
         account: AccountId,
         id: OrderId,
     ) -> Result<Option<Versioned<Order>>, StoreError>;
+
+    /// The ids of all orders greater than `after`, ascending, at most `limit`.
+    async fn all_orders(&self, after: Option<OrderId>, limit: usize) -> Result<Vec<OrderId>, StoreError>;
 
     /// The account's orders with ids greater than `after`, ascending, at most `limit`.
     async fn orders_of(

@@ -17,6 +17,7 @@ mod tests;
 mod view;
 
 use std::fs::File;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Sender, channel};
@@ -35,7 +36,7 @@ use crate::store::sled::open::Opened;
 use crate::store::sled::queue::Queue;
 use crate::store::sled::record::View as _;
 use crate::store::sled::room::Room;
-use crate::store::sled::view::{Durable, failure};
+use crate::store::sled::view::{Durable, end_of, failure};
 use crate::store::{Settings, StoreError, Versioned, codec};
 
 /// The embedded store.
@@ -167,6 +168,13 @@ impl SledStore {
     }
 
     /// The order that an index entry leads to.
+    /// The keys that begin with this and are greater than `after`, in order, at most `limit`.
+    fn listed(&self, prefix: Key, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StoreError> {
+        let end = end_of(&prefix);
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        Ok(self.shared.durable.now().keys((from, end), limit)?.collect())
+    }
+
     fn order_at(&self, index: &Key) -> Result<Option<OrderId>, StoreError> {
         let found = self.shared.durable.now().get(index)?;
         found.map(|id| named_by(&id, index)).transpose()
@@ -214,6 +222,10 @@ fn stored_jobs(tree: &sled::Tree) -> Result<Queue, StoreError> {
 }
 
 fn named_by(index: &[u8], key: &Key) -> Result<OrderId, StoreError> {
-    let id = keys::order_at_end(index);
+    named(keys::order_at_end(index), key)
+}
+
+/// What was read from the key.
+fn named<T>(id: Option<T>, key: &Key) -> Result<T, StoreError> {
     id.ok_or_else(|| StoreError::Corrupt(format!("{} can not be read", keys::describe(key))))
 }

@@ -50,7 +50,7 @@ fn nothing_was_started(world: &World, output: &Output) {
 fn lines(error: &str) -> impl Iterator<Item = &str> {
     error
         .lines()
-        .filter(|line| !line.contains(" WARN acme_proxy::cli: "))
+        .filter(|line| !line.contains(" WARN acme_proxy::cli::serve: "))
 }
 
 #[tokio::test]

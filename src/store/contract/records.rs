@@ -267,6 +267,33 @@ pub(crate) async fn orders_are_listed_by_account(backend: &impl Backend) {
     assert_eq!(store.orders_of(AccountId::random(), None, 99).await.unwrap(), []);
 }
 
+pub(crate) async fn all_accounts_and_orders_are_listed_page_by_page(backend: &impl Backend) {
+    let store = backend.open().await;
+    assert_eq!(store.all_accounts(None, 9).await.unwrap(), []);
+    assert_eq!(store.all_orders(None, 9).await.unwrap(), []);
+    let (mut accounts, mut orders) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let account = account();
+        store.create_account(&account).await.unwrap();
+        let order = order(account.id());
+        create(&store, &order, None).await;
+        accounts.push(account.id());
+        orders.push(order.id());
+    }
+    accounts.sort();
+    orders.sort();
+    assert_eq!(store.all_accounts(None, 9).await.unwrap(), accounts);
+    assert_eq!(store.all_accounts(None, 2).await.unwrap(), accounts[..2]);
+    assert_eq!(
+        store.all_accounts(Some(accounts[1]), 2).await.unwrap(),
+        accounts[2..]
+    );
+    assert_eq!(store.all_orders(None, 9).await.unwrap(), orders);
+    assert_eq!(store.all_orders(None, 2).await.unwrap(), orders[..2]);
+    assert_eq!(store.all_orders(Some(orders[1]), 2).await.unwrap(), orders[2..]);
+    assert_eq!(store.all_orders(Some(orders[2]), 2).await.unwrap(), []);
+}
+
 pub(crate) async fn c501_an_order_is_found_for_its_account_only(backend: &impl Backend) {
     let store = backend.open().await;
     let (owner, other) = (AccountId::random(), AccountId::random());

@@ -50,6 +50,11 @@ pub(crate) fn account(id: AccountId) -> Key {
     key(ACCOUNT, &[id.as_bytes()])
 }
 
+/// What the keys of all accounts' records begin with.
+pub(crate) fn accounts() -> Key {
+    key(ACCOUNT, &[])
+}
+
 /// Index of accounts by provisioner and key. Hashed, because a provisioner's name has no bound.
 pub(crate) fn account_by_key(provisioner: &str, thumbprint: &str) -> Key {
     let owner = Fingerprint::of(format!("{provisioner}\0{thumbprint}").as_bytes());
@@ -78,6 +83,11 @@ fn of_provisioner(provisioner: &str, kid: &KeyId) -> Fingerprint {
 /// An order's record.
 pub(crate) fn order(id: OrderId) -> Key {
     key(ORDER, &[id.as_bytes()])
+}
+
+/// What the keys of all orders' records begin with.
+pub(crate) fn orders() -> Key {
+    key(ORDER, &[])
 }
 
 /// What the keys of [`order_of_account`] begin with.
@@ -225,6 +235,11 @@ pub(crate) fn chunk(record: &[u8], index: u16) -> Key {
 /// The order that an order's key, or an index key which ends in an order's id, names.
 pub(crate) fn order_at_end(key: &[u8]) -> Option<OrderId> {
     key.last_chunk::<16>().map(|id| OrderId::from_bytes(*id))
+}
+
+/// The account that an account's key names.
+pub(crate) fn account_at_end(key: &[u8]) -> Option<AccountId> {
+    key.last_chunk::<16>().map(|id| AccountId::from_bytes(*id))
 }
 
 /// A key for people: what it is, and its name. Costs nothing until it is shown.

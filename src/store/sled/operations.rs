@@ -19,8 +19,8 @@ use crate::acme::upstream::UpstreamName;
 use crate::store::sled::committer::{Change, Jobs, Outcome, Put};
 use crate::store::sled::put::{account_put, external_key_put, order_put};
 use crate::store::sled::record::{Head, View as _};
-use crate::store::sled::view::{beginning_with, end_of};
-use crate::store::sled::{SledStore, keys, named_by, record};
+use crate::store::sled::view::beginning_with;
+use crate::store::sled::{SledStore, keys, named, named_by, record};
 use crate::store::{
     Census, Lease, Next, Registration, Settlement, Store, StoreError, Versioned, codec, line_of, names_of,
 };
@@ -53,6 +53,18 @@ impl Store for SledStore {
 
     async fn account(&self, id: AccountId) -> Result<Option<Versioned<Account>>, StoreError> {
         self.read(&keys::account(id))
+    }
+
+    async fn all_accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<AccountId>, StoreError> {
+        let found = self.listed(keys::accounts(), after.map(keys::account), limit)?;
+        found
+            .iter()
+            .map(|key| named(keys::account_at_end(key), key))
+            .collect()
     }
 
     async fn account_by_key(
@@ -137,19 +149,20 @@ impl Store for SledStore {
         }
     }
 
+    async fn all_orders(&self, after: Option<OrderId>, limit: usize) -> Result<Vec<OrderId>, StoreError> {
+        let found = self.listed(keys::orders(), after.map(keys::order), limit)?;
+        found.iter().map(|key| named_by(key, key)).collect()
+    }
+
     async fn orders_of(
         &self,
         account: AccountId,
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<OrderId>, StoreError> {
-        let prefix = keys::orders_of_account(account);
-        let from = match after {
-            Some(after) => Bound::Excluded(keys::order_of_account(account, after)),
-            None => Bound::Included(prefix.clone()),
-        };
-        let found = self.shared.durable.now().keys((from, end_of(&prefix)), limit)?;
-        found.map(|key| named_by(&key, &key)).collect()
+        let after = after.map(|after| keys::order_of_account(account, after));
+        let found = self.listed(keys::orders_of_account(account), after, limit)?;
+        found.iter().map(|key| named_by(key, key)).collect()
     }
 
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {

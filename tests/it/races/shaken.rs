@@ -95,6 +95,14 @@ impl Store for Shaken {
         self.call(looking).await
     }
 
+    async fn all_accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<AccountId>, StoreError> {
+        self.call(self.store.all_accounts(after, limit)).await
+    }
+
     async fn account_by_key(
         &self,
         provisioner: &str,
@@ -173,6 +181,10 @@ impl Store for Shaken {
         id: OrderId,
     ) -> Result<Option<Versioned<Order>>, StoreError> {
         self.call(self.store.own_order(account, id)).await
+    }
+
+    async fn all_orders(&self, after: Option<OrderId>, limit: usize) -> Result<Vec<OrderId>, StoreError> {
+        self.call(self.store.all_orders(after, limit)).await
     }
 
     async fn orders_of(

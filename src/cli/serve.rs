@@ -1,0 +1,183 @@
+//! `acme-proxy ca.json`: serves until a signal says otherwise.
+
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::cli::{EXIT_FAILURE, EXIT_USAGE, fail, start_logging};
+use crate::config::{Config, Overrides};
+
+/// What can be said to the daemon.
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// The configuration [default: $STEPPATH/config/ca.json]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    network: Network,
+    /// Writes the process id here, and removes the file at the end
+    #[arg(long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Logs warnings and errors only
+    #[arg(long, env = "STEP_CA_QUIET")]
+    quiet: bool,
+    #[command(flatten)]
+    dead: Dead,
+}
+
+/// What can be said of the network to the daemon, and to `check`.
+#[derive(Args)]
+pub(crate) struct Network {
+    /// DNS server for challenge look-ups, instead of validation.resolvers
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    resolver: Option<SocketAddr>,
+    /// Port on which http-01 is answered; for tests only, needs --insecure
+    #[arg(long, value_name = "PORT", requires = "insecure")]
+    acme_http_port: Option<u16>,
+    /// Port on which tls-alpn-01 is answered; for tests only, needs --insecure
+    #[arg(long, value_name = "PORT", requires = "insecure")]
+    acme_tls_port: Option<u16>,
+    /// Permits the flags that are for tests only
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Flags of the Go program that mean nothing here: accepted, so that unit files keep working, and named in a warning.
+#[derive(Args)]
+struct Dead {
+    #[arg(long, hide = true)]
+    password_file: Option<OsString>,
+    #[arg(long, hide = true)]
+    ssh_host_password_file: Option<OsString>,
+    #[arg(long, hide = true)]
+    ssh_user_password_file: Option<OsString>,
+    #[arg(long, hide = true)]
+    issuer_password_file: Option<OsString>,
+    #[arg(long, hide = true)]
+    token: Option<OsString>,
+    #[arg(long, hide = true)]
+    context: Option<OsString>,
+    #[arg(long, hide = true)]
+    acme_strict_fqdn: bool,
+}
+
+impl Dead {
+    fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--password-file", self.password_file.is_some()),
+            ("--ssh-host-password-file", self.ssh_host_password_file.is_some()),
+            ("--ssh-user-password-file", self.ssh_user_password_file.is_some()),
+            ("--issuer-password-file", self.issuer_password_file.is_some()),
+            ("--token", self.token.is_some()),
+            ("--context", self.context.is_some()),
+            ("--acme-strict-fqdn (always so here)", self.acme_strict_fqdn),
+        ];
+        flags
+            .into_iter()
+            .filter(|(_, given)| *given)
+            .map(|(flag, _)| flag)
+            .collect()
+    }
+}
+
+impl Network {
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            resolver: self.resolver,
+            http_port: self.acme_http_port,
+            tls_port: self.acme_tls_port,
+        }
+    }
+}
+
+/// Serves.
+pub(crate) fn serve(flags: &Serve) -> ExitCode {
+    let Some(path) = flags.config.clone().or_else(default_config) else {
+        return fail(
+            &"no configuration given; run acme-proxy /path/to/ca.json",
+            EXIT_USAGE,
+        );
+    };
+    let config = match Config::load(&path, &flags.network.overrides()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, error.exit_code()),
+    };
+    start_logging(&config.logger, flags.quiet);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    for flag in flags.dead.given() {
+        tracing::warn!("{flag} has no effect here");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(serve_until_signal(config, flags.pidfile.as_deref())),
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
+    }
+}
+
+async fn serve_until_signal(config: Config, pidfile: Option<&Path>) -> anyhow::Result<()> {
+    let names: Vec<String> = config.server.names.iter().map(ToString::to_string).collect();
+    let app = App::build(config).await?;
+    let _pidfile = pidfile.map(PidFile::write).transpose()?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), address = %app.acme_address()?, names = names.join(" "),
+        metrics = ?app.metrics_address(), "serving ACME"
+    );
+    let (stopper, stop) = watch::channel(false);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = hangup.recv() => tracing::warn!("SIGHUP: the configuration is read at the start only; restart to change it"),
+            }
+        }
+        stopper.send_replace(true);
+        // Keeps the channel open until the end.
+        stopper.closed().await;
+    });
+    app.run(stop).await
+}
+
+fn default_config() -> Option<PathBuf> {
+    std::env::var_os("STEPPATH").map(|step| Path::new(&step).join("config/ca.json"))
+}
+
+/// The process id in a file, for as long as the process runs.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: &Path) -> anyhow::Result<Self> {
+        use anyhow::Context as _;
+        let write = || {
+            std::fs::write(path, format!("{}\n", std::process::id()))?;
+            // The umask is for secrets; whoever watches over the daemon reads this file.
+            std::fs::set_permissions(path, Permissions::from_mode(0o644))
+        };
+        write().with_context(|| format!("--pidfile {} can not be written", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(%error, "the pid file can not be removed");
+        }
+    }
+}
