@@ -1,6 +1,7 @@
 //! The command line (COMPAT section 2): `acme-proxy ca.json` serves, `acme-proxy check ca.json` only looks, `acme-proxy eab` keeps external
 //! account keys, `acme-proxy upstream` the accounts at the CAs.
 
+mod audit;
 mod eab;
 mod serve;
 mod upstream;
@@ -10,14 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::app::control;
 use crate::app::control::Request;
+use crate::app::log;
+use crate::cli::audit::Audit;
 use crate::cli::eab::Eab;
 use crate::cli::serve::{Network, Serve};
 use crate::cli::upstream::{Prepared, Upstream};
-use crate::config::{Config, LogFormat, Logger, Overrides};
+use crate::config::{Config, Overrides};
 
 /// A flag that can not be understood, or a configuration that can not be read.
 const EXIT_USAGE: u8 = 1;
@@ -51,6 +53,8 @@ enum Command {
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
+    /// Checks the files of the audit log
+    Audit(Audit),
     /// Keeps our accounts at the CAs; works beside a running daemon, and without
     Upstream(Upstream),
 }
@@ -81,6 +85,10 @@ pub fn run() -> ExitCode {
             carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
+        Some(Command::Audit(audit)) => match audit::run(&audit) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
+        },
         None => serve::serve(cli.serve),
     }
 }
@@ -117,7 +125,7 @@ fn carry_out(path: &Path, request: Request, hand_over: impl FnOnce(&str) -> anyh
         Err(error) => return fail(&error, error.exit_code()),
     };
     // Without a daemon, the audit events are this process's.
-    start_logging(&config.logger, false);
+    log::start(&config.logger, false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(control::carry_out(config, request)),
@@ -126,25 +134,6 @@ fn carry_out(path: &Path, request: Request, hand_over: impl FnOnce(&str) -> anyh
     match done.and_then(|text| hand_over(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
-    }
-}
-
-fn start_logging(logger: &Logger, quiet: bool) {
-    let level = if quiet { "warn" } else { "info" };
-    let requests = match logger.format {
-        LogFormat::Off => ",acme_proxy::server::access_log=off",
-        LogFormat::Text | LogFormat::Json | LogFormat::Common => "",
-    };
-    // sled says at `warn` and above what we report as errors of our own.
-    let default = format!("{level}{requests}");
-    let filter = EnvFilter::try_from_env("ACME_PROXY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
-    match logger.format {
-        LogFormat::Json => subscriber.json().init(),
-        LogFormat::Text | LogFormat::Common | LogFormat::Off => subscriber.init(),
     }
 }
 

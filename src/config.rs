@@ -61,6 +61,8 @@ pub struct Config {
     pub worker: crate::worker::Settings,
     /// The request log.
     pub logger: Logger,
+    /// The file of the audit log, if there is to be one.
+    pub audit: Option<PathBuf>,
     /// Where metrics are served, if they are.
     pub metrics: Option<SocketAddr>,
     /// What the file says without effect, or at a risk: one line each, with file, line and key.
@@ -253,6 +255,9 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
             let limits = config.section("limits", limits::read);
+            let audit = config.section("audit", |section| {
+                section.text("file")?.map(|file| absolute(&file)).transpose()
+            });
             let cors = config.flag("cors");
             let blocked_keys = policy::blocked_keys(config);
             Ok((
@@ -261,6 +266,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
                 deadline?,
                 metrics?,
                 limits?,
+                audit?,
                 cors?,
                 blocked_keys?,
             ))
@@ -270,7 +276,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     });
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, cors, blocked_keys)) = authority?;
+    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, audit, cors, blocked_keys)) = authority?;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
     let wishes = upstreams.all.iter();
@@ -326,6 +332,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         validate,
         worker,
         logger,
+        audit,
         metrics,
         warnings: Vec::new(),
     })

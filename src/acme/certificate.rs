@@ -3,8 +3,11 @@
 //! [`IssuedChain::verify`] is the only way to make one (CONFORMANCE K13): the leaf's key is the CSR's, its names are
 //! the order's, it is an end entity's, valid now, and signed by the certificate after it.
 
+mod shown;
 #[cfg(test)]
 mod tests;
+
+pub use shown::Leaf;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
+use crate::app::audit;
 use crate::app::upstreams::WithoutDaemon;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -14,7 +15,7 @@ use crate::policy::Policy;
 use crate::ra::RegistrationAuthority;
 use crate::server::control;
 use crate::store::sled::SledStore;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 
 pub use crate::ra::external_account::NewKey;
 pub use crate::server::control::{Answer, Request, UpstreamCommand, UpstreamRequest};
@@ -42,7 +43,7 @@ pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<Strin
         let settings = config.store.clone();
         match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
             Ok(store) => {
-                let store: Arc<dyn Store> = Arc::new(store);
+                let store = audit::audited(Arc::new(store), config.audit.as_deref(), &Clock::system())?;
                 let policy = Policy::new(config.policy);
                 let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
                 let accounts = WithoutDaemon {

@@ -21,6 +21,8 @@ pub struct NewOrder {
     pub identifiers: Vec<NamedIdentifier>,
     /// What the client asks for beyond that.
     pub wishes: Wishes,
+    /// The request, as the log names it.
+    pub request_id: Option<String>,
 }
 
 /// A page of an account's orders.
@@ -42,7 +44,11 @@ impl RegistrationAuthority {
     /// `unauthorized` or `malformed` for a certificate that it can not replace; `rateLimited` if the account has opened
     /// too many orders, or its validations of a name keep failing.
     pub async fn new_order(&self, account: &Account, request: NewOrder) -> Result<Order, Refusal> {
-        let NewOrder { identifiers, wishes } = request;
+        let NewOrder {
+            identifiers,
+            wishes,
+            request_id,
+        } = request;
         let provisioner = self.provisioner_of(account)?;
         let own = self.rules_of_key(account).await?;
         let names = own.as_ref().map(|own| &own.names);
@@ -62,6 +68,7 @@ impl RegistrationAuthority {
             self.policy.order_lifetime(),
         )
         .placed_at(upstream, now)
+        .requested_by(request_id)
         .wishing(wishes);
         if let Some(replaced) = &order.wishes().replaces {
             self.check_replaces(account, &order, replaced).await?;

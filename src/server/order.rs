@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use base64::Engine as _;
@@ -18,6 +19,7 @@ use crate::acme::problem::{NamedIdentifier, Problem};
 use crate::acme::renewal::InvalidCertificateId;
 use crate::ra::order::NewOrder;
 use crate::server::Shared;
+use crate::server::access_log::RequestId;
 use crate::server::link::Links;
 use crate::server::respond::{self, Rejection};
 use crate::server::signed::{ByAccount, PostAsGet};
@@ -109,7 +111,11 @@ pub(crate) fn wire_time(time: Timestamp) -> String {
 }
 
 /// POST new-order.
-pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByAccount) -> Result<Response, Rejection> {
+pub(crate) async fn new(
+    State(shared): State<Arc<Shared>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    signed: ByAccount,
+) -> Result<Response, Rejection> {
     let request: NewOrderRequest = signed.object()?;
     let replaces = request.replaces.as_deref().map(str::parse).transpose();
     let replaces = replaces.map_err(|error: InvalidCertificateId| {
@@ -123,6 +129,7 @@ pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByAccount) ->
             profile: request.profile,
             replaces: replaces?,
         },
+        request_id: Some(request_id),
     };
     let order = shared.ra.new_order(&signed.account, request).await?;
     object(

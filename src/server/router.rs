@@ -14,10 +14,12 @@ use http::header::{
     CONTENT_TYPE, HOST, LINK,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::acme::problem::{Problem, ProblemType};
-use crate::metrics::Metrics;
-use crate::server::access_log::{endpoint_of, record, request_id};
+use crate::metrics::{AUDIT_LOG, Metrics};
+use crate::server::access_log::{RequestId, Seen, record};
 use crate::server::link::Links;
 use crate::server::overload::{self, Room};
 use crate::server::peers::Peer;
@@ -94,10 +96,13 @@ async fn method_not_allowed() -> Rejection {
 /// that every ACME answer has, and counts and logs the outcome.
 async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let started = shared.ra.clock().instant();
+    let seen = Seen::of(&request, &shared);
+    let request_id = &seen.request_id;
+    request.extensions_mut().insert(RequestId(request_id.clone()));
+    let span = tracing::error_span!("request", request.id = request_id, order.request.id = Empty);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let endpoint = endpoint_of(&request);
-    let request_id = request_id(&request, &shared);
+    let endpoint = seen.endpoint;
     let is_acme = path.starts_with("/acme/");
     let provisioner = provisioner_in(&path, &shared);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
@@ -112,6 +117,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let room = request.extensions().get::<Room>().copied();
     let is_scarce = room == Some(Room::Scarce) && method == Method::POST;
     let refused = refused.or_else(|| (is_scarce && overload::is_beginning(endpoint)).then(overload::busy));
+    let refused = refused.or_else(|| unaudited(&shared, endpoint));
     let is_last = refused.is_some() || is_scarce;
     let mut response = match (refused, is_acme, &links) {
         // Before anything is read or verified.
@@ -134,6 +140,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
                         let _until_it_is_done = place;
                         handler.await
                     };
+                    let handler = handler.instrument(span.clone());
                     run(&shared.metrics, DEADLINE, handler).await
                 }
                 Err(busy) => busy.into_response(),
@@ -165,7 +172,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     }
     if let (Ok(name), Ok(value)) = (
         HeaderName::from_bytes(shared.settings.trace_header.as_bytes()),
-        HeaderValue::from_str(&request_id),
+        HeaderValue::from_str(request_id),
     ) {
         response.headers_mut().insert(name, value);
     }
@@ -175,8 +182,14 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let took = shared.ra.clock().instant().saturating_duration_since(started);
-    record(&shared, &method, &path, endpoint, &request_id, took, &response);
+    span.in_scope(|| record(&shared, &seen, took, &response));
     response
+}
+
+/// The answer while the audit log can not be written: nothing begins then that would leave no trace.
+fn unaudited(shared: &Shared, endpoint: &str) -> Option<Rejection> {
+    let is_refused = overload::is_beginning(endpoint) && shared.metrics.health.lacks(AUDIT_LOG);
+    is_refused.then(overload::busy)
 }
 
 /// RFC 8555 §6.6: "the server SHOULD send a Link header field with link relation type "help"". The provisioner's own
