@@ -3,6 +3,7 @@
 
 pub mod account_file;
 pub mod control;
+pub mod import;
 mod upstreams;
 
 use std::io;
