@@ -4,6 +4,7 @@
 pub mod account_file;
 mod audit;
 pub mod control;
+pub mod import;
 mod listen;
 pub mod log;
 mod reload;
@@ -176,11 +177,7 @@ impl App {
     /// # Errors
     ///
     /// As [`Self::run`], and that a part of the daemon has ended, which no part ever should.
-    pub async fn run_with(
-        self,
-        mut stop: watch::Receiver<bool>,
-        mut reloads: Reloads,
-    ) -> anyhow::Result<()> {
+    pub async fn run_with(self, mut stop: watch::Receiver<bool>, mut reloads: Reloads) -> anyhow::Result<()> {
         let mut in_force = self.in_force;
         let (stopper, stopped) = watch::channel(false);
         let mut parts = JoinSet::new();
@@ -202,7 +199,7 @@ impl App {
         let mut heartbeat = systemd::heartbeat().map(tokio::time::interval);
         let failure = loop {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break None,
+                () = told_to(&mut stop) => break None,
                 failure = in_force.store.failed() => {
                     tracing::error!(error = %failure, "the store has failed; only a restart can tell what is on the disk");
                     break Some(failure.into());
@@ -226,6 +223,11 @@ impl App {
         }
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Returns once the daemon is told to stop, or nobody is left who could tell it.
+async fn told_to(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// The next beat; never, if nobody listens.

@@ -19,13 +19,13 @@ use tracing::field::Empty;
 
 use crate::acme::problem::{Problem, ProblemType};
 use crate::metrics::{AUDIT_LOG, Metrics};
+use crate::server::Shared;
 use crate::server::access_log::{RequestId, Seen, record};
 use crate::server::link::Links;
 use crate::server::overload::{self, Room};
 use crate::server::peers::Peer;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
-use crate::server::Shared;
 use crate::server::{account, admin, authorization, certificate, directory, key_change, order, renewal};
 
 /// How long a request may be worked on. A wait for the CA's answer to a revocation ends before that.

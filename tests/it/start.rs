@@ -50,7 +50,7 @@ fn nothing_was_started(world: &World, output: &Output) {
 fn lines(error: &str) -> impl Iterator<Item = &str> {
     error
         .lines()
-        .filter(|line| !line.contains(" WARN acme_proxy::cli::serve: "))
+        .filter(|line| !line.contains(" level=warning "))
 }
 
 #[tokio::test]
@@ -334,7 +334,7 @@ async fn i9_the_eab_is_in_no_log_no_page_and_no_command_line() {
     daemon.stop().await;
     let log = world.installation.log();
     assert!(
-        log.contains("TRACE") && log.contains("certificate issued"),
+        log.contains("level=trace") && log.contains("certificate issued"),
         "the log is not at trace level"
     );
     seen += &log;
