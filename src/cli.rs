@@ -2,6 +2,7 @@
 //! account keys, `acme-proxy upstream` the accounts at the CAs.
 
 mod eab;
+mod policy;
 mod serve;
 mod upstream;
 
@@ -13,8 +14,9 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::app::control;
-use crate::app::control::Request;
+use crate::app::control::{No, Request};
 use crate::cli::eab::Eab;
+use crate::cli::policy::Policy;
 use crate::cli::serve::{Network, Serve};
 use crate::cli::upstream::{Prepared, Upstream};
 use crate::config::{Config, LogFormat, Logger, Overrides};
@@ -24,6 +26,9 @@ const EXIT_USAGE: u8 = 1;
 
 /// Any other failure to start or to go on.
 const EXIT_FAILURE: u8 = 2;
+
+/// The answer to a question is no.
+const EXIT_NO: u8 = 3;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,6 +56,8 @@ enum Command {
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
+    /// Says which names may be ordered, and which rule decides; works beside a running daemon, and without
+    Policy(Policy),
     /// Keeps our accounts at the CAs; works beside a running daemon, and without
     Upstream(Upstream),
 }
@@ -78,6 +85,10 @@ pub fn run() -> ExitCode {
         Some(Command::Check(check)) => run_check(&check),
         Some(Command::Eab(eab)) => {
             let (config, request) = eab.into_request();
+            carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
+        }
+        Some(Command::Policy(policy)) => {
+            let (config, request) = policy.into_request();
             carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
@@ -125,7 +136,13 @@ fn carry_out(path: &Path, request: Request, hand_over: impl FnOnce(&str) -> anyh
     };
     match done.and_then(|text| hand_over(&text)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
+        Err(error) => match error.downcast_ref::<No>() {
+            Some(No(text)) => match write!(std::io::stdout(), "{text}") {
+                Ok(()) => ExitCode::from(EXIT_NO),
+                Err(_) => ExitCode::from(EXIT_FAILURE),
+            },
+            None => fail(&format!("{error:#}"), EXIT_FAILURE),
+        },
     }
 }
 

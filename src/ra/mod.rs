@@ -10,6 +10,7 @@ pub mod external_account;
 pub mod key_change;
 pub(crate) mod limit;
 pub mod order;
+pub mod policy;
 pub mod renewal;
 
 use std::sync::Arc;
@@ -81,6 +82,7 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: RateLimits,
+    counting: tokio::sync::Mutex<()>,
     own_keys: Option<Box<dyn OwnKeys>>,
 }
 
@@ -99,6 +101,7 @@ impl RegistrationAuthority {
             store,
             policy,
             clock,
+            counting: tokio::sync::Mutex::default(),
             own_keys: None,
         }
     }

@@ -5,6 +5,7 @@
 //! opens the store itself and calls [`answer`].
 
 mod eab;
+mod policy;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -23,6 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::{KeyError, NewKey};
+use crate::ra::policy::Question;
 use crate::server::Server;
 
 /// The socket in the store's directory.
@@ -57,6 +59,8 @@ pub enum Request {
         /// Its provisioner; may be left out if no other one has a key of this id.
         provisioner: Option<String>,
     },
+    /// What the policy says.
+    ExplainPolicy(Question),
     /// Something about our accounts at the CAs.
     Upstream(UpstreamRequest),
 }
@@ -105,6 +109,8 @@ pub trait UpstreamAccounts: Send + Sync + 'static {
 pub enum Answer {
     /// It is done.
     Done(String),
+    /// It was a question, and the answer is no.
+    No(String),
     /// It is not, and why.
     Refused(String),
 }
@@ -119,6 +125,11 @@ pub async fn answer(
         Request::AddKey(new) => eab::add(ra, new).await,
         Request::ListKeys => eab::list(ra).await,
         Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
+        Request::ExplainPolicy(question) => match policy::explain(ra, question).await {
+            Ok((true, text)) => Ok(text),
+            Ok((false, text)) => return Answer::No(text),
+            Err(error) => Err(error),
+        },
         Request::Upstream(request) => upstreams.answer(request).await.map_err(KeyError::Refused),
     };
     match done {

@@ -144,6 +144,7 @@ impl Order {
                 finalized: now,
                 upstream: None,
             },
+            finalized: Some(now),
             ..self
         };
         Ok((next, work))
