@@ -3,6 +3,7 @@
 
 mod eab;
 mod import;
+mod policy;
 mod serve;
 mod upstream;
 
@@ -15,9 +16,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::app;
 use crate::app::control;
-use crate::app::control::Request;
+use crate::app::control::{No, Request};
 use crate::cli::eab::Eab;
 use crate::cli::import::Import;
+use crate::cli::policy::Policy;
 use crate::cli::serve::{Network, Serve};
 use crate::cli::upstream::{Prepared, Upstream};
 use crate::config::{Config, LogFormat, Logger, Overrides};
@@ -27,6 +29,9 @@ const EXIT_USAGE: u8 = 1;
 
 /// Any other failure to start or to go on.
 const EXIT_FAILURE: u8 = 2;
+
+/// The answer to a question is no.
+const EXIT_NO: u8 = 3;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,6 +61,8 @@ enum Command {
     Eab(Eab),
     /// Takes over accounts, so that clients keep their account URLs; works beside a running daemon, and without
     Import(Import),
+    /// Says which names may be ordered, and which rule decides; works beside a running daemon, and without
+    Policy(Policy),
     /// Keeps our accounts at the CAs; works beside a running daemon, and without
     Upstream(Upstream),
 }
@@ -92,6 +99,10 @@ pub fn run() -> ExitCode {
                 |config| app::import::step_ca(config, import),
                 |text| Ok(write!(std::io::stdout(), "{text}")?),
             )
+        }
+        Some(Command::Policy(policy)) => {
+            let (config, request) = policy.into_request();
+            carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
         None => serve::serve(cli.serve),
@@ -150,7 +161,13 @@ where
     };
     match done.and_then(|text| hand_over(&text)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
+        Err(error) => match error.downcast_ref::<No>() {
+            Some(No(text)) => match write!(std::io::stdout(), "{text}") {
+                Ok(()) => ExitCode::from(EXIT_NO),
+                Err(_) => ExitCode::from(EXIT_FAILURE),
+            },
+            None => fail(&format!("{error:#}"), EXIT_FAILURE),
+        },
     }
 }
 

@@ -17,17 +17,23 @@ use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
 
 pub use crate::ra::external_account::NewKey;
+pub use crate::ra::policy::Question;
 pub use crate::server::control::{Answer, Request, UpstreamCommand, UpstreamRequest};
 
 /// How often to look for the socket of a daemon that has the store open: it may be about to make it.
 const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The answer to a question is no: the text to print.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct No(pub String);
+
 /// Carries out a command, and gives the text to print.
 ///
 /// # Errors
 ///
-/// Why not, in one sentence.
+/// Why not, in one sentence; or [`No`].
 pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<String> {
     Operator::new(config).carry_out(request).await
 }
@@ -84,6 +90,7 @@ impl Operator {
         };
         match answer {
             Answer::Done(text) => Ok(text),
+            Answer::No(text) => Err(No(text).into()),
             Answer::Refused(why) => Err(anyhow!(why)),
         }
     }

@@ -6,6 +6,7 @@
 
 mod eab;
 mod import;
+mod policy;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -25,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use crate::acme::account::Account;
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::{KeyError, NewKey};
+use crate::ra::policy::Question;
 use crate::server::Server;
 
 /// The socket in the store's directory.
@@ -66,6 +68,8 @@ pub enum Request {
         /// Whether it is only to be seen what would be done.
         dry_run: bool,
     },
+    /// What the policy says.
+    ExplainPolicy(Question),
     /// Something about our accounts at the CAs.
     Upstream(UpstreamRequest),
 }
@@ -114,6 +118,8 @@ pub trait UpstreamAccounts: Send + Sync + 'static {
 pub enum Answer {
     /// It is done.
     Done(String),
+    /// It was a question, and the answer is no.
+    No(String),
     /// It is not, and why.
     Refused(String),
 }
@@ -129,6 +135,11 @@ pub async fn answer(
         Request::ListKeys => eab::list(ra).await,
         Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
         Request::ImportAccounts { accounts, dry_run } => import::accounts(ra, &accounts, dry_run).await,
+        Request::ExplainPolicy(question) => match policy::explain(ra, question).await {
+            Ok((true, text)) => Ok(text),
+            Ok((false, text)) => return Answer::No(text),
+            Err(error) => Err(error),
+        },
         Request::Upstream(request) => upstreams.answer(request).await.map_err(KeyError::Refused),
     };
     match done {
