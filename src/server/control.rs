@@ -4,7 +4,11 @@
 //! The answers are the text that the command line prints: it is the same when the command line, finding nobody here,
 //! opens the store itself and calls [`answer`].
 
+pub mod accounts;
+pub mod certs;
 mod eab;
+pub mod listing;
+pub mod orders;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -24,6 +28,10 @@ use tokio::time::{sleep, timeout};
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::{KeyError, NewKey};
 use crate::server::Server;
+use crate::server::control::accounts::AccountsRequest;
+use crate::server::control::certs::CertsRequest;
+use crate::server::control::listing::Page;
+use crate::server::control::orders::OrdersRequest;
 
 /// The socket in the store's directory.
 const SOCKET: &str = "control.sock";
@@ -59,6 +67,25 @@ pub enum Request {
     },
     /// Something about our accounts at the CAs.
     Upstream(UpstreamRequest),
+    /// Something about the certificates.
+    Certs(CertsRequest),
+    /// Something about the orders.
+    Orders(OrdersRequest),
+    /// Something about the accounts.
+    Accounts(AccountsRequest),
+}
+
+impl Request {
+    /// Why nobody but a running daemon can do this, if so.
+    pub fn needs_daemon(&self) -> Option<&'static str> {
+        match self {
+            Self::Certs(CertsRequest::Revoke { .. }) => Some(
+                "no daemon runs, and only the CA can revoke a certificate: start the daemon, which asks it, and give the \
+                 command again",
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// What the operator wants of an account at a CA.
@@ -98,6 +125,9 @@ pub enum UpstreamCommand {
 pub trait UpstreamAccounts: Send + Sync + 'static {
     /// The text for people; the error, too.
     async fn answer(&self, request: UpstreamRequest) -> Result<String, String>;
+
+    /// How the upstream of this name is, for people.
+    async fn health(&self, upstream: &str) -> String;
 }
 
 /// What comes of it, for people.
@@ -105,6 +135,8 @@ pub trait UpstreamAccounts: Send + Sync + 'static {
 pub enum Answer {
     /// It is done.
     Done(String),
+    /// A part of a list.
+    Page(Page),
     /// It is not, and why.
     Refused(String),
 }
@@ -120,9 +152,16 @@ pub async fn answer(
         Request::ListKeys => eab::list(ra).await,
         Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
         Request::Upstream(request) => upstreams.answer(request).await.map_err(KeyError::Refused),
+        Request::Certs(request) => return answered(certs::answer(ra, request).await),
+        Request::Orders(request) => return answered(orders::answer(ra, upstreams, request).await),
+        Request::Accounts(request) => return answered(accounts::answer(ra, request).await),
     };
+    answered(done.map(Answer::Done))
+}
+
+fn answered(done: Result<Answer, KeyError>) -> Answer {
     match done {
-        Ok(text) => Answer::Done(text),
+        Ok(answer) => answer,
         Err(KeyError::Refused(why)) => Answer::Refused(why),
         Err(KeyError::Store(error)) => Answer::Refused(error.to_string()),
     }
