@@ -8,6 +8,7 @@ pub mod authorization;
 pub mod certificate;
 pub mod external_account;
 pub mod import;
+pub mod inventory;
 pub mod key_change;
 pub(crate) mod limit;
 pub mod order;
