@@ -58,8 +58,8 @@ impl Operator {
                 break control::answer(ra, accounts, request).await;
             }
             let asked = control::ask(&path, &request).await;
-            let asked =
-                asked.with_context(|| format!("the daemon with the store {} can not be asked", path.display()));
+            let asked = asked
+                .with_context(|| format!("the daemon with the store {} can not be asked", path.display()));
             if let Some(answer) = asked? {
                 break answer;
             }

@@ -107,13 +107,14 @@ pub async fn step_ca(config: Config, import: Import) -> anyhow::Result<String> {
 
 /// The provisioner of accounts whose own is not written down, or why there is none.
 fn fallback(policy: &Policy, wanted: Option<&str>) -> anyhow::Result<Result<String, String>> {
-    let names: Vec<&str> = policy.provisioners().iter().map(|known| known.name.as_str()).collect();
+    let names: Vec<&str> = policy
+        .provisioners()
+        .iter()
+        .map(|known| known.name.as_str())
+        .collect();
     match (wanted, names.as_slice()) {
         (Some(name), names) if names.contains(&name) => Ok(Ok(name.to_owned())),
-        (Some(name), names) => bail!(
-            "ca.json has no provisioner {name:?}; it has {}",
-            names.join(", ")
-        ),
+        (Some(name), names) => bail!("ca.json has no provisioner {name:?}; it has {}", names.join(", ")),
         (None, [only]) => Ok(Ok((*only).to_owned())),
         (None, several) => Ok(Err(format!(
             "its provisioner is not written down; say --provisioner with one of {}",
@@ -132,7 +133,9 @@ fn open(path: &Path) -> anyhow::Result<File> {
                 "{name} is a badger database, which only badger itself can read: copy its accounts into a bbolt file, \
                  which takes the Go program of twenty lines in docs/MIGRATION.md, and import that"
             ),
-            false => bail!("{name} is a directory; give the bbolt file that db.dataSource names in step-ca's ca.json"),
+            false => bail!(
+                "{name} is a directory; give the bbolt file that db.dataSource names in step-ca's ca.json"
+            ),
         }
     }
     // Reading from anything else may never end.
@@ -172,7 +175,9 @@ async fn take_over(
     let mut rest = taken;
     while !rest.is_empty() {
         let accounts = page(rest)?;
-        let answer = operator.carry_out(Request::ImportAccounts { accounts, dry_run }).await?;
+        let answer = operator
+            .carry_out(Request::ImportAccounts { accounts, dry_run })
+            .await?;
         let outcomes: Vec<Imported> = serde_json::from_str(&answer)?;
         let (done, left) = rest.split_at_checked(outcomes.len()).unwrap_or((rest, &[]));
         if done.is_empty() {
@@ -218,9 +223,8 @@ impl Summary {
         for Taken { account, url_prefix } in &accounts.taken {
             let provisioner = account.provisioner();
             let metas = config.server.provisioners.iter();
-            let wants_binding = |meta: &&crate::server::Meta| {
-                meta.name == provisioner && meta.external_account_required
-            };
+            let wants_binding =
+                |meta: &&crate::server::Meta| meta.name == provisioner && meta.external_account_required;
             binding.extend(metas.filter(wants_binding).map(|meta| meta.name.clone()));
             let prefix = url_prefix.as_ref();
             if let Some(prefix) = prefix.filter(|it| !config.server.begins_account_urls(provisioner, it)) {
@@ -273,7 +277,11 @@ impl Summary {
     fn write(&self, out: &mut String, path: &Path, accounts: &Accounts, dry_run: bool) -> std::fmt::Result {
         writeln!(out, "{}: {} accounts", path.display(), accounts.records)?;
         let verb = if dry_run { "to be imported" } else { "imported" };
-        writeln!(out, "  {verb}: {}, {} of them deactivated", self.imported, self.deactivated)?;
+        writeln!(
+            out,
+            "  {verb}: {}, {} of them deactivated",
+            self.imported, self.deactivated
+        )?;
         writeln!(out, "  here before: {}", self.before)?;
         writeln!(out, "  not taken: {}", self.refused.len())?;
         for (id, why) in &self.refused {

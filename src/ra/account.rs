@@ -106,11 +106,7 @@ impl RegistrationAuthority {
     /// # Errors
     ///
     /// `accountDoesNotExist`, or `unauthorized` (401, RFC 8555 §7.3.6) if it is deactivated.
-    pub async fn signing_account(
-        &self,
-        provisioner: &str,
-        name: &AccountName,
-    ) -> Result<Account, Refusal> {
+    pub async fn signing_account(&self, provisioner: &str, name: &AccountName) -> Result<Account, Refusal> {
         let unknown = || {
             Problem::new(
                 ProblemType::AccountDoesNotExist,
