@@ -94,7 +94,7 @@ pub fn run() -> ExitCode {
             )
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
-        None => serve::serve(&cli.serve),
+        None => serve::serve(cli.serve),
     }
 }
 
