@@ -11,6 +11,7 @@ mod config;
 mod eab_cli;
 mod gate;
 mod harness;
+mod import;
 mod late;
 mod layering;
 mod overload;
