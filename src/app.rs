@@ -3,6 +3,7 @@
 
 pub mod account_file;
 pub mod control;
+pub mod deep;
 mod upstreams;
 
 use std::io;
@@ -40,7 +41,7 @@ use crate::worker::upstream::Upstream;
 const SHUTDOWN: Duration = Duration::from_secs(35);
 
 /// `EAFNOSUPPORT`: the host has no IPv6.
-const NO_IPV6: i32 = 97;
+pub(crate) const NO_IPV6: i32 = 97;
 
 /// The daemon, ready to serve.
 pub struct App {

@@ -1,21 +1,23 @@
 //! The command line (COMPAT section 2): `acme-proxy ca.json` serves, `acme-proxy check ca.json` only looks, `acme-proxy eab` keeps external
 //! account keys, `acme-proxy upstream` the accounts at the CAs.
 
+mod check;
 mod eab;
 mod serve;
 mod upstream;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::app::control;
 use crate::app::control::Request;
+use crate::cli::check::Check;
 use crate::cli::eab::Eab;
-use crate::cli::serve::{Network, Serve};
+use crate::cli::serve::Serve;
 use crate::cli::upstream::{Prepared, Upstream};
 use crate::config::{Config, LogFormat, Logger, Overrides};
 
@@ -28,6 +30,7 @@ const EXIT_FAILURE: u8 = 2;
 const EXAMPLES: &str = "\
 Examples:
   acme-proxy check /etc/acme-proxy/ca.json     say what would happen, and what is wrong
+  acme-proxy check --deep /etc/acme-proxy/ca.json   look at files, DNS, the CA and the account there, too
   acme-proxy /etc/acme-proxy/ca.json           serve
   acme-proxy eab add /etc/acme-proxy/ca.json   make a key that clients register with
   acme-proxy upstream show /etc/acme-proxy/ca.json   show our accounts at the CAs
@@ -47,20 +50,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reads the configuration and says what the daemon would do; asks no network, spends no EAB, writes nothing
+    /// Reads the configuration and says what the daemon would do; asks no network, spends no EAB, writes nothing. With
+    /// --deep, looks at all that it stands on
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
     /// Keeps our accounts at the CAs; works beside a running daemon, and without
     Upstream(Upstream),
-}
-
-#[derive(Args)]
-struct Check {
-    /// The configuration
-    config: PathBuf,
-    #[command(flatten)]
-    network: Network,
 }
 
 /// Runs the program.
@@ -75,23 +71,13 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
-        Some(Command::Check(check)) => run_check(&check),
+        Some(Command::Check(check)) => check::check(&check),
         Some(Command::Eab(eab)) => {
             let (config, request) = eab.into_request();
             carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
         None => serve::serve(&cli.serve),
-    }
-}
-
-fn run_check(check: &Check) -> ExitCode {
-    match Config::load(&check.config, &check.network.overrides()) {
-        Ok(config) => match writeln!(std::io::stdout(), "{}", config.report()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::from(EXIT_FAILURE),
-        },
-        Err(error) => fail(&error, error.exit_code()),
     }
 }
 

@@ -63,7 +63,7 @@ pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<Strin
 }
 
 /// Files that another user makes in the store could not be read by the daemon.
-fn check_owner(store: &Path) -> anyhow::Result<()> {
+pub(crate) fn check_owner(store: &Path) -> anyhow::Result<()> {
     let existing = store.ancestors().find_map(|path| std::fs::metadata(path).ok());
     let user = rustix::process::geteuid().as_raw();
     match existing.map(|metadata| metadata.uid()) {
