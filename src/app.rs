@@ -3,6 +3,7 @@
 
 pub mod account_file;
 pub mod control;
+pub mod deep;
 pub mod import;
 mod listen;
 mod reload;

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod certs;
+mod check;
 mod eab;
 mod import;
 mod listing;
@@ -13,10 +14,10 @@ mod serve;
 mod upstream;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::app;
@@ -24,12 +25,13 @@ use crate::app::control;
 use crate::app::control::{No, Operator, Request};
 use crate::cli::accounts::Accounts;
 use crate::cli::certs::Certs;
+use crate::cli::check::Check;
 use crate::cli::eab::Eab;
 use crate::cli::import::Import;
 use crate::cli::manual::{Completions, Man, Version};
 use crate::cli::orders::Orders;
 use crate::cli::policy::Policy;
-use crate::cli::serve::{Network, Serve};
+use crate::cli::serve::Serve;
 use crate::cli::upstream::{Prepared, Upstream};
 use crate::config::{Config, LogFormat, Logger, Overrides};
 
@@ -45,6 +47,7 @@ const EXIT_NO: u8 = 3;
 const EXAMPLES: &str = "\
 Examples:
   acme-proxy check /etc/acme-proxy/ca.json     say what would happen, and what is wrong
+  acme-proxy check --deep /etc/acme-proxy/ca.json   look at files, DNS, the CA and the account there, too
   acme-proxy /etc/acme-proxy/ca.json           serve
   acme-proxy eab add /etc/acme-proxy/ca.json   make a key that clients register with
   acme-proxy upstream show /etc/acme-proxy/ca.json   show our accounts at the CAs
@@ -66,7 +69,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reads the configuration and says what the daemon would do; asks no network, spends no EAB, writes nothing
+    /// Reads the configuration and says what the daemon would do; asks no network, spends no EAB, writes nothing. With
+    /// --deep, looks at all that it stands on
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
@@ -90,14 +94,6 @@ enum Command {
     Man(Man),
 }
 
-#[derive(Args)]
-struct Check {
-    /// The configuration
-    config: PathBuf,
-    #[command(flatten)]
-    network: Network,
-}
-
 /// Runs the program.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -110,7 +106,7 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
-        Some(Command::Check(check)) => run_check(&check),
+        Some(Command::Check(check)) => check::check(&check),
         Some(Command::Eab(eab)) => {
             let (config, request) = eab.into_request();
             carry_out(&config, request, print)
@@ -140,16 +136,6 @@ pub fn run() -> ExitCode {
         Some(Command::Completions(completions)) => ended(completions.run()),
         Some(Command::Man(man)) => ended(man.run()),
         None => serve::serve(cli.serve),
-    }
-}
-
-fn run_check(check: &Check) -> ExitCode {
-    match Config::load(&check.config, &check.network.overrides()) {
-        Ok(config) => match writeln!(std::io::stdout(), "{}", config.report()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::from(EXIT_FAILURE),
-        },
-        Err(error) => fail(&error, error.exit_code()),
     }
 }
 

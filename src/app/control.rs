@@ -117,7 +117,7 @@ impl Operator {
 }
 
 /// Files that another user makes in the store could not be read by the daemon.
-fn check_owner(store: &Path) -> anyhow::Result<()> {
+pub(crate) fn check_owner(store: &Path) -> anyhow::Result<()> {
     let existing = store.ancestors().find_map(|path| std::fs::metadata(path).ok());
     let user = rustix::process::geteuid().as_raw();
     match existing.map(|metadata| metadata.uid()) {

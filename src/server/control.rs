@@ -115,6 +115,8 @@ pub struct UpstreamRequest {
 pub enum UpstreamCommand {
     /// To look at it.
     Show,
+    /// To ask the CAs whether they know it; the answer is for `check --deep`, not for people.
+    Confirm,
     /// To make it.
     Register {
         /// Also if there is one.

@@ -8,6 +8,7 @@
 )]
 
 mod config;
+mod deep;
 mod eab_cli;
 mod gate;
 mod harness;
