@@ -21,6 +21,7 @@ use crate::ra::order::NewOrder;
 use crate::server::Shared;
 use crate::server::access_log::RequestId;
 use crate::server::link::Links;
+use crate::server::peers::Peer;
 use crate::server::respond::{self, Rejection};
 use crate::server::signed::{ByAccount, PostAsGet};
 
@@ -114,6 +115,7 @@ pub(crate) fn wire_time(time: Timestamp) -> String {
 pub(crate) async fn new(
     State(shared): State<Arc<Shared>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    peer: Option<Extension<Peer>>,
     signed: ByAccount,
 ) -> Result<Response, Rejection> {
     let request: NewOrderRequest = signed.object()?;
@@ -128,8 +130,10 @@ pub(crate) async fn new(
             not_after: request.not_after,
             profile: request.profile,
             replaces: replaces?,
+            at_most_days: None,
         },
         request_id: Some(request_id),
+        address: peer.map(|Extension(Peer(address))| address),
     };
     let order = shared.ra.new_order(&signed.account, request).await?;
     object(
@@ -154,6 +158,7 @@ pub(crate) async fn get(
 pub(crate) async fn finalize(
     State(shared): State<Arc<Shared>>,
     Path((_, id)): Path<(String, String)>,
+    peer: Option<Extension<Peer>>,
     signed: ByAccount,
 ) -> Result<Response, Rejection> {
     let id = parsed(&id)?;
@@ -162,7 +167,8 @@ pub(crate) async fn finalize(
     let csr = URL_SAFE_NO_PAD
         .decode(request.csr.trim_end_matches('='))
         .map_err(|_| Problem::malformed("the csr is not base64url"))?;
-    let order = shared.ra.finalize(&signed.account, id, csr).await?;
+    let address = peer.map(|Extension(Peer(address))| address);
+    let order = shared.ra.finalize(&signed.account, id, csr, address).await?;
     object(StatusCode::OK, &order, &signed.links, shared.ra.clock().now())
 }
 

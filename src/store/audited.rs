@@ -11,6 +11,7 @@ use crate::acme::account::{Account, AccountStatus};
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
+use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::history::{Step, StepKind};
 use crate::acme::order::{Order, OrderStatus};
@@ -237,6 +238,10 @@ impl Store for Audited {
 
     async fn orders_of(&self, account: AccountId, after: Option<OrderId>, limit: usize) -> Result<Vec<OrderId>, StoreError> {
         self.inner.orders_of(account, after, limit).await
+    }
+
+    async fn orders_for(&self, name: &Identifier, since: Timestamp) -> Result<Vec<Timestamp>, StoreError> {
+        self.inner.orders_for(name, since).await
     }
 
     async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {

@@ -347,9 +347,9 @@ async fn i9_the_eab_is_in_no_log_no_page_and_no_command_line() {
 
 /// How a secret may look inside something else: as it is, in hexadecimal, as a list of bytes, and in base64 at each of
 /// the three places that it may begin at there.
-fn forms(secret: &[u8]) -> Vec<String> {
+pub(crate) fn forms(secret: &[u8]) -> Vec<String> {
     let mut forms = vec![
-        text(secret),
+        String::from_utf8_lossy(secret).into_owned(),
         secret.iter().map(|byte| format!("{byte:02x}")).collect(),
         format!("{secret:?}").trim_matches(['[', ']']).to_owned(),
     ];
