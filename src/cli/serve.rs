@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::app::App;
 use crate::cli::{EXIT_FAILURE, EXIT_USAGE, fail, start_logging};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, DnsServer, Overrides};
 
 /// What can be said to the daemon.
 #[derive(Args)]
@@ -36,7 +36,7 @@ pub(crate) struct Serve {
 #[derive(Args)]
 pub(crate) struct Network {
     /// DNS server for challenge look-ups, instead of validation.resolvers
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = DnsServer::of_flag)]
     resolver: Option<SocketAddr>,
     /// Port on which http-01 is answered; for tests only, needs --insecure
     #[arg(long, value_name = "PORT", requires = "insecure")]
