@@ -15,7 +15,7 @@ const FILE: &str = r#"{
   "db": {},
   "authority": {
     "config": { "upstreams": [{}] },
-    "provisioners": [{ "type": "ACME", "eabKeys": [{}] }]
+    "provisioners": [{ "type": "ACME", "eabKeys": [{ "policy": { "per_name": [{}] } }] }]
   }
 }"#;
 
@@ -73,7 +73,11 @@ fn documented() -> BTreeSet<String> {
             None => below = None,
         }
     }
-    keys
+    // Where `policy` may stand only points to where it is documented.
+    keys.iter()
+        .map(|path| normal(path))
+        .filter(|path| path != "policy")
+        .collect()
 }
 
 fn is_below(path: &str, above: &str) -> bool {

@@ -10,7 +10,7 @@ use crate::config::absolute;
 use crate::config::claims;
 use crate::config::claims::Lifetimes;
 use crate::config::external_account;
-use crate::config::names::name_rules;
+use crate::config::names::rules;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
@@ -56,7 +56,7 @@ pub(crate) fn read(
     authority.ignore("disableGetSSHHosts", "no SSH certificates are issued");
     authority.ignore("authorityId", "nothing is reported to Smallstep");
     let deployment = deployment(authority);
-    let names = authority.section("policy", name_rules);
+    let rules = authority.section("policy", rules);
     let context = Context {
         upstreams,
         mode,
@@ -66,7 +66,7 @@ pub(crate) fn read(
     (kind?, admin?, backdate?, lifetimes?, deployment?);
     Ok(Settings {
         provisioners: provisioners?,
-        names: names?,
+        rules: rules?,
         routes: Routes::default(),
         issuance_deadline: DAY,
         order_lifetime: DAY,
@@ -196,7 +196,7 @@ fn provisioner(section: &Section<'_>, context: Context<'_>) -> Result<Provisione
     let terms_of_service = url(section, "termsOfService");
     let website = url(section, "website");
     let caa_identities = section.texts("caaIdentities");
-    let names = section.section("policy", name_rules);
+    let rules = section.section("policy", rules);
     let options = section.section("options", options);
     let claims = section.section("claims", |section| claims::read(section, lifetimes));
     section.ignore("forceCN", RAW_CSR);
@@ -214,7 +214,7 @@ fn provisioner(section: &Section<'_>, context: Context<'_>) -> Result<Provisione
         terms_of_service: terms_of_service?,
         website: website?,
         caa_identities: caa_identities?.iter().map(|text| text.value.to_owned()).collect(),
-        names: names?,
+        rules: rules?,
         upstream: upstream?,
         external_accounts: external_accounts?,
     })

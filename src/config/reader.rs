@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::config::tree::Node;
@@ -21,9 +23,16 @@ pub(crate) struct Findings {
     /// Every key that was asked for, to hold them against the documentation.
     #[cfg(test)]
     pub(crate) asked: RefCell<std::collections::BTreeSet<String>>,
+    /// Where secrets are kept: files; `None` is the one that is read.
+    secrets: RefCell<Vec<Option<PathBuf>>>,
 }
 
 impl Findings {
+    /// The files that secrets are kept in; `None` is the one that is read.
+    pub(crate) fn take_secrets(&self) -> Vec<Option<PathBuf>> {
+        self.secrets.take()
+    }
+
     /// All errors and all warnings, one line each, in the order of the file.
     pub(crate) fn into_lines(self, file: &str) -> (Vec<String>, Vec<String>) {
         let lines = |findings: RefCell<Vec<(usize, String)>>| {
@@ -64,6 +73,11 @@ impl Place<'_> {
     pub(crate) fn warn(&self, text: impl fmt::Display) {
         let text = format!("{}: {text}", self.path);
         self.findings.warnings.borrow_mut().push((self.line, text));
+    }
+
+    /// Records that a secret is kept here, or in another file.
+    pub(crate) fn keeps_secret(&self, file: Option<&Path>) {
+        self.findings.secrets.borrow_mut().push(file.map(Path::to_owned));
     }
 }
 

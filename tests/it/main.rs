@@ -9,9 +9,11 @@
 
 mod compat;
 mod config;
+mod deep;
 mod eab_cli;
 mod gate;
 mod harness;
+mod import;
 mod late;
 mod layering;
 mod overload;
