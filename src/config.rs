@@ -269,7 +269,8 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     });
     (monitoring?, crl?);
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, audit, cors, blocked_keys)) = authority?;
+    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, audit, cors, blocked_keys)) =
+        authority?;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
     let wishes = upstreams.all.iter();
