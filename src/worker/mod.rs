@@ -5,6 +5,7 @@
 
 mod collection;
 mod failover;
+mod inventory;
 mod issuance;
 mod late;
 pub(crate) mod own_certificate;
@@ -158,6 +159,7 @@ impl Worker {
         let mut tasks = JoinSet::new();
         while !*stop.borrow() {
             while tasks.try_join_next().is_some() {}
+            self.context.metrics.health.turns(&name_of(lane));
             let free_now = self.places(lane, free.available_permits(), places);
             let (limit, share) = portion(lane.kind(), free_now);
             let leased = self.lease(lane, limit, share).await;
@@ -211,6 +213,15 @@ impl Worker {
                 })
             }
         }
+    }
+}
+
+/// A lane for people.
+fn name_of(lane: Lane) -> String {
+    let kind = lane.kind().name();
+    match lane.upstream() {
+        Some(upstream) => format!("{kind} {upstream}"),
+        None => kind.to_owned(),
     }
 }
 

@@ -10,11 +10,12 @@ use tokio::task::JoinSet;
 
 use crate::acme::job::{Lane, WorkKind};
 use crate::acme::upstream::UpstreamName;
+use crate::metrics::health::{ACCOUNT, RESOLVER, STORE};
 use crate::metrics::raise_to;
 use crate::store::{Waiting, offers};
 use crate::upstream::Error;
 use crate::worker::upstream::{Operation, Watched};
-use crate::worker::{Context, backoff, failover, own_certificate, renewal};
+use crate::worker::{Context, backoff, failover, inventory, own_certificate, renewal};
 
 /// How often deletable orders are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -37,8 +38,13 @@ const PREPARE_CEILING: Duration = Duration::from_secs(60);
 /// The wait after the CA has refused the account for good: somebody must do something first (SECURITY F10).
 const PREPARE_REFUSED: Duration = Duration::from_secs(3600);
 
+/// How often the DNS servers for challenge look-ups are asked something.
+const RESOLVER_EVERY: Duration = Duration::from_secs(30);
+
+/// So often in a row they must be silent to count as away: one lost packet is none of anybody's business.
+const RESOLVER_SILENT: u32 = 2;
+
 const OWN_CERTIFICATE: &str = "own certificate";
-const STORE: &str = "store";
 
 /// Says what is missing before anything has been looked at: nobody is told that all is well before it is.
 pub(crate) fn report_unknown(context: &Context) {
@@ -47,6 +53,9 @@ pub(crate) fn report_unknown(context: &Context) {
         let account = "the account at the CA has not been looked up yet".to_owned();
         health.report(&account_at(*name), Err(account));
         context.metrics.upstream.show(name.as_str());
+    }
+    for part in [STORE, RESOLVER] {
+        health.report(part, Err(format!("the {part} has not been looked at yet")));
     }
     if context.settings.own_certificate_names.is_some() {
         let certificate = "the own certificate has not been looked up yet".to_owned();
@@ -57,8 +66,8 @@ pub(crate) fn report_unknown(context: &Context) {
 /// What the account at the CA is called in the state of health.
 pub(crate) fn account_at(name: UpstreamName) -> String {
     match name.is_default() {
-        true => "upstream account".to_owned(),
-        false => format!("upstream account {name}"),
+        true => ACCOUNT.to_owned(),
+        false => format!("{ACCOUNT} {name}"),
     }
 }
 
@@ -76,7 +85,16 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
             )
         });
     }
-    let work = async { tokio::join!(own(&context), sweep(&context), census(&context)) };
+    let work = async {
+        tokio::join!(
+            own(&context),
+            sweep(&context),
+            census(&context),
+            resolver(&context),
+            inventory::run(&context),
+            store_failure(&context)
+        )
+    };
     tokio::select! {
         _ = work => {}
         _ = stop.wait_for(|stop| *stop) => {}
@@ -174,6 +192,31 @@ async fn own(context: &Context) {
     }
 }
 
+async fn resolver(context: &Context) {
+    let mut silent = 0_u32;
+    loop {
+        silent = match context.validator.resolver_answers().await {
+            true => 0,
+            false => silent.saturating_add(1),
+        };
+        let state = match silent {
+            0 => Ok(()),
+            _ => Err(
+                "no DNS server for challenge look-ups answers; challenges can not be validated".to_owned(),
+            ),
+        };
+        if silent == 0 || silent >= RESOLVER_SILENT {
+            context.metrics.health.report(RESOLVER, state);
+        }
+        tokio::time::sleep(RESOLVER_EVERY).await;
+    }
+}
+
+async fn store_failure(context: &Context) {
+    let failure = context.store.failed().await;
+    context.metrics.health.store_has_failed(failure.to_string());
+}
+
 async fn sweep(context: &Context) {
     loop {
         match context.store.sweep(context.clock.now(), SWEEP_BATCH).await {
@@ -190,6 +233,7 @@ async fn census(context: &Context) {
     let metrics = &context.metrics;
     let mut unconfigured = BTreeSet::new();
     loop {
+        metrics.health.turns("upkeep");
         match context.store.census().await {
             Ok(census) => {
                 for name in census.lanes.keys().filter_map(|lane| lane.upstream()) {
@@ -205,6 +249,7 @@ async fn census(context: &Context) {
                 raise_to(&metrics.store_commits, census.commits);
                 raise_to(&metrics.store_syncs, census.syncs);
                 metrics.store_bytes.set(whole(census.bytes_on_disk));
+                metrics.store_free_bytes.set(whole(census.bytes_free));
             }
             Err(error) => tracing::error!(%error, "the store can not be counted"),
         }
