@@ -193,7 +193,8 @@ async fn own(context: &Context) {
 }
 
 async fn resolver(context: &Context) {
-    let mut silent = 0_u32;
+    // Nobody has heard of them yet.
+    let mut silent = RESOLVER_SILENT;
     loop {
         silent = match context.validator.resolver_answers().await {
             true => 0,
