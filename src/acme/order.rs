@@ -4,6 +4,8 @@
 //! in `late` for one that has ended before the CA was done. No clock is read here, and nothing is persisted: callers do
 //! that, by compare-and-swap.
 
+mod counting;
+pub mod history;
 pub mod late;
 mod replacing;
 #[cfg(test)]
@@ -22,6 +24,7 @@ use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType};
 use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
+use crate::acme::order::history::Step;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::{Advice, CertificateId};
 use crate::acme::revocation::Revocation;
@@ -50,6 +53,9 @@ pub struct Order {
     expires: Timestamp,
     authorizations: Vec<Authorization>,
     stage: Stage,
+    /// When its CSR was handed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    finalized: Option<Timestamp>,
     #[serde(default)]
     wishes: Wishes,
     /// It has failed, and whoever replaces the certificate that it was to replace need not wait for its end.
@@ -64,9 +70,12 @@ pub struct Order {
     /// The account that has opened its order at the CA is not the one of now, which can not come to share it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     left_line: bool,
+    /// What has happened to it, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<Step>,
 }
 
-/// What a client asks for beyond the names.
+/// What is asked for beyond the names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wishes {
     /// The first moment of the certificate's validity (RFC 8555 §7.4).
@@ -81,6 +90,9 @@ pub struct Wishes {
     /// The certificate that the new one replaces (RFC 9773 §5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<CertificateId>,
+    /// How many days the certificate may be valid at most: the policy's wish, which no client has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most_days: Option<u32>,
 }
 
 /// How far the order has come beyond its authorizations.
@@ -283,11 +295,13 @@ impl Order {
             expires: after(now, lifetime),
             authorizations: identifiers.into_iter().map(offering).collect(),
             stage: Stage::Open,
+            finalized: None,
             wishes: Wishes::default(),
             gave_up_replacing: false,
             advice: None,
             unseen_since: None,
             left_line: false,
+            steps: Vec::new(),
         }
     }
 
@@ -325,11 +339,13 @@ impl Order {
                 finalized: now,
                 upstream: None,
             },
+            finalized: Some(now),
             wishes: Wishes::default(),
             gave_up_replacing: false,
             advice: None,
             unseen_since: None,
             left_line: false,
+            steps: Vec::new(),
         }
     }
 

@@ -19,6 +19,9 @@ use crate::upstream::account::portable::Portable;
 use crate::upstream::acme::Ca;
 use crate::worker::upkeep;
 
+/// What is known of a CA without a daemon.
+const NOT_RUNNING: &str = "no daemon runs, so that nothing is asked of it";
+
 /// The accounts of a daemon, or of a store that nobody else has open.
 pub(crate) struct Accounts {
     pub(crate) all: Vec<(UpstreamName, Arc<Ca>)>,
@@ -71,6 +74,15 @@ impl UpstreamAccounts for Accounts {
                     "Upstream {name} works with the account {url} from now on.\n"
                 ))
             }
+        }
+    }
+
+    async fn health(&self, upstream: &str) -> String {
+        let found = self.all.iter().find(|(name, _)| name.as_str() == upstream);
+        match (found, &self.metrics) {
+            (Some((name, _)), Some(metrics)) => health_of(metrics, *name),
+            (None, _) => "it is not configured any more: its orders wait until it is again".to_owned(),
+            (Some(_), None) => NOT_RUNNING.to_owned(),
         }
     }
 }
@@ -201,5 +213,9 @@ impl UpstreamAccounts for WithoutDaemon {
         }
         let accounts = Accounts { all, metrics: None };
         accounts.answer(request).await
+    }
+
+    async fn health(&self, _upstream: &str) -> String {
+        NOT_RUNNING.to_owned()
     }
 }

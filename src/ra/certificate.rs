@@ -10,6 +10,7 @@ use crate::acme::id::OrderId;
 use crate::acme::identifier::Identifier;
 use crate::acme::job::Job;
 use crate::acme::order::Order;
+use crate::acme::order::history::StepKind;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
 use crate::jose::jwk::Jwk;
@@ -32,6 +33,8 @@ pub enum Revoker {
     Account(Account),
     /// The holder of this key.
     Key(Jwk),
+    /// Whoever may use the control socket.
+    Operator,
 }
 
 impl RegistrationAuthority {
@@ -70,7 +73,9 @@ impl RegistrationAuthority {
             if !order.value.may_hand_over() {
                 return;
             }
-            let fetched = Versioned::with(order.version, order.value.fetched());
+            let fetched = order.value.fetched();
+            let fetched = fetched.noting(StepKind::Fetched, "", self.clock.now());
+            let fetched = Versioned::with(order.version, fetched);
             match self.store.commit(fetched, None).await {
                 Ok(()) => return,
                 Err(StoreError::Conflict) => {}
@@ -138,6 +143,7 @@ impl RegistrationAuthority {
 
     async fn check_revoker(&self, revoker: &Revoker, order: &Order, leaf: &Der) -> Result<(), Refusal> {
         match revoker {
+            Revoker::Operator => Ok(()),
             Revoker::Account(account) if account.id() == order.account() => Ok(()),
             Revoker::Account(account) => self.check_authorized_for_all(account, order).await,
             Revoker::Key(key) if certificate::key_of(leaf).is_some_and(|of_leaf| of_leaf == *key) => Ok(()),

@@ -20,6 +20,7 @@ use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
+use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
@@ -290,6 +291,9 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
 
+    /// The job of this work, as it waits or was leased, if there is one. For people: it may be another one at once.
+    async fn job(&self, work: &Work) -> Result<Option<Job>, StoreError>;
+
     /// Takes up to `limit` due jobs of a lane, for as long as `span`: each time of the owner who holds the fewest leases
     /// of the lane, and of those the job that has been due longest. An owner who holds `share` leases or more gets
     /// none. However many jobs wait, this stays cheap.
@@ -323,6 +327,10 @@ pub trait Store: Send + Sync + 'static {
     /// order could get a certificate from, at once or later: they have ended too early, or nobody has come for theirs
     /// ([`Order::may_hand_over`]).
     async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError>;
+
+    /// When the orders for this name that count since then or later began to ([`Order::counts_since`]), ascending,
+    /// whoever has made them.
+    async fn orders_for(&self, name: &Identifier, since: Timestamp) -> Result<Vec<Timestamp>, StoreError>;
 
     /// Returns when a job may have become available, or after a while in any case: a wake-up may be missed, so callers
     /// also look on a timer.

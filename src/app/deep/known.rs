@@ -90,6 +90,7 @@ async fn of_daemon(config: &Config) -> Result<Confirmations, String> {
     match answer {
         Answer::Done(text) => parsed(&text),
         Answer::Refused(why) => Err(why),
+        Answer::No(_) | Answer::Page(_) => Err("the daemon is of another version".to_owned()),
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::acme::identifier::DnsName;
-use crate::app::NO_IPV6;
 use crate::app::deep::{Check, Facts, Finding};
+use crate::app::listen::NO_IPV6;
 use crate::validate::inspection::{Heard, Inspection};
 
 /// How long a name may take to be looked up.
