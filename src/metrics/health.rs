@@ -40,6 +40,11 @@ impl Health {
         self.parts().insert(part.to_owned(), state);
     }
 
+    /// Nobody asks for a part any more.
+    pub fn forget(&self, part: &str) {
+        self.parts().remove(part);
+    }
+
     /// What is missing, by part. Empty if all is well. The DNS servers are left out, for without them certificates are
     /// still handed out and revoked.
     pub fn missing(&self) -> BTreeMap<String, String> {
@@ -53,6 +58,12 @@ impl Health {
     pub fn turns(&self, name: &str) {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.insert(name.to_owned(), Instant::now());
+    }
+
+    /// A loop of the daemon's ends as it should.
+    pub fn ends(&self, name: &str) {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.remove(name);
     }
 
     /// The store takes no more writes: only a restart can tell what is on the disk.
@@ -129,6 +140,8 @@ mod tests {
             assert_eq!(health.missing().contains_key(part), part != RESOLVER);
             health.report(part, Ok(()));
         }
+        health.forget("upstream account other");
+        assert!(!health.ready().0, "the account that is left is missing");
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,7 +160,7 @@ mod tests {
                 .as_ref()
                 .is_err_and(|why| why.contains("61 s"))
         );
-        health.turns("validate");
+        health.ends("validate");
         assert!(health.alive().0);
         health.store_has_failed("EIO".to_owned());
         assert!(!health.alive().0 && !health.ready().0);

@@ -217,6 +217,7 @@ impl Worker {
                 Some(_) = tasks.join_next() => {}
             }
         }
+        self.context.metrics.health.ends(&name_of(lane));
         while tasks.join_next().await.is_some() {}
     }
 

@@ -48,6 +48,9 @@ const RESOLVER_SILENT: u32 = 2;
 
 const OWN_CERTIFICATE: &str = "own certificate";
 
+/// What the loop of the figures is called.
+const UPKEEP: &str = "upkeep";
+
 /// Says what is missing before anything has been looked at: nobody is told that all is well before it is.
 pub(crate) fn report_unknown(context: &Context) {
     let health = &context.metrics.health;
@@ -77,7 +80,7 @@ fn forget_others(context: &Context) {
         if !context.upstreams.keys().any(|known| known.as_str() == name) {
             metrics.upstream.forget(&name);
             if let Ok(name) = name.parse() {
-                metrics.health.report(&account_at(name), Ok(()));
+                metrics.health.forget(&account_at(name));
             }
         }
     }
@@ -137,6 +140,7 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
     }
     // Until they are gone, they hold the store.
     upstreams.shutdown().await;
+    context.metrics.health.ends(UPKEEP);
 }
 
 /// Asks for the account at the CA until there is one, and again whenever something has become of it. Only while there is
@@ -277,7 +281,7 @@ async fn census(context: &Context) {
     let metrics = &context.metrics;
     let mut unconfigured = BTreeSet::new();
     loop {
-        metrics.health.turns("upkeep");
+        metrics.health.turns(UPKEEP);
         match context.store.census().await {
             Ok(census) => {
                 for name in census.lanes.keys().filter_map(|lane| lane.upstream()) {
