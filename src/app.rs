@@ -2,6 +2,7 @@
 //! served: a start either works or leaves nothing behind.
 
 pub mod account_file;
+pub mod backup;
 pub mod control;
 pub mod import;
 mod listen;

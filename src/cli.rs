@@ -1,6 +1,7 @@
 //! The command line (COMPAT section 2): `acme-proxy ca.json` serves, `acme-proxy check ca.json` only looks, `acme-proxy eab` keeps external
 //! account keys, `acme-proxy upstream` the accounts at the CAs.
 
+mod backup;
 mod eab;
 mod import;
 mod serve;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::app;
 use crate::app::control;
 use crate::app::control::Request;
+use crate::cli::backup::{Backup, Restore};
 use crate::cli::eab::Eab;
 use crate::cli::import::Import;
 use crate::cli::serve::{Network, Serve};
@@ -54,6 +56,10 @@ enum Command {
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
+    /// Writes all that the store holds to a file, as of now; works beside a running daemon, and without
+    Backup(Backup),
+    /// Makes the store out of a backup, while no daemon runs and where no store is
+    Restore(Restore),
     /// Takes over accounts, so that clients keep their account URLs; works beside a running daemon, and without
     Import(Import),
     /// Keeps our accounts at the CAs; works beside a running daemon, and without
@@ -85,13 +91,19 @@ pub fn run() -> ExitCode {
             let (config, request) = eab.into_request();
             carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
         }
+        Some(Command::Backup(backup)) => operate(
+            &backup.config,
+            |config| app::backup::backup(config, backup.file),
+            print,
+        ),
+        Some(Command::Restore(restore)) => operate(
+            &restore.config,
+            |config| app::backup::restore(config, restore.file),
+            print,
+        ),
         Some(Command::Import(import)) => {
             let (config, import) = import.into_parts();
-            operate(
-                &config,
-                |config| app::import::step_ca(config, import),
-                |text| Ok(write!(std::io::stdout(), "{text}")?),
-            )
+            operate(&config, |config| app::import::step_ca(config, import), print)
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
         None => serve::serve(cli.serve),
@@ -152,6 +164,10 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
     }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(write!(std::io::stdout(), "{text}")?)
 }
 
 fn start_logging(logger: &Logger, quiet: bool) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use crate::app::upstreams::WithoutDaemon;
 use crate::clock::Clock;
@@ -63,34 +64,65 @@ impl Operator {
             if let Some(answer) = asked? {
                 break answer;
             }
-            check_owner(&path)?;
-            let settings = self.config.store.clone();
-            match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
-                Ok(store) => {
-                    let store: Arc<dyn Store> = Arc::new(store);
-                    let policy = Policy::new(self.config.policy.clone());
-                    let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
-                    let accounts = WithoutDaemon {
-                        configured: self.config.upstreams.clone(),
-                        store,
-                    };
-                    self.here = Some((ra, accounts));
-                    continue;
-                }
-                Err(StoreError::InUse { .. }) if attempt < ATTEMPTS => attempt += 1,
-                Err(error) => return Err(error.into()),
-            }
-            tokio::time::sleep(PAUSE).await;
+            self.open(&mut attempt).await?;
         };
         match answer {
             Answer::Done(text) => Ok(text),
             Answer::Refused(why) => Err(anyhow!(why)),
         }
     }
+
+    /// Writes a backup of the store.
+    ///
+    /// # Errors
+    ///
+    /// Why not, in one sentence.
+    pub(crate) async fn backup_into(&mut self, out: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
+        let path = self.config.store.path.clone();
+        let mut attempt = 0;
+        loop {
+            if let Some((ra, _)) = &self.here {
+                let mut backup = ra.backup();
+                while let Some(lines) = backup.next().await? {
+                    out.write_all(&lines).await?;
+                }
+                return Ok(());
+            }
+            let by_daemon = control::backup_into(&path, out).await;
+            if by_daemon.with_context(|| format!("the backup of the store {} broke off", path.display()))? {
+                return Ok(());
+            }
+            self.open(&mut attempt).await?;
+        }
+    }
+
+    /// Opens the store, or waits a moment for the daemon that has it.
+    async fn open(&mut self, attempt: &mut u32) -> anyhow::Result<()> {
+        check_owner(&self.config.store.path)?;
+        let settings = self.config.store.clone();
+        match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
+            Ok(store) => {
+                let store: Arc<dyn Store> = Arc::new(store);
+                let policy = Policy::new(self.config.policy.clone());
+                let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
+                let accounts = WithoutDaemon {
+                    configured: self.config.upstreams.clone(),
+                    store,
+                };
+                self.here = Some((ra, accounts));
+            }
+            Err(StoreError::InUse { .. }) if *attempt < ATTEMPTS => {
+                *attempt += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
 }
 
 /// Files that another user makes in the store could not be read by the daemon.
-fn check_owner(store: &Path) -> anyhow::Result<()> {
+pub(crate) fn check_owner(store: &Path) -> anyhow::Result<()> {
     let existing = store.ancestors().find_map(|path| std::fs::metadata(path).ok());
     let user = rustix::process::geteuid().as_raw();
     match existing.map(|metadata| metadata.uid()) {
