@@ -7,6 +7,7 @@
     reason = "a test that can not go on fails, and says where"
 )]
 
+mod backup;
 mod config;
 mod eab_cli;
 mod gate;
