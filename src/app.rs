@@ -4,6 +4,7 @@
 pub mod account_file;
 pub mod backup;
 pub mod control;
+pub mod deep;
 pub mod import;
 mod listen;
 mod reload;

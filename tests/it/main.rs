@@ -9,6 +9,7 @@
 
 mod backup;
 mod config;
+mod deep;
 mod eab_cli;
 mod gate;
 mod harness;

@@ -19,8 +19,8 @@ use acme_proxy::jose::jwk::{Curve, Jwk};
 use acme_proxy::metrics::Metrics;
 use acme_proxy::policy::blocked_keys::BlockedKeys;
 use acme_proxy::policy::limits::Limits;
-use acme_proxy::policy::names::NameRules;
 use acme_proxy::policy::routes::Routes;
+use acme_proxy::policy::rules::Rules;
 use acme_proxy::policy::{self, ExternalAccounts, Policy, Provisioner};
 use acme_proxy::ra::account::NewAccount;
 use acme_proxy::ra::order::NewOrder;
@@ -196,7 +196,10 @@ impl Arena {
     /// An order whose certificate is here.
     pub(crate) async fn issued(&self, account: &Account) -> Order {
         let order = self.ready(account).await;
-        self.ra.finalize(account, order.id(), self.csr(0)).await.unwrap();
+        self.ra
+            .finalize(account, order.id(), self.csr(0), None)
+            .await
+            .unwrap();
         self.rest().await;
         self.stored(order.id()).await
     }
@@ -331,11 +334,11 @@ fn policy() -> Policy {
             terms_of_service: None,
             website: None,
             caa_identities: Vec::new(),
-            names: NameRules::default(),
+            rules: Rules::default(),
             upstream: None,
             external_accounts: ExternalAccounts::default(),
         }],
-        names: NameRules::default(),
+        rules: Rules::default(),
         routes: Routes::default(),
         issuance_deadline: DEADLINE,
         order_lifetime: ORDER_LIFETIME,
