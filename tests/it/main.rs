@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod backup;
 mod canary;
 mod compat;
 mod config;
