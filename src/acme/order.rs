@@ -5,6 +5,7 @@
 //! that, by compare-and-swap.
 
 mod counting;
+pub mod history;
 pub mod late;
 mod replacing;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType};
 use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
+use crate::acme::order::history::Step;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::{Advice, CertificateId};
 use crate::acme::revocation::Revocation;
@@ -68,6 +70,9 @@ pub struct Order {
     /// The account that has opened its order at the CA is not the one of now, which can not come to share it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     left_line: bool,
+    /// What has happened to it, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<Step>,
 }
 
 /// What is asked for beyond the names.
@@ -296,6 +301,7 @@ impl Order {
             advice: None,
             unseen_since: None,
             left_line: false,
+            steps: Vec::new(),
         }
     }
 
@@ -339,6 +345,7 @@ impl Order {
             advice: None,
             unseen_since: None,
             left_line: false,
+            steps: Vec::new(),
         }
     }
 

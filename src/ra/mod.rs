@@ -7,6 +7,7 @@ pub mod account;
 pub mod authorization;
 pub mod certificate;
 pub mod external_account;
+pub mod import;
 pub mod key_change;
 pub(crate) mod limit;
 pub mod order;
@@ -81,9 +82,10 @@ pub struct RegistrationAuthority {
     store: Arc<dyn Store>,
     policy: Policy,
     clock: Clock,
-    limits: RateLimits,
-    counting: tokio::sync::Mutex<()>,
-    own_keys: Option<Box<dyn OwnKeys>>,
+    limits: Arc<RateLimits>,
+    own_keys: Option<Arc<dyn OwnKeys>>,
+    /// Held while the orders of a name are counted and one more is stored.
+    counting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The daemon's own keys, which are in no client's certificate and are no client's account's.
@@ -97,11 +99,11 @@ impl RegistrationAuthority {
     /// A registration authority over a store, under a policy.
     pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock) -> Self {
         Self {
-            limits: RateLimits::new(policy.limits()),
+            limits: Arc::new(RateLimits::new(policy.limits())),
             store,
             policy,
             clock,
-            counting: tokio::sync::Mutex::default(),
+            counting: Arc::default(),
             own_keys: None,
         }
     }
@@ -109,8 +111,23 @@ impl RegistrationAuthority {
     /// The same, refusing CSRs and accounts by a key of the daemon's own.
     pub fn with_own_keys(self, own_keys: Box<dyn OwnKeys>) -> Self {
         Self {
-            own_keys: Some(own_keys),
+            own_keys: Some(Arc::from(own_keys)),
             ..self
+        }
+    }
+
+    /// The same under another policy. What accounts and addresses have asked for counts on unless the limits are others.
+    pub fn under(&self, policy: Policy) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            limits: match policy.limits() == self.policy.limits() {
+                true => Arc::clone(&self.limits),
+                false => Arc::new(RateLimits::new(policy.limits())),
+            },
+            policy,
+            clock: self.clock.clone(),
+            counting: Arc::clone(&self.counting),
+            own_keys: self.own_keys.clone(),
         }
     }
 

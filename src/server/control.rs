@@ -5,6 +5,7 @@
 //! opens the store itself and calls [`answer`].
 
 mod eab;
+mod import;
 mod policy;
 
 use std::fs::{self, Permissions};
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::acme::account::Account;
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::{KeyError, NewKey};
 use crate::ra::policy::Question;
@@ -58,6 +60,13 @@ pub enum Request {
         kid: String,
         /// Its provisioner; may be left out if no other one has a key of this id.
         provisioner: Option<String>,
+    },
+    /// Accounts from elsewhere, to be taken over.
+    ImportAccounts {
+        /// The accounts.
+        accounts: Vec<Account>,
+        /// Whether it is only to be seen what would be done.
+        dry_run: bool,
     },
     /// What the policy says.
     ExplainPolicy(Question),
@@ -125,6 +134,7 @@ pub async fn answer(
         Request::AddKey(new) => eab::add(ra, new).await,
         Request::ListKeys => eab::list(ra).await,
         Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
+        Request::ImportAccounts { accounts, dry_run } => import::accounts(ra, &accounts, dry_run).await,
         Request::ExplainPolicy(question) => match policy::explain(ra, question).await {
             Ok((true, text)) => Ok(text),
             Ok((false, text)) => return Answer::No(text),
@@ -217,7 +227,7 @@ async fn serve_one(
     let mut request = (&mut stream).take(MAX_REQUEST);
     timeout(READ, request.read_to_end(&mut bytes)).await??;
     let answer = match serde_json::from_slice(&bytes) {
-        Ok(request) => answer(&server.shared.ra, upstreams, request).await,
+        Ok(request) => answer(&server.shared().ra, upstreams, request).await,
         Err(_) => {
             Answer::Refused("the daemon is of another version, and does not know this command".to_owned())
         }
