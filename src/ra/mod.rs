@@ -83,9 +83,9 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: Arc<RateLimits>,
-    own_keys: Option<Arc<dyn OwnKeys>>,
     /// Held while the orders of a name are counted and one more is stored.
     counting: Arc<tokio::sync::Mutex<()>>,
+    own_keys: Option<Arc<dyn OwnKeys>>,
 }
 
 /// The daemon's own keys, which are in no client's certificate and are no client's account's.
@@ -124,9 +124,9 @@ impl RegistrationAuthority {
                 true => Arc::clone(&self.limits),
                 false => Arc::new(RateLimits::new(policy.limits())),
             },
+            counting: Arc::clone(&self.counting),
             policy,
             clock: self.clock.clone(),
-            counting: Arc::clone(&self.counting),
             own_keys: self.own_keys.clone(),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use acme_proxy::acme::account::Account;
 use acme_proxy::acme::challenge::ChallengeType;
-use acme_proxy::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
+use acme_proxy::acme::id::{AccountId, AccountName, AuthorizationId, ChallengeId, OrderId};
 use acme_proxy::acme::order::{Order, OrderStatus};
 use acme_proxy::acme::problem::{NamedIdentifier, Problem};
 use acme_proxy::acme::upstream::UpstreamName;
@@ -290,7 +290,7 @@ pub(crate) fn tried<T>(result: Result<T, Refusal>) -> Tried<T> {
 
 /// What the server does before anything else: the account that signs, if it may.
 pub(crate) async fn signer(ra: &RegistrationAuthority, id: AccountId) -> Tried<Account> {
-    tried(ra.signing_account(PROVISIONER, id).await)
+    tried(ra.signing_account(PROVISIONER, &AccountName::Ours(id)).await)
 }
 
 /// The order's http-01 challenge for this name.
