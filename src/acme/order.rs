@@ -4,8 +4,8 @@
 //! in `late` for one that has ended before the CA was done. No clock is read here, and nothing is persisted: callers do
 //! that, by compare-and-swap.
 
-pub mod history;
 mod counting;
+pub mod history;
 pub mod late;
 mod replacing;
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod late;
 mod layering;
 mod overload;
 mod own_certificate;
+mod policy;
 mod races;
 mod recovery;
 mod requirements;
