@@ -53,6 +53,9 @@ fn key(
     let kid = section.required("kid", "write e.g. \"team-web\"");
     let kid = kid.and_then(|text| text.parsed());
     let mac_key = section.required("hmacKey", FIX).and_then(|text| {
+        if stands_here(&text) {
+            text.place.keeps_secret(None);
+        }
         if stands_here(&text) && mode & OTHERS != 0 {
             text.place.warn(format_args!(
                 "this file holds secrets, and every user of this host may read or change it (mode {:03o}); run chmod 640",
