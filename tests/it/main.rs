@@ -24,6 +24,7 @@ mod logs;
 mod monitoring;
 mod overload;
 mod own_certificate;
+mod policy;
 mod races;
 mod recovery;
 mod reload;
