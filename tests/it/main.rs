@@ -16,6 +16,7 @@ mod layering;
 mod overload;
 mod own_certificate;
 mod races;
+mod records;
 mod recovery;
 mod requirements;
 mod rfc8555;
