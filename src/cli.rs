@@ -3,28 +3,35 @@
 
 mod accounts;
 mod certs;
+mod check;
 mod eab;
+mod import;
 mod listing;
 mod manual;
 mod orders;
+mod policy;
 mod serve;
 mod upstream;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::app;
 use crate::app::control;
-use crate::app::control::{Operator, Request};
+use crate::app::control::{No, Operator, Request};
 use crate::cli::accounts::Accounts;
 use crate::cli::certs::Certs;
+use crate::cli::check::Check;
 use crate::cli::eab::Eab;
+use crate::cli::import::Import;
 use crate::cli::manual::{Completions, Man, Version};
 use crate::cli::orders::Orders;
-use crate::cli::serve::{Network, Serve};
+use crate::cli::policy::Policy;
+use crate::cli::serve::Serve;
 use crate::cli::upstream::{Prepared, Upstream};
 use crate::config::{Config, LogFormat, Logger, Overrides};
 
@@ -34,9 +41,13 @@ const EXIT_USAGE: u8 = 1;
 /// Any other failure to start or to go on.
 const EXIT_FAILURE: u8 = 2;
 
+/// The answer to a question is no.
+const EXIT_NO: u8 = 3;
+
 const EXAMPLES: &str = "\
 Examples:
   acme-proxy check /etc/acme-proxy/ca.json     say what would happen, and what is wrong
+  acme-proxy check --deep /etc/acme-proxy/ca.json   look at files, DNS, the CA and the account there, too
   acme-proxy /etc/acme-proxy/ca.json           serve
   acme-proxy eab add /etc/acme-proxy/ca.json   make a key that clients register with
   acme-proxy upstream show /etc/acme-proxy/ca.json   show our accounts at the CAs
@@ -58,10 +69,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reads the configuration and says what the daemon would do; asks no network, spends no EAB, writes nothing
+    /// Reads the configuration and says what the daemon would do; asks no network, spends no EAB, writes nothing. With
+    /// --deep, looks at all that it stands on
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
+    /// Takes over accounts, so that clients keep their account URLs; works beside a running daemon, and without
+    Import(Import),
+    /// Says which names may be ordered, and which rule decides; works beside a running daemon, and without
+    Policy(Policy),
     /// Keeps our accounts at the CAs; works beside a running daemon, and without
     Upstream(Upstream),
     /// Looks through the certificates, and has them revoked; works beside a running daemon, and, but for that, without
@@ -78,14 +94,6 @@ enum Command {
     Man(Man),
 }
 
-#[derive(Args)]
-struct Check {
-    /// The configuration
-    config: PathBuf,
-    #[command(flatten)]
-    network: Network,
-}
-
 /// Runs the program.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -98,9 +106,17 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
-        Some(Command::Check(check)) => run_check(&check),
+        Some(Command::Check(check)) => check::check(&check),
         Some(Command::Eab(eab)) => {
             let (config, request) = eab.into_request();
+            carry_out(&config, request, print)
+        }
+        Some(Command::Import(import)) => {
+            let (config, import) = import.into_parts();
+            operate(&config, |config| app::import::step_ca(config, import), print)
+        }
+        Some(Command::Policy(policy)) => {
+            let (config, request) = policy.into_request();
             carry_out(&config, request, print)
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
@@ -119,17 +135,7 @@ pub fn run() -> ExitCode {
         Some(Command::Version(version)) => ended(version.run()),
         Some(Command::Completions(completions)) => ended(completions.run()),
         Some(Command::Man(man)) => ended(man.run()),
-        None => serve::serve(&cli.serve),
-    }
-}
-
-fn run_check(check: &Check) -> ExitCode {
-    match Config::load(&check.config, &check.network.overrides()) {
-        Ok(config) => match writeln!(std::io::stdout(), "{}", config.report()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::from(EXIT_FAILURE),
-        },
-        Err(error) => fail(&error, error.exit_code()),
+        None => serve::serve(cli.serve),
     }
 }
 
@@ -173,10 +179,15 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 /// How a command has ended. That nobody reads on is no failure: `acme-proxy certs list ca.json | head`.
 fn ended(done: anyhow::Result<()>) -> ExitCode {
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<HeardEnough>() => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
+    let error = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) if error.is::<HeardEnough>() => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    match error.downcast_ref::<No>().map(|No(text)| print(text)) {
+        Some(Ok(())) => ExitCode::from(EXIT_NO),
+        Some(Err(closed)) => ended(Err(closed)),
+        None => fail(&format!("{error:#}"), EXIT_FAILURE),
     }
 }
 

@@ -21,6 +21,7 @@ pub use crate::ra::inventory::Part;
 pub use crate::ra::inventory::accounts::AccountFilter;
 pub use crate::ra::inventory::certificates::CertificateFilter;
 pub use crate::ra::inventory::orders::OrderFilter;
+pub use crate::ra::policy::Question;
 pub use crate::server::control::accounts::AccountsRequest;
 pub use crate::server::control::certs::CertsRequest;
 pub use crate::server::control::listing::{Page, Row};
@@ -31,11 +32,16 @@ pub use crate::server::control::{Answer, Request, UpstreamCommand, UpstreamReque
 const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The answer to a question is no: the text to print.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct No(pub String);
+
 /// Carries out a command, and gives the text to print.
 ///
 /// # Errors
 ///
-/// Why not, in one sentence.
+/// Why not, in one sentence; or [`No`].
 pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<String> {
     Operator::new(config).carry_out(request).await
 }
@@ -61,6 +67,7 @@ impl Operator {
     pub(crate) async fn carry_out(&mut self, request: Request) -> anyhow::Result<String> {
         match self.ask(request).await? {
             Answer::Done(text) => Ok(text),
+            Answer::No(text) => Err(No(text).into()),
             Answer::Page(page) => Ok(page.rows.into_iter().map(|row| row.line + "\n").collect()),
             Answer::Refused(why) => Err(anyhow!(why)),
         }
@@ -113,7 +120,7 @@ impl Operator {
 }
 
 /// Files that another user makes in the store could not be read by the daemon.
-fn check_owner(store: &Path) -> anyhow::Result<()> {
+pub(crate) fn check_owner(store: &Path) -> anyhow::Result<()> {
     let existing = store.ancestors().find_map(|path| std::fs::metadata(path).ok());
     let user = rustix::process::geteuid().as_raw();
     match existing.map(|metadata| metadata.uid()) {

@@ -1,11 +1,12 @@
 //! The operator's commands on the accounts at the CAs: in the daemon on the accounts that it works with, and without one
 //! on those of the store. The answers are for people.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Result as Written, Write as _};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::task::JoinSet;
 
 use crate::acme::upstream::UpstreamName;
 use crate::app;
@@ -13,7 +14,7 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::server::control::{UpstreamAccounts, UpstreamCommand, UpstreamRequest};
 use crate::store::Store;
-use crate::upstream::account::overview::{Change, Overview, Progress};
+use crate::upstream::account::overview::{Change, Confirmation, Overview, Progress};
 use crate::upstream::account::portable::Portable;
 use crate::upstream::acme::Ca;
 use crate::worker::upkeep;
@@ -46,6 +47,7 @@ impl UpstreamAccounts for Accounts {
         match command {
             UpstreamCommand::Show if named.is_some() => self.shown(&[(*name, Arc::clone(ca))]).await,
             UpstreamCommand::Show => self.shown(&self.all).await,
+            UpstreamCommand::Confirm => self.confirmed().await,
             UpstreamCommand::Register { again } => {
                 let (url, new) = ca.register(again).await.map_err(told)?;
                 Ok(match new {
@@ -86,6 +88,17 @@ impl UpstreamAccounts for Accounts {
 }
 
 impl Accounts {
+    /// What each CA says of its account, by the upstream's name, as JSON. No CA waits for another one.
+    async fn confirmed(&self) -> Result<String, String> {
+        let mut asked = JoinSet::new();
+        for (name, ca) in self.all.clone() {
+            asked.spawn(async move { (name.to_string(), ca.confirmed().await) });
+        }
+        let confirmed: BTreeMap<String, Result<Confirmation, String>> =
+            asked.join_all().await.into_iter().collect();
+        serde_json::to_string(&confirmed).map_err(|error| error.to_string())
+    }
+
     async fn shown(&self, shown: &[(UpstreamName, Arc<Ca>)]) -> Result<String, String> {
         let mut text = String::new();
         for (name, ca) in shown {

@@ -69,7 +69,9 @@ pub(crate) async fn asked(operator: &mut Operator, request: Request) -> anyhow::
     match operator.ask(request).await? {
         Answer::Page(page) => Ok(page),
         Answer::Refused(why) => bail!(why),
-        Answer::Done(_) => bail!("the daemon is of another version, and answers with no list"),
+        Answer::Done(_) | Answer::No(_) => {
+            bail!("the daemon is of another version, and answers with no list")
+        }
     }
 }
 

@@ -7,8 +7,10 @@
 pub mod accounts;
 pub mod certs;
 mod eab;
+mod import;
 pub mod listing;
 pub mod orders;
+mod policy;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -25,8 +27,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::acme::account::Account;
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::{KeyError, NewKey};
+use crate::ra::policy::Question;
 use crate::server::Server;
 use crate::server::control::accounts::AccountsRequest;
 use crate::server::control::certs::CertsRequest;
@@ -65,6 +69,15 @@ pub enum Request {
         /// Its provisioner; may be left out if no other one has a key of this id.
         provisioner: Option<String>,
     },
+    /// Accounts from elsewhere, to be taken over.
+    ImportAccounts {
+        /// The accounts.
+        accounts: Vec<Account>,
+        /// Whether it is only to be seen what would be done.
+        dry_run: bool,
+    },
+    /// What the policy says.
+    ExplainPolicy(Question),
     /// Something about our accounts at the CAs.
     Upstream(UpstreamRequest),
     /// Something about the certificates.
@@ -102,6 +115,8 @@ pub struct UpstreamRequest {
 pub enum UpstreamCommand {
     /// To look at it.
     Show,
+    /// To ask the CAs whether they know it; the answer is for `check --deep`, not for people.
+    Confirm,
     /// To make it.
     Register {
         /// Also if there is one.
@@ -135,6 +150,8 @@ pub trait UpstreamAccounts: Send + Sync + 'static {
 pub enum Answer {
     /// It is done.
     Done(String),
+    /// It was a question, and the answer is no.
+    No(String),
     /// A part of a list.
     Page(Page),
     /// It is not, and why.
@@ -151,6 +168,12 @@ pub async fn answer(
         Request::AddKey(new) => eab::add(ra, new).await,
         Request::ListKeys => eab::list(ra).await,
         Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
+        Request::ImportAccounts { accounts, dry_run } => import::accounts(ra, &accounts, dry_run).await,
+        Request::ExplainPolicy(question) => match policy::explain(ra, question).await {
+            Ok((true, text)) => Ok(text),
+            Ok((false, text)) => return Answer::No(text),
+            Err(error) => Err(error),
+        },
         Request::Upstream(request) => upstreams.answer(request).await.map_err(KeyError::Refused),
         Request::Certs(request) => return answered(certs::answer(ra, request).await),
         Request::Orders(request) => return answered(orders::answer(ra, upstreams, request).await),
@@ -245,7 +268,7 @@ async fn serve_one(
     let mut request = (&mut stream).take(MAX_REQUEST);
     timeout(READ, request.read_to_end(&mut bytes)).await??;
     let answer = match serde_json::from_slice(&bytes) {
-        Ok(request) => answer(&server.shared.ra, upstreams, request).await,
+        Ok(request) => answer(&server.shared().ra, upstreams, request).await,
         Err(_) => {
             Answer::Refused("the daemon is of another version, and does not know this command".to_owned())
         }

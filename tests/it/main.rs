@@ -8,9 +8,11 @@
 )]
 
 mod config;
+mod deep;
 mod eab_cli;
 mod gate;
 mod harness;
+mod import;
 mod late;
 mod layering;
 mod overload;
