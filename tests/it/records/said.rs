@@ -1,21 +1,26 @@
 //! What the program says of itself: help whose examples work, its version, completions, manual pages.
 
+use std::collections::BTreeSet;
 use std::process::Output;
 use std::sync::Arc;
 
+use crate::harness::documented::root;
 use crate::harness::process::text;
 use crate::harness::world::World;
 use crate::records::{has, obtain, records, started};
 
-/// Examples that are run by other tests, or by nobody: they begin so.
-const ELSEWHERE: [&str; 4] = [
-    // Serves, which every test here has it do.
-    "acme-proxy /etc",
-    // tests/it/upstream_cli.rs.
+/// Examples of what can not be done beside this daemon, with its files alone; other tests do it. They begin so, and have to
+/// be understood.
+const NOT_HERE: [&str; 5] = [
     "acme-proxy upstream import",
     "acme-proxy upstream register",
-    "acme-proxy man | man",
+    "acme-proxy check --deep",
+    "acme-proxy audit verify",
+    "acme-proxy restore",
 ];
+
+/// Examples that do not come to an end by themselves, or are for a terminal.
+const NOT_RUN: [&str; 2] = ["acme-proxy /etc", "acme-proxy man | man"];
 
 async fn run(world: &World, arguments: &[String]) -> Output {
     let directory = world.installation.path("");
@@ -58,6 +63,12 @@ async fn all_commands(world: &World) -> Vec<(Vec<String>, String)> {
     all
 }
 
+/// The command in a line of examples, behind which may stand what it does.
+fn example_in(line: &str) -> &str {
+    let begin = line.find("acme-proxy ").unwrap_or(0);
+    line[begin..].split("  ").next().unwrap()
+}
+
 /// An example as the arguments of a command line: no more of a shell than quotes and `>` is understood.
 fn arguments(example: &str) -> Vec<String> {
     let words = example.split(" > ").next().unwrap().split_whitespace();
@@ -82,6 +93,7 @@ async fn every_command_has_examples_and_each_of_them_works() {
     let own = records(&world, "certs", &["--account", &"0".repeat(32)])
         .await
         .remove(0);
+    let database = root().join("tests/samples/step-ca/accounts.bbolt");
     let pages = world.installation.path("man1");
     std::fs::create_dir(&pages).unwrap();
     // The things of the examples, and what is there.
@@ -95,30 +107,41 @@ async fn every_command_has_examples_and_each_of_them_works() {
         ("04:0A:3B:7C", id(&own, "serial")),
         ("fedcba9876543210fedcba9876543210", id(&certificate, "account")),
         ("/usr/local/share/man/man1", pages.display().to_string()),
+        ("/var/lib/acme-proxy/db.bbolt", database.display().to_string()),
+        ("/var/backups/", world.installation.path("").display().to_string()),
+        ("$(date +%F)", "2026-11-22".to_owned()),
     ];
     let mut faults = Vec::new();
-    let mut done = Vec::new();
+    let mut done = BTreeSet::new();
     let all = all_commands(&world).await;
     for (command, of_command) in &all {
-        let examples: Vec<&str> = section(of_command, "Examples:").collect();
-        if examples.is_empty() {
+        let examples: Vec<&str> = section(of_command, "Examples:").map(example_in).collect();
+        let own = format!("acme-proxy {} ", command.join(" "));
+        let is_shown = |(_, help): &(_, String)| section(help, "Examples:").any(|line| line.contains(&own));
+        if examples.is_empty() && !all.iter().any(is_shown) {
             faults.push(format!("{command:?} has no examples"));
         }
         for example in examples {
-            // Behind two spaces stands what it does.
-            let example = example.split("  ").next().unwrap();
-            if done.contains(&example) || ELSEWHERE.iter().any(|begin| example.starts_with(begin)) {
+            if NOT_RUN.iter().any(|begin| example.starts_with(begin)) || !done.insert(example) {
                 continue;
             }
-            done.push(example);
             let mut real = example.to_owned();
             for (sample, there) in &there {
                 real = real.replace(sample, there);
             }
             let output = run(&world, &arguments(&real)).await;
             let complaint = text(&output.stderr);
-            // What was revoked or deactivated by the example before.
-            if !output.status.success() && !complaint.contains(" already, since ") {
+            let is_good = match output.status.code() {
+                // 3 is the answer no.
+                Some(0 | 3) => true,
+                // What the example before has revoked or deactivated.
+                Some(2) => {
+                    NOT_HERE.iter().any(|begin| example.starts_with(begin))
+                        || complaint.contains(" already, since ")
+                }
+                Some(_) | None => false,
+            };
+            if !is_good {
                 faults.push(format!("{example}: {complaint}"));
             }
         }

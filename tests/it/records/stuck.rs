@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use acme_proxy::app::control::{OrderFilter, OrdersRequest, Part, Request};
+use acme_proxy::app::control::{CertificateFilter, CertsRequest, OrderFilter, OrdersRequest, Part, Request};
 use serde_json::{Value, json};
 
 use crate::harness::ca::problem::Problem;
 use crate::harness::ca::script::{Step, Times, Twist};
+use crate::harness::csr;
 use crate::records::has;
 use crate::upstream::scene::Scene;
 
@@ -221,4 +222,81 @@ async fn an_order_without_an_account_at_the_ca_says_that_there_is_none() {
             "this EAB is spent",
         ],
     );
+}
+
+#[tokio::test]
+async fn an_order_that_got_the_certificate_of_an_earlier_one_says_so_and_the_certificate_is_listed_once() {
+    let scene = Scene::new().await;
+    scene.ready().await;
+    let first = scene.finalized(&NAME).await;
+    let url = &first.order.url;
+    let text = says(&scene, url, "status: valid").await;
+    has(&text, &["  waits for: the client to fetch the certificate\n"]);
+    let second = scene.client.ready(&scene.daemon, &NAME).await;
+    let csr = csr::plain(&first.key, &NAME);
+    scene.client.finalize(&second, &csr).await.expect(200);
+    let text = says(&scene, &second.url, "status: valid").await;
+    let step = format!("Z  got the certificate of an earlier order: {}\n", id_of(url));
+    has(&text, &[&step]);
+    scene.bought_once(&NAME);
+    let filter = CertificateFilter {
+        name: Some(NAME[0].to_owned()),
+        ..CertificateFilter::default()
+    };
+    let part = Part {
+        after: None,
+        limit: 9,
+    };
+    let request = Request::Certs(CertsRequest::List {
+        filter,
+        part,
+        json: false,
+    });
+    let listed = scene.daemon.control(request).await.unwrap();
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    assert!(listed.starts_with(id_of(&second.url)), "{listed}");
+    let id = id_of(url).to_owned();
+    let request = Request::Certs(CertsRequest::Show { id, json: false });
+    let error = scene.daemon.control(request).await.unwrap_err().to_string();
+    has(&error, &["was handed over to a later order for the same names"]);
+}
+
+#[tokio::test]
+async fn a_revocation_that_the_ca_does_not_confirm_says_when_it_is_asked_again() {
+    let scene = Scene::new().await;
+    scene.ready().await;
+    let order = scene.finalized(&NAME).await;
+    scene.issued(&order, &NAME).await;
+    let broken = Problem::new(500, "serverInternal", "the database is down");
+    scene.will(Step::RevokeCert, Times::Always, Twist::Refuse(broken));
+    let id = id_of(&order.order.url).to_owned();
+    let reason = Some(4);
+    let revoke = scene
+        .daemon
+        .control(Request::Certs(CertsRequest::Revoke { id, reason }));
+    let waits = says(
+        &scene,
+        &order.order.url,
+        "the CA to revoke the certificate: it is asked next at ",
+    );
+    let text = tokio::select! {
+        text = waits => text,
+        done = revoke => panic!("{done:?}"),
+    };
+    has(
+        &text,
+        &[
+            "Z  revocation asked for\n",
+            "it has failed: ",
+            "the database is down",
+        ],
+    );
+    scene.daemon.ca.behaves();
+    scene
+        .until("it is revoked", async || {
+            shown(&scene, &order.order.url)
+                .await
+                .contains("Z  revoked by the CA\n")
+        })
+        .await;
 }
