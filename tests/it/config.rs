@@ -438,7 +438,10 @@ fn the_policy_of_step_ca_is_read_for_all_and_for_each_provisioner() {
         ),
     ])
     .unwrap();
-    let (general, own) = (&config.policy.rules.names, &config.policy.provisioners[0].rules.names);
+    let (general, own) = (
+        &config.policy.rules.names,
+        &config.policy.provisioners[0].rules.names,
+    );
     assert_eq!(
         general.to_string(),
         "only *.example.com, but not www.example.com, mail.example.com, and no wildcards; no address"

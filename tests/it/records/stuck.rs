@@ -143,16 +143,16 @@ async fn an_order_whose_ca_fails_says_what_the_ca_has_said_and_how_often() {
         ],
     );
     assert_eq!(stuck(&scene).await, [id_of(&order.order.url)]);
-    let mut later = String::new();
     scene
         .until("it has failed often", async || {
-            later = shown(&scene, &order.order.url).await;
-            later.contains("(6 times, the latest at ")
+            let text = shown(&scene, &order.order.url).await;
+            text.contains("(6 times, the latest at ")
         })
         .await;
+    let later = says(&scene, &order.order.url, "one request at a time is let through").await;
     has(
         &later,
-        &["(6 times, the latest at ", "one request at a time is let through"],
+        &["; it has failed ", " times in a row, the latest: the CA refused"],
     );
     assert_eq!(later.matches("the CA did not answer").count(), 1, "{later}");
     scene.daemon.ca.behaves();
