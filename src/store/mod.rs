@@ -117,6 +117,8 @@ pub struct Census {
     pub lanes: BTreeMap<Lane, Waiting>,
     /// Bytes on disk.
     pub bytes_on_disk: u64,
+    /// Free bytes of its file system.
+    pub bytes_free: u64,
     /// Syncs since the start.
     pub syncs: u64,
     /// Commits since the start.

@@ -363,6 +363,7 @@ impl Store for SledStore {
         Ok(Census {
             lanes,
             bytes_on_disk,
+            bytes_free: self.shared.room.free(),
             syncs: self.shared.syncs.load(Ordering::Relaxed),
             commits: self.shared.commits.load(Ordering::Relaxed),
         })
