@@ -75,12 +75,13 @@ pub(crate) async fn tend(metrics: Arc<Metrics>, mut stop: watch::Receiver<bool>)
         return std::future::pending().await;
     };
     loop {
-        let ends = tokio::time::timeout(TEND, stop.wait_for(|stop| *stop)).await.is_ok();
+        let ends = tokio::time::timeout(TEND, stop.wait_for(|stop| *stop))
+            .await
+            .is_ok();
         let tended = tokio::task::spawn_blocking(|| logs.audit.tend()).await;
-        metrics.health.report(
-            AUDIT_LOG,
-            tended.unwrap_or_else(|error| Err(error.to_string())),
-        );
+        metrics
+            .health
+            .report(AUDIT_LOG, tended.unwrap_or_else(|error| Err(error.to_string())));
         if ends {
             return;
         }
@@ -114,7 +115,12 @@ impl Audit {
             }
         };
         open.append(Clock::system().now(), "audit log opened", &fields)
-            .with_context(|| format!("authority.config.audit.file: {} can not be written", path.display()))?;
+            .with_context(|| {
+                format!(
+                    "authority.config.audit.file: {} can not be written",
+                    path.display()
+                )
+            })?;
         *self.locked() = Some(open);
         Ok(())
     }
@@ -221,16 +227,25 @@ enum Remains {
     Chain(Link),
     /// The last line was cut off, and was put aside; or, if the file ended with a line that is not as it was written, all
     /// of it.
-    Torn { latest: Link, aside: PathBuf },
+    Torn {
+        latest: Link,
+        aside: PathBuf,
+    },
 }
 
 fn opened(path: &Path) -> anyhow::Result<(File, Remains)> {
     let unusable = |what: &str| format!("authority.config.audit.file: {} {what}", path.display());
     let open = || {
         let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o600).open(path)
+        options
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
     };
-    let mut file = open().with_context(|| unusable("can not be opened; give the service's user access to it"))?;
+    let mut file =
+        open().with_context(|| unusable("can not be opened; give the service's user access to it"))?;
     if file.try_lock().is_err() {
         bail!(unusable("is written by another process"));
     }
@@ -252,7 +267,8 @@ fn opened(path: &Path) -> anyhow::Result<(File, Remains)> {
         }),
         Some(latest) => {
             let aside = aside();
-            std::fs::write(&aside, &rest).with_context(|| unusable("ends in a torn line that can not be put aside"))?;
+            std::fs::write(&aside, &rest)
+                .with_context(|| unusable("ends in a torn line that can not be put aside"))?;
             let length = file.metadata()?.len().saturating_sub(u64::try_from(rest.len())?);
             file.set_len(length)?;
             Ok((file, Remains::Torn { latest, aside }))

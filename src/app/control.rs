@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::policy::Policy;
 use crate::ra::RegistrationAuthority;
 use crate::server::control;
-use crate::store::sled::SledStore;
 use crate::store::StoreError;
+use crate::store::sled::SledStore;
 
 pub use crate::ra::external_account::NewKey;
 pub use crate::ra::inventory::Part;

@@ -64,7 +64,8 @@ pub fn start(logger: &Logger, quiet: bool) {
     let hides_health = std::env::var("STEP_LOGGER_ONLY_TRACE_HEALTH_ENDPOINT");
     let logs = Arc::new(Logs {
         format: RwLock::new(logger.format),
-        hides_health: hides_health.is_ok_and(|value| ["1", "t", "T", "true", "TRUE", "True"].contains(&value.as_str())),
+        hides_health: hides_health
+            .is_ok_and(|value| ["1", "t", "T", "true", "TRUE", "True"].contains(&value.as_str())),
         audit: Audit::default(),
     });
     if LOGS.set(Arc::clone(&logs)).is_err() {
@@ -191,10 +192,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         }
         let mut fields = fields_of(event, &context);
         let said = |name: &str| fields.get(name).and_then(Value::as_str);
-        if is_request
-            && logs.hides_health
-            && *data.level() == Level::INFO
-            && said("path") == Some("/health")
+        if is_request && logs.hides_health && *data.level() == Level::INFO && said("path") == Some("/health")
         {
             return;
         }
@@ -289,12 +287,25 @@ fn common(fields: &Fields) -> String {
         Some(other) => other.to_string(),
         None => "-".to_owned(),
     });
-    let [id, address, name, user, time, duration, method, path, protocol, status, size] = shown;
+    let [
+        id,
+        address,
+        name,
+        user,
+        time,
+        duration,
+        method,
+        path,
+        protocol,
+        status,
+        size,
+    ] = shown;
     format!("{id} {address} {name} {user} {time} {duration} \"{method} {path} {protocol}\" {status} {size}")
 }
 
 fn shortened(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_VALUE)).unwrap_or_default()
+    text.get(..text.floor_char_boundary(MAX_VALUE))
+        .unwrap_or_default()
 }
 
 /// As it is, if it is plain; otherwise as a JSON string.
@@ -354,10 +365,7 @@ mod tests {
             "r1 192.0.2.1 ca - 2026-11-22T13:00:00Z 12 \"GET /acme/acme/directory HTTP/1.1\" 200 1234"
         );
         let hostile = Fields::from([("path".to_owned(), "/\" 200 1\nx".into())]);
-        assert_eq!(
-            common(&hostile),
-            "- - - - - - \"- /%22%20200%201\\u000ax -\" - -"
-        );
+        assert_eq!(common(&hostile), "- - - - - - \"- /%22%20200%201\\u000ax -\" - -");
     }
 
     #[test]
@@ -367,12 +375,18 @@ mod tests {
         for line in [&text, &json] {
             assert!(line.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{line}");
         }
-        assert!(text.contains(r#"user-agent="lego \"x\"\n\u001b[31m\u202e""#), "{text}");
+        assert!(
+            text.contains(r#"user-agent="lego \"x\"\n\u001b[31m\u202e""#),
+            "{text}"
+        );
         assert!(text.contains("user-id= "), "{text}");
         assert!(text.contains(r#"sans="[a.example.com b.example.com]""#), "{text}");
         let read: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(read["user-agent"], "lego \"x\"\n\u{1b}[31m\u{202e}");
-        assert_eq!(read["sans"], serde_json::json!(["a.example.com", "b.example.com"]));
+        assert_eq!(
+            read["sans"],
+            serde_json::json!(["a.example.com", "b.example.com"])
+        );
         assert_eq!((&read["level"], &read["msg"]), (&"warning".into(), &"".into()));
     }
 }

@@ -18,6 +18,9 @@ use crate::server::order::wire_time;
 use crate::server::peers::Peer;
 use crate::server::respond::Rejected;
 
+/// The header that carries a request's id whatever the configuration says, as in step-ca.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
 /// The longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 64;
 
@@ -30,7 +33,7 @@ fn endpoint_of(request: &Request) -> &'static str {
         .extensions()
         .get::<MatchedPath>()
         .map_or("", MatchedPath::as_str);
-    const NAMES: [(&str, &str); 15] = [
+    const NAMES: [(&str, &str); 22] = [
         ("/directory", "directory"),
         ("/new-nonce", "new-nonce"),
         ("/new-account", "new-account"),
@@ -46,14 +49,16 @@ fn endpoint_of(request: &Request) -> &'static str {
         ("/renewal-info/{id}", "renewal-info"),
         ("/revoke-cert", "revoke-cert"),
         ("/key-change", "key-change"),
+        ("/health", "health"),
+        ("/version", "version"),
+        ("/roots", "roots"),
+        ("/roots.pem", "roots"),
+        ("/root/{sha}", "root"),
+        ("/federation", "federation"),
+        ("/provisioners", "provisioners"),
     ];
     let known = NAMES.iter().find(|(end, _)| route.ends_with(end));
-    match (known, route) {
-        (Some((_, name)), _) => name,
-        (None, "/health") => "health",
-        (None, "/version") => "version",
-        (None, _) => "unknown",
-    }
+    known.map_or("unknown", |(_, name)| name)
 }
 
 /// The request's id, for its handler.
@@ -102,14 +107,18 @@ pub(crate) struct Downloaded {
     pub(crate) provisioner: String,
 }
 
-/// The client's own request id if it is a sensible one, otherwise a new one.
+/// The client's own request id if it is a sensible one, otherwise a new one. As in step-ca, `X-Request-Id` goes before the
+/// configured header.
 fn request_id(request: &Request, shared: &Shared) -> String {
-    let given = request.headers().get(shared.settings.trace_header.as_str());
+    let given = [REQUEST_ID, shared.settings.trace_header.as_str()];
+    let mut given = given
+        .into_iter()
+        .filter_map(|name| request.headers().get(name)?.to_str().ok());
     let sensible = |text: &&str| {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         !text.is_empty() && text.len() <= MAX_REQUEST_ID && text.bytes().all(plain)
     };
-    match given.and_then(|value| value.to_str().ok()).filter(sensible) {
+    match given.find(sensible) {
         Some(id) => id.to_owned(),
         None => OrderId::random().to_string(),
     }

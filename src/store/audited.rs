@@ -1,8 +1,8 @@
 //! A store that says of each change what has become of the record: one audit event for each change that is on the disk,
 //! none for one that is not.
 
-use std::time::Duration;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -150,7 +150,10 @@ impl Store for Audited {
         Ok(())
     }
 
-    async fn update_external_account_key(&self, key: Versioned<ExternalAccountKey>) -> Result<(), StoreError> {
+    async fn update_external_account_key(
+        &self,
+        key: Versioned<ExternalAccountKey>,
+    ) -> Result<(), StoreError> {
         let now = key.value.clone();
         self.inner.update_external_account_key(key).await?;
         if now.revoked().is_some() {
@@ -175,7 +178,11 @@ impl Store for Audited {
         Ok(())
     }
 
-    async fn checkpoint(&self, lease: &Lease, order: Versioned<Order>) -> Result<Versioned<Order>, StoreError> {
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        order: Versioned<Order>,
+    ) -> Result<Versioned<Order>, StoreError> {
         let before = self.before(&order).await?;
         let written = self.inner.checkpoint(lease, order).await?;
         self.changed(before.as_ref(), &written.value);
@@ -204,15 +211,27 @@ impl Store for Audited {
         self.inner.account(id).await
     }
 
-    async fn all_accounts(&self, after: Option<AccountId>, limit: usize) -> Result<Vec<AccountId>, StoreError> {
+    async fn all_accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<AccountId>, StoreError> {
         self.inner.all_accounts(after, limit).await
     }
 
-    async fn account_by_key(&self, provisioner: &str, thumbprint: &str) -> Result<Option<Versioned<Account>>, StoreError> {
+    async fn account_by_key(
+        &self,
+        provisioner: &str,
+        thumbprint: &str,
+    ) -> Result<Option<Versioned<Account>>, StoreError> {
         self.inner.account_by_key(provisioner, thumbprint).await
     }
 
-    async fn external_account_key(&self, provisioner: &str, kid: &KeyId) -> Result<Option<Versioned<ExternalAccountKey>>, StoreError> {
+    async fn external_account_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<ExternalAccountKey>>, StoreError> {
         self.inner.external_account_key(provisioner, kid).await
     }
 
@@ -220,7 +239,11 @@ impl Store for Audited {
         self.inner.external_account_keys().await
     }
 
-    async fn account_by_one_time_key(&self, provisioner: &str, kid: &KeyId) -> Result<Option<Versioned<Account>>, StoreError> {
+    async fn account_by_one_time_key(
+        &self,
+        provisioner: &str,
+        kid: &KeyId,
+    ) -> Result<Option<Versioned<Account>>, StoreError> {
         self.inner.account_by_one_time_key(provisioner, kid).await
     }
 
@@ -228,7 +251,11 @@ impl Store for Audited {
         self.inner.order(id).await
     }
 
-    async fn own_order(&self, account: AccountId, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError> {
+    async fn own_order(
+        &self,
+        account: AccountId,
+        id: OrderId,
+    ) -> Result<Option<Versioned<Order>>, StoreError> {
         self.inner.own_order(account, id).await
     }
 
@@ -236,7 +263,12 @@ impl Store for Audited {
         self.inner.all_orders(after, limit).await
     }
 
-    async fn orders_of(&self, account: AccountId, after: Option<OrderId>, limit: usize) -> Result<Vec<OrderId>, StoreError> {
+    async fn orders_of(
+        &self,
+        account: AccountId,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
         self.inner.orders_of(account, after, limit).await
     }
 
@@ -256,7 +288,12 @@ impl Store for Audited {
         self.inner.replacement_of(id).await
     }
 
-    async fn renewals_due(&self, upstream: UpstreamName, now: Timestamp, limit: usize) -> Result<Vec<OrderId>, StoreError> {
+    async fn renewals_due(
+        &self,
+        upstream: UpstreamName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OrderId>, StoreError> {
         self.inner.renewals_due(upstream, now, limit).await
     }
 
@@ -268,7 +305,14 @@ impl Store for Audited {
         self.inner.job(work).await
     }
 
-    async fn lease(&self, lane: Lane, now: Timestamp, span: Duration, limit: usize, share: usize) -> Result<Vec<Lease>, StoreError> {
+    async fn lease(
+        &self,
+        lane: Lane,
+        now: Timestamp,
+        span: Duration,
+        limit: usize,
+        share: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
         self.inner.lease(lane, now, span, limit, share).await
     }
 

@@ -22,7 +22,8 @@ use crate::worker::collection::{names, verified};
 use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{
-    BACKOFF_CEILING, Context, again, again_after_fault, again_at_ca, age, ca_fault, done, elsewhere, failover, works_on,
+    BACKOFF_CEILING, Context, again, again_after_fault, again_at_ca, age, ca_fault, done, elsewhere,
+    failover, works_on,
 };
 
 /// How long an order waits before it looks again whether it is first in line for its names.

@@ -202,7 +202,8 @@ impl Worker {
                 let Ok(place) = place.try_acquire_owned() else {
                     continue;
                 };
-                let span = tracing::error_span!("job", order.id = %lease.job.work.order(), request.id = Empty);
+                let span =
+                    tracing::error_span!("job", order.id = %lease.job.work.order(), request.id = Empty);
                 let work = async move {
                     step(&context, lease).await;
                     drop(place);

@@ -33,7 +33,9 @@ async fn audited() -> (Arc<World>, PathBuf) {
 
 fn events(file: &PathBuf) -> Vec<Value> {
     let log = std::fs::read_to_string(file).unwrap();
-    log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    log.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// What `acme-proxy audit verify` prints, and how it ends.
@@ -51,7 +53,9 @@ async fn i10_each_change_of_an_orders_life_has_exactly_one_line() {
     let mut daemon = world.installation.start();
     daemon.is_well().await;
     let ledger = Arc::new(Ledger::default());
-    Client::new(&world, &ledger).obtain(&["www.test.example.com"]).await;
+    Client::new(&world, &ledger)
+        .obtain(&["www.test.example.com"])
+        .await;
     ledger.audit(&world).await.assert_clean();
     let added = world.installation.prints("eab", &["add", "--kid", "key-1"]).await;
     daemon.stop().await;
@@ -88,12 +92,20 @@ async fn i10_each_change_of_an_orders_life_has_exactly_one_line() {
     assert!(!std::fs::read_to_string(&file).unwrap().contains(secret));
     let (code, said) = verify(&world, &[&file]).await;
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.starts_with(&format!("ok: {} events, number 1 to ", events.len())), "{said}");
-    let changed = std::fs::read_to_string(&file).unwrap().replacen("order finalized", "order invented", 1);
+    assert!(
+        said.starts_with(&format!("ok: {} events, number 1 to ", events.len())),
+        "{said}"
+    );
+    let changed = std::fs::read_to_string(&file)
+        .unwrap()
+        .replacen("order finalized", "order invented", 1);
     std::fs::write(&file, changed).unwrap();
     let (code, said) = verify(&world, &[&file]).await;
     assert_eq!(code, Some(2));
-    assert!(said.contains("audit.log:") && said.contains("was changed"), "{said}");
+    assert!(
+        said.contains("audit.log:") && said.contains("was changed"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -115,8 +127,15 @@ async fn a_rotation_with_sighup_and_a_kill_in_the_middle_of_a_line_keep_the_chai
     daemon.stop().await;
     let (code, said) = verify(&world, &[&rotated, &file]).await;
     assert_eq!(code, Some(0), "{said}");
-    let opened = events(&file).into_iter().rfind(|event| event["event"] == "audit log opened");
-    assert!(opened.unwrap()["torn"].as_str().unwrap().contains("audit.log.torn-"));
+    let opened = events(&file)
+        .into_iter()
+        .rfind(|event| event["event"] == "audit log opened");
+    assert!(
+        opened.unwrap()["torn"]
+            .as_str()
+            .unwrap()
+            .contains("audit.log.torn-")
+    );
 }
 
 #[tokio::test]
@@ -132,7 +151,10 @@ async fn f39_what_can_not_be_written_is_health_and_nothing_begins_meanwhile() {
     let output = output.await;
     assert_eq!(output.status.code(), Some(2));
     let error = text(&output.stderr);
-    assert!(error.contains("authority.config.audit.file: /dev/full can not be"), "{error}");
+    assert!(
+        error.contains("authority.config.audit.file: /dev/full can not be"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -147,15 +169,27 @@ fn i10_the_documentation_names_every_event_that_there_is_and_no_other() {
     }
     let mut there = BTreeSet::new();
     // The names in the table of steps, and the last text of each event.
-    for line in source.lines().filter(|line| line.contains("StepKind::") && line.contains("=> \"")) {
+    for line in source
+        .lines()
+        .filter(|line| line.contains("StepKind::") && line.contains("=> \""))
+    {
         there.extend(line.split('"').nth(1).map(str::to_owned));
     }
-    for call in source.split("event!(").skip(1).chain(source.split("audit = true").skip(1)) {
+    for call in source
+        .split("event!(")
+        .skip(1)
+        .chain(source.split("audit = true").skip(1))
+    {
         let call = &call[..call.find(");").unwrap()];
         there.extend(call.rsplit('"').nth(1).map(str::to_owned));
     }
     for call in source.split(".append(").skip(1) {
-        there.extend(call.split('"').nth(1).filter(|_| call[..60].contains('"')).map(str::to_owned));
+        there.extend(
+            call.split('"')
+                .nth(1)
+                .filter(|_| call[..60].contains('"'))
+                .map(str::to_owned),
+        );
     }
     there.retain(|event| !event.contains(['{', '$', '%']) && event.contains(' '));
     assert_eq!(there, documented);

@@ -61,7 +61,8 @@ async fn i9_no_secret_is_in_any_log_any_answer_any_page_or_proc() {
     // A refused reload says what is wrong, and not with what.
     world.installation.edit(|config| {
         config["authority"]["config"]["certlifetime"] = json!("x");
-        config["authority"]["config"]["dns01_txt"]["env_vars"]["RFC2136_TSIG_SECRET"] = json!(format!("{PROVIDER}!"));
+        config["authority"]["config"]["dns01_txt"]["env_vars"]["RFC2136_TSIG_SECRET"] =
+            json!(format!("{PROVIDER}!"));
     });
     daemon.hang_up();
     world.installation.says("was not reloaded", 1).await;
@@ -72,10 +73,16 @@ async fn i9_no_secret_is_in_any_log_any_answer_any_page_or_proc() {
     assert_eq!(output.status.code(), Some(2));
     seen += &(text(&output.stdout) + &text(&output.stderr));
     world.installation.edit(|config| {
-        config["authority"]["config"].as_object_mut().unwrap().remove("certlifetime");
+        config["authority"]["config"]
+            .as_object_mut()
+            .unwrap()
+            .remove("certlifetime");
         config["authority"]["config"]["dns01_txt"]["env_vars"]["RFC2136_TSIG_SECRET"] = json!(provider);
     });
-    let added = world.installation.prints("eab", &["add", "--kid", "client-1"]).await;
+    let added = world
+        .installation
+        .prints("eab", &["add", "--kid", "client-1"])
+        .await;
     let client_key = added.split("--eab-hmac-key ").nth(1).unwrap().trim().to_owned();
     seen += &world.installation.prints("eab", &["list"]).await;
     seen += &world.installation.prints("upstream", &["show"]).await;
@@ -98,14 +105,23 @@ async fn i9_no_secret_is_in_any_log_any_answer_any_page_or_proc() {
         URL_SAFE_NO_PAD.decode(client_key).unwrap(),
     ];
     let store = store_of(&world.installation.config()).await;
-    for name in [store.names(VAULT).await.unwrap(), vec!["own_certificate".to_owned()]].concat() {
+    for name in [
+        store.names(VAULT).await.unwrap(),
+        vec!["own_certificate".to_owned()],
+    ]
+    .concat()
+    {
         let record = store.load(&name).await.unwrap().unwrap();
         let record: Value = serde_json::from_slice(&record.value).unwrap();
         for key in [&record["key"], &record["current"]["key"]] {
             secrets.extend(key.as_str().and_then(any_base64));
         }
     }
-    assert_eq!(secrets.len(), 6, "the account's key and the own certificate's are among them");
+    assert_eq!(
+        secrets.len(),
+        6,
+        "the account's key and the own certificate's are among them"
+    );
     for secret in secrets {
         // The end of a PKCS #8 key is its public half, and that may be seen; the private one is after the beginning.
         let private = match secret.len() > 100 {
@@ -119,5 +135,8 @@ async fn i9_no_secret_is_in_any_log_any_answer_any_page_or_proc() {
 }
 
 fn any_base64(text: &str) -> Option<Vec<u8>> {
-    STANDARD.decode(text).or_else(|_| URL_SAFE_NO_PAD.decode(text)).ok()
+    STANDARD
+        .decode(text)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(text))
+        .ok()
 }

@@ -51,12 +51,16 @@ async fn start(world: &World, format: &str) -> Daemon {
 /// The lines of the log that are JSON.
 fn lines(world: &World) -> Vec<Value> {
     let log = world.installation.log();
-    let lines = log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")));
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")));
     lines.collect()
 }
 
 fn request<'a>(lines: &'a [Value], path: &str) -> &'a Value {
-    let found = lines.iter().find(|line| line["path"].as_str().is_some_and(|seen| seen.contains(path)));
+    let found = lines
+        .iter()
+        .find(|line| line["path"].as_str().is_some_and(|seen| seen.contains(path)));
     found.unwrap_or_else(|| panic!("no request for {path}"))
 }
 
@@ -69,7 +73,9 @@ async fn json_has_the_go_programs_fields_and_one_request_id_through_an_orders_li
         .edit(|config| config["authority"]["config"]["audit"] = json!({ "file": audit }));
     let daemon = start(&world, "json").await;
     let ledger = Arc::new(Ledger::default());
-    Client::new(&world, &ledger).obtain(&["www.test.example.com"]).await;
+    Client::new(&world, &ledger)
+        .obtain(&["www.test.example.com"])
+        .await;
     ledger.audit(&world).await.assert_clean();
     daemon.stop().await;
     let lines = lines(&world);
@@ -87,7 +93,10 @@ async fn json_has_the_go_programs_fields_and_one_request_id_through_an_orders_li
     ] {
         assert_eq!(new_order[name], value, "{new_order}");
     }
-    assert!(new_order["duration-ns"].is_u64() && new_order["size"].as_u64() > Some(100), "{new_order}");
+    assert!(
+        new_order["duration-ns"].is_u64() && new_order["size"].as_u64() > Some(100),
+        "{new_order}"
+    );
     let download = request(&lines, "/certificate/");
     for name in OF_DOWNLOADS {
         assert!(!download[name].is_null(), "{name} is not in {download}");
@@ -97,8 +106,14 @@ async fn json_has_the_go_programs_fields_and_one_request_id_through_an_orders_li
     let id = new_order["request-id"].as_str().unwrap();
     let has = |line: &&Value, name: &str| line[name] == id;
     // The worker's lines are of the request that has made the order, and so is what its client asks for later.
-    for message in ["identifier validated", "order opened at the CA", "certificate issued"] {
-        let mut of_order = lines.iter().filter(|line| line["msg"] == message && has(line, "request.id"));
+    for message in [
+        "identifier validated",
+        "order opened at the CA",
+        "certificate issued",
+    ] {
+        let mut of_order = lines
+            .iter()
+            .filter(|line| line["msg"] == message && has(line, "request.id"));
         assert!(of_order.next().is_some(), "{message}");
     }
     for path in ["/finalize", "/certificate/"] {
@@ -139,7 +154,10 @@ async fn c1201_the_text_format_is_logrus_and_nothing_that_a_client_sends_makes_a
     assert!(log.chars().all(|c| c == '\n' || !c.is_control()), "{log}");
     for banner in [
         format!("Config file: {}", world.installation.config().display()),
-        format!("The primary server URL is https://{NAME}:{}", world.installation.address.port()),
+        format!(
+            "The primary server URL is https://{NAME}:{}",
+            world.installation.address.port()
+        ),
         format!("Serving HTTPS on {} ...", world.installation.address),
     ] {
         assert!(log.contains(&banner), "{banner:?} is not in {log}");
@@ -153,8 +171,18 @@ async fn the_common_format_has_eleven_words_and_the_format_is_exchanged_by_sighu
     let world = World::new().await;
     let daemon = start(&world, "common").await;
     let get = async |path: &str| {
-        let url = world.installation.directory_url().replace("/acme/acme/directory", path);
-        let answer = world.installation.client().get(url).header("x-smallstep-id", "mine-1").send().await.unwrap();
+        let url = world
+            .installation
+            .directory_url()
+            .replace("/acme/acme/directory", path);
+        let answer = world
+            .installation
+            .client()
+            .get(url)
+            .header("x-smallstep-id", "mine-1")
+            .send()
+            .await
+            .unwrap();
         answer.status().as_u16()
     };
     assert_eq!(get("/acme/acme/directory").await, 200);
@@ -163,10 +191,19 @@ async fn the_common_format_has_eleven_words_and_the_format_is_exchanged_by_sighu
     let words: Vec<&str> = line.split(' ').collect();
     assert_eq!(words.len(), 11, "{line}");
     assert_eq!(words[1..4], ["127.0.0.1", "ca", "-"], "{line}");
-    assert!(words[4].ends_with('Z') && words[5].parse::<u64>().is_ok(), "{line}");
-    assert_eq!(words[6..10], ["\"GET", "/acme/acme/directory", "HTTP/1.1\"", "200"], "{line}");
+    assert!(
+        words[4].ends_with('Z') && words[5].parse::<u64>().is_ok(),
+        "{line}"
+    );
+    assert_eq!(
+        words[6..10],
+        ["\"GET", "/acme/acme/directory", "HTTP/1.1\"", "200"],
+        "{line}"
+    );
     assert!(words[10].parse::<u64>().unwrap() > 100, "{line}");
-    world.installation.edit(|config| config["logger"] = json!({ "format": "json" }));
+    world
+        .installation
+        .edit(|config| config["logger"] = json!({ "format": "json" }));
     daemon.hang_up();
     world.installation.says("configuration reloaded", 1).await;
     assert_eq!(get("/nowhere").await, 404);
@@ -175,7 +212,9 @@ async fn the_common_format_has_eleven_words_and_the_format_is_exchanged_by_sighu
     let refused: Value = serde_json::from_str(refused).unwrap();
     assert_eq!(refused["level"], "warning", "{refused}");
     assert_eq!(refused["error"], "there is no such resource");
-    world.installation.edit(|config| drop(config.as_object_mut().unwrap().remove("logger")));
+    world
+        .installation
+        .edit(|config| drop(config.as_object_mut().unwrap().remove("logger")));
     daemon.hang_up();
     world.installation.says("configuration reloaded", 2).await;
     assert_eq!(get("/still/nowhere").await, 404);

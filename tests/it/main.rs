@@ -9,6 +9,7 @@
 
 mod audit;
 mod canary;
+mod compat;
 mod config;
 mod deep;
 mod eab_cli;

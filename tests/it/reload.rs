@@ -67,7 +67,10 @@ async fn another_policy_holds_for_the_next_request_and_clients_keep_what_they_ha
     })
     .await;
     order(&account, "www.test.example.com").await.unwrap();
-    let second = world.installation.directory_url().replace("/acme/acme/", "/acme/second/");
+    let second = world
+        .installation
+        .directory_url()
+        .replace("/acme/acme/", "/acme/second/");
     assert_eq!(http.get(second).send().await.unwrap().status(), 200);
     daemon.stop().await;
 }
@@ -92,7 +95,11 @@ async fn a_configuration_with_faults_changes_nothing_and_each_fault_is_said() {
     // One that is read well, and whose CA can not be reached as it says.
     world.installation.write_config(&good);
     let root = world.installation.path("other.pem");
-    std::fs::write(&root, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    std::fs::write(
+        &root,
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
     reload(&world, &daemon, REFUSED, |config| {
         config["authority"]["config"]["ca_root"] = json!(root);
         config["authority"]["policy"] = json!({ "x509": { "deny": { "dns": ["*"] } } });
@@ -104,7 +111,9 @@ async fn a_configuration_with_faults_changes_nothing_and_each_fault_is_said() {
     assert!(world.installation.log().contains("there is no such file"));
     let ledger = Arc::new(Ledger::default());
     let world = Arc::new(world);
-    Client::new(&world, &ledger).obtain(&["www.test.example.com"]).await;
+    Client::new(&world, &ledger)
+        .obtain(&["www.test.example.com"])
+        .await;
     ledger.audit(&world).await.assert_clean();
     daemon.stop().await;
 }
@@ -172,7 +181,11 @@ async fn f33_the_certificate_of_files_is_exchanged_and_a_bad_one_is_not_taken() 
 /// The leaf of a new connection.
 async fn served(world: &World) -> Vec<u8> {
     let answer = world.installation.trusting_client();
-    let answer = answer.get(world.installation.directory_url()).send().await.unwrap();
+    let answer = answer
+        .get(world.installation.directory_url())
+        .send()
+        .await
+        .unwrap();
     let info: &TlsInfo = answer.extensions().get().unwrap();
     info.peer_certificate().unwrap().to_vec()
 }
@@ -186,7 +199,11 @@ async fn an_order_that_is_at_the_ca_is_finished_first_and_nothing_is_bought_twic
     world.storm.stop(Moment::Received, "finalize");
     let client = {
         let (world, ledger) = (Arc::clone(&world), Arc::clone(&ledger));
-        tokio::spawn(async move { Client::new(&world, &ledger).obtain(&["www.test.example.com"]).await })
+        tokio::spawn(async move {
+            Client::new(&world, &ledger)
+                .obtain(&["www.test.example.com"])
+                .await
+        })
     };
     world.storm.has_caught_one().await;
     for email in ["one@example.com", "two@example.com"] {
@@ -195,11 +212,16 @@ async fn an_order_that_is_at_the_ca_is_finished_first_and_nothing_is_bought_twic
         })
         .await;
     }
-    assert!(!world.installation.log().contains(AT_WORK), "two workers at a time");
+    assert!(
+        !world.installation.log().contains(AT_WORK),
+        "two workers at a time"
+    );
     world.storm.let_go();
     client.await.unwrap();
     world.installation.says(AT_WORK, 1).await;
-    Client::new(&world, &ledger).obtain(&["after.test.example.com"]).await;
+    Client::new(&world, &ledger)
+        .obtain(&["after.test.example.com"])
+        .await;
     ledger.audit(&world).await.assert_clean();
     for name in ["www.test.example.com", "after.test.example.com", NAME] {
         let bought = (world.orders_for(&[name]), world.finalizes_for(&[name]));
@@ -231,18 +253,32 @@ async fn a_ca_comes_and_goes_with_its_account_its_state_and_its_metrics() {
     .await;
     daemon.is_well().await;
     let ledger = Arc::new(Ledger::default());
-    Client::new(&world, &ledger).obtain(&["www.second.example.com"]).await;
+    Client::new(&world, &ledger)
+        .obtain(&["www.second.example.com"])
+        .await;
     assert_eq!(second.stats().orders_opened, 1);
     let page = daemon.page("/metrics").await.unwrap();
-    assert!(page.contains("acme_proxy_upstream_up{upstream=\"second\"} 1"), "{page}");
+    assert!(
+        page.contains("acme_proxy_upstream_up{upstream=\"second\"} 1"),
+        "{page}"
+    );
     reload(&world, &daemon, AT_WORK, |config| {
-        config["authority"]["config"].as_object_mut().unwrap().remove("upstreams");
+        config["authority"]["config"]
+            .as_object_mut()
+            .unwrap()
+            .remove("upstreams");
     })
     .await;
     daemon.is_well().await;
     let page = daemon.page("/metrics").await.unwrap();
-    assert!(!page.contains("acme_proxy_upstream_up{upstream=\"second\"}"), "{page}");
-    assert!(!page.contains(&format!("ca_url=\"{}\"", second.directory_url)), "{page}");
+    assert!(
+        !page.contains("acme_proxy_upstream_up{upstream=\"second\"}"),
+        "{page}"
+    );
+    assert!(
+        !page.contains(&format!("ca_url=\"{}\"", second.directory_url)),
+        "{page}"
+    );
     let stats = world.ca.stats();
     assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
     daemon.stop().await;

@@ -48,9 +48,7 @@ fn nothing_was_started(world: &World, output: &Output) {
 
 /// Without the warnings about the configuration, which name what is for tests only.
 fn lines(error: &str) -> impl Iterator<Item = &str> {
-    error
-        .lines()
-        .filter(|line| !line.contains(" level=warning "))
+    error.lines().filter(|line| !line.contains(" level=warning "))
 }
 
 #[tokio::test]

@@ -47,7 +47,9 @@ async fn systemd_is_told_of_the_start_each_reload_life_and_the_end() {
     let socket = world.installation.path("notify");
     let manager = Manager(UnixDatagram::bind(&socket).unwrap());
     let daemon = world.installation.start_with(|command| {
-        command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "400000");
+        command
+            .env("NOTIFY_SOCKET", &socket)
+            .env("WATCHDOG_USEC", "400000");
     });
     assert_eq!(manager.hears_anything().await, "READY=1\nSTATUS=serving\n");
     for _ in 0..3 {
@@ -56,7 +58,11 @@ async fn systemd_is_told_of_the_start_each_reload_life_and_the_end() {
     daemon.hang_up();
     let reloading = manager.hears().await;
     let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
-    let time: u64 = time.unwrap_or_else(|| panic!("{reloading}")).trim().parse().unwrap();
+    let time: u64 = time
+        .unwrap_or_else(|| panic!("{reloading}"))
+        .trim()
+        .parse()
+        .unwrap();
     assert!(time > 0);
     assert_eq!(
         manager.hears().await,
@@ -81,7 +87,9 @@ async fn a_start_that_fails_never_says_that_it_is_ready() {
     let manager = Manager(UnixDatagram::bind(&socket).unwrap());
     let _taken = std::net::TcpListener::bind(world.installation.address).unwrap();
     let output = world.installation.run(|command| {
-        command.env("NOTIFY_SOCKET", &socket).arg(world.installation.config());
+        command
+            .env("NOTIFY_SOCKET", &socket)
+            .arg(world.installation.config());
     });
     assert_eq!(output.await.status.code(), Some(2));
     assert!(manager.0.try_recv(&mut [0; 4096]).is_err());
@@ -104,12 +112,20 @@ async fn sockets_that_systemd_opens_are_served() {
     let mut daemon = daemon;
     daemon.is_well().await;
     let ledger = Arc::new(Ledger::default());
-    Client::new(&world, &ledger).obtain(&["www.test.example.com"]).await;
+    Client::new(&world, &ledger)
+        .obtain(&["www.test.example.com"])
+        .await;
     ledger.audit(&world).await.assert_clean();
-    assert!(!world.installation.log().contains("is not used"), "{}", world.installation.log());
+    assert!(
+        !world.installation.log().contains("is not used"),
+        "{}",
+        world.installation.log()
+    );
     daemon.stop().await;
     let own = free_address();
-    world.installation.edit(|config| config["address"] = json!(own.to_string()));
+    world
+        .installation
+        .edit(|config| config["address"] = json!(own.to_string()));
     let mut daemon = world.installation.start_by(|program| {
         let mut command = Command::new("systemd-socket-activate");
         command
@@ -125,7 +141,11 @@ async fn sockets_that_systemd_opens_are_served() {
         "address: {own} is not used, for systemd passes a socket that listens on {}",
         world.installation.address
     );
-    assert!(world.installation.log().contains(&says), "{}", world.installation.log());
+    assert!(
+        world.installation.log().contains(&says),
+        "{}",
+        world.installation.log()
+    );
     drop(std::net::TcpListener::bind(own).unwrap());
     daemon.stop().await;
 }
@@ -136,7 +156,10 @@ async fn a_socket_too_many_or_of_another_kind_stops_the_start() {
     let [first, second] = [free_address(), free_address()].map(|address| address.to_string());
     let path = world.installation.path("unix").display().to_string();
     for (sockets, says) in [
-        (["-l", &first, "-l", &second], "more than one socket for ACME or for metrics"),
+        (
+            ["-l", &first, "-l", &second],
+            "more than one socket for ACME or for metrics",
+        ),
         (["-l", &first, "-l", &path], "which is none of TCP"),
     ] {
         let mut command = Command::new("systemd-socket-activate");
@@ -156,7 +179,10 @@ async fn a_socket_too_many_or_of_another_kind_stops_the_start() {
             }
         };
         timeout(PATIENCE, knock).await.unwrap();
-        let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+        let output = timeout(PATIENCE, child.wait_with_output())
+            .await
+            .unwrap()
+            .unwrap();
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{error}");
         assert!(error.contains(says), "{says:?} is not in: {error}");
@@ -172,6 +198,12 @@ async fn t6_the_unit_scores_at_most_1_5() {
         .output();
     let output = security.await.unwrap();
     let report = text(&output.stdout);
-    let verdict = report.lines().find(|line| line.contains("Overall exposure level"));
-    assert!(output.status.success() && verdict.is_some(), "{report}{}", text(&output.stderr));
+    let verdict = report
+        .lines()
+        .find(|line| line.contains("Overall exposure level"));
+    assert!(
+        output.status.success() && verdict.is_some(),
+        "{report}{}",
+        text(&output.stderr)
+    );
 }

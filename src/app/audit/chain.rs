@@ -43,7 +43,10 @@ impl Link {
     /// The line after this one, without its end.
     pub(crate) fn next(&self, time: Timestamp, event: &str, fields: &Fields) -> (String, Self) {
         let seq = self.seq.saturating_add(1);
-        let mut line = format!("{{\"seq\":{seq},\"time\":\"{time}\",\"event\":{}", Value::from(event));
+        let mut line = format!(
+            "{{\"seq\":{seq},\"time\":\"{time}\",\"event\":{}",
+            Value::from(event)
+        );
         for (name, value) in fields {
             line.push_str(&format!(",{}:{value}", Value::from(name.as_str())));
         }

@@ -19,7 +19,9 @@ use crate::systemd::UNIT;
 /// The values of a setting of the unit, in their order.
 fn settings(name: &str) -> Vec<String> {
     let unit = std::fs::read_to_string(root().join(UNIT)).unwrap();
-    let values = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let values = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     values.map(str::to_owned).collect()
 }
 
@@ -28,7 +30,9 @@ async fn calls_of(set: &str) -> BTreeSet<String> {
     let mut calls = BTreeSet::new();
     let mut sets = vec![set.to_owned()];
     while let Some(set) = sets.pop() {
-        let listed = Command::new("systemd-analyze").args(["syscall-filter", "--no-pager", &set]).output();
+        let listed = Command::new("systemd-analyze")
+            .args(["syscall-filter", "--no-pager", &set])
+            .output();
         let Output { stdout, status, .. } = listed.await.unwrap();
         assert!(status.success(), "{set}");
         for word in text(&stdout).lines().skip(1).map(str::trim) {
@@ -93,7 +97,9 @@ async fn t6_the_daemon_works_behind_its_units_walls() {
         assert!(status.contains(line), "{line} is not in: {status}");
     }
     let ledger = Arc::new(Ledger::default());
-    Client::new(&world, &ledger).obtain(&["www.test.example.com"]).await;
+    Client::new(&world, &ledger)
+        .obtain(&["www.test.example.com"])
+        .await;
     ledger.audit(&world).await.assert_clean();
     daemon.hang_up();
     world.installation.says("configuration reloaded", 1).await;
