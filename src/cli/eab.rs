@@ -40,6 +40,18 @@ struct Add {
     /// Its accounts may order wildcards although --allow or --deny is given
     #[arg(long)]
     wildcards: bool,
+    /// Its clients must call from such a network; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    from: Vec<String>,
+    /// Its accounts' certificates may be valid for so many days
+    #[arg(long, value_name = "DAYS")]
+    days: Option<u32>,
+    /// A name that its accounts order may have so many orders --within a time
+    #[arg(long, value_name = "NUMBER", requires = "within")]
+    orders: Option<u32>,
+    /// The time for --orders, e.g. 168h
+    #[arg(long, value_name = "DURATION", requires = "orders")]
+    within: Option<GoDuration>,
     /// The upstream of its accounts' orders, whatever their names [default: chosen by provisioner and names]
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
@@ -83,6 +95,12 @@ impl Eab {
                     allow: add.allow,
                     deny: add.deny,
                     wildcards: add.wildcards,
+                    from: add.from,
+                    days: add.days,
+                    orders: add
+                        .orders
+                        .zip(add.within)
+                        .map(|(orders, GoDuration(within))| (orders, within)),
                     upstream: add.upstream,
                     lifetime,
                 };

@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::acme::external_account::KeyId;
+use crate::acme::external_account::NameLimits;
 use crate::acme::identifier::Identifier;
 use crate::acme::problem::Problem;
 use crate::acme::problem::cleaned;
 use crate::policy::clients::ClientRules;
 use crate::policy::decision::Decision;
+use crate::policy::names::InvalidLimit;
 use crate::policy::names::NameRules;
+use crate::policy::names::network;
 use crate::policy::per_name::NameLimit;
 use crate::policy::per_name::Quota;
 
@@ -30,6 +34,33 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The rules of an external account key of the store.
+    ///
+    /// # Errors
+    ///
+    /// What is no pattern or no network.
+    pub fn of_key(kid: &KeyId, limits: &NameLimits) -> Result<Self, InvalidLimit> {
+        let from = limits.from.iter().map(|text| {
+            let invalid = || InvalidLimit(text.clone());
+            network(text).flatten().ok_or_else(invalid)
+        });
+        let quota = limits.orders.map(|(orders, within)| Quota { orders, within });
+        let each = NameLimit {
+            days: limits.days,
+            quota,
+            ..NameLimit::default()
+        };
+        Ok(Self {
+            prefix: format!("external account key {kid}: "),
+            names: limits.try_into()?,
+            clients: ClientRules {
+                allow: from.collect::<Result<_, _>>()?,
+                deny: Vec::new(),
+            },
+            per_name: Vec::from_iter((each != NameLimit::default()).then_some(each)),
+        })
+    }
+
     /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
         let Self {

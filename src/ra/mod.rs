@@ -84,6 +84,7 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: Arc<RateLimits>,
+    /// Held while the orders of a name are counted and one more is stored.
     counting: Arc<tokio::sync::Mutex<()>>,
     own_keys: Option<Arc<dyn OwnKeys>>,
 }

@@ -1,6 +1,7 @@
 //! The contract of [`Store`] as tests, run against each backend: `contract!(Backend)` in the backend's own tests.
 
-pub(crate) mod external_accounts;
+pub(crate) mod counting;
+mod external_accounts;
 pub(crate) mod jobs;
 pub(crate) mod records;
 pub(crate) mod renewals;
@@ -74,6 +75,7 @@ macro_rules! contract {
             external_accounts::a_one_time_key_stays_used_whatever_becomes_of_its_account
             external_accounts::a_key_is_replaced_by_compare_and_swap
             external_accounts::keys_are_listed_the_oldest_first_and_are_there_after_reopening
+            counting::orders_count_for_their_names_once_they_are_finalized_unless_they_fail
             renewals::n2_a_certificate_is_found_by_its_name_as_long_as_its_order_is_there
             renewals::n4_of_many_orders_that_replace_a_certificate_one_is_stored
             renewals::n4_a_failed_replacement_frees_the_certificate

@@ -21,6 +21,7 @@ mod layering;
 mod logs;
 mod overload;
 mod own_certificate;
+mod policy;
 mod races;
 mod recovery;
 mod reload;
