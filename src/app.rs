@@ -3,6 +3,7 @@
 
 pub mod account_file;
 mod audit;
+pub mod backup;
 pub mod control;
 pub mod deep;
 pub mod import;

@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod authorization;
+pub mod backup;
 pub mod certificate;
 pub mod external_account;
 pub mod import;
@@ -66,9 +67,10 @@ impl From<StoreError> for Refusal {
             StoreError::Conflict | StoreError::LeaseLost => {
                 ("the object changed while it was worked on; try again", 1)
             }
-            StoreError::InUse { .. } | StoreError::Corrupt(_) | StoreError::Failed(_) => {
-                ("the server met an internal error; try again later", 60)
-            }
+            StoreError::InUse { .. }
+            | StoreError::Corrupt(_)
+            | StoreError::Overtaken
+            | StoreError::Failed(_) => ("the server met an internal error; try again later", 60),
         };
         Self::Later {
             problem: Problem::new(ProblemType::ServerInternal, detail).with_status(503),

@@ -17,7 +17,7 @@ use crate::acme::order::history::{Step, StepKind};
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
-use crate::store::{Census, Lease, Registration, Settlement, Store, StoreError, Versioned};
+use crate::store::{Census, Lease, Registration, Settlement, Snapshot, Store, StoreError, Versioned};
 
 /// Where the events are found that are for the audit log alone.
 pub const TARGET: &str = "acme_proxy::audit";
@@ -350,6 +350,10 @@ impl Store for Audited {
 
     async fn check_room(&self) -> Result<(), StoreError> {
         self.inner.check_room().await
+    }
+
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        self.inner.snapshot()
     }
 
     async fn failed(&self) -> StoreError {

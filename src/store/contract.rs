@@ -5,6 +5,7 @@ mod external_accounts;
 pub(crate) mod jobs;
 pub(crate) mod records;
 pub(crate) mod renewals;
+pub(crate) mod snapshots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +48,7 @@ fn opened() -> UpstreamOrder {
     UpstreamOrder::new("https://ca.example.com/1", "https://ca.example.com/account")
 }
 
-/// Makes a test of each function of `external_accounts`, `records`, `renewals` and `jobs`.
+/// Makes a test of each function of `external_accounts`, `records`, `renewals`, `jobs` and `snapshots`.
 macro_rules! contract {
     ($backend:ty) => {
         $crate::store::contract::contract! { $backend:
@@ -96,6 +97,8 @@ macro_rules! contract {
             jobs::f24_a_crash_voids_leases_but_loses_no_job
             jobs::a_waiting_worker_is_woken
             jobs::jobs_of_unknown_kinds_are_left_alone
+            snapshots::a_snapshot_shows_one_moment_whatever_is_written_meanwhile
+            snapshots::a_snapshot_that_is_taken_amid_writes_has_each_of_them_whole_or_not_at_all
         }
     };
     ($backend:ty: $($module:ident::$name:ident)*) => {

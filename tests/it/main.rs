@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod backup;
 mod canary;
 mod compat;
 mod config;
@@ -15,10 +16,12 @@ mod deep;
 mod eab_cli;
 mod gate;
 mod harness;
+mod health;
 mod import;
 mod late;
 mod layering;
 mod logs;
+mod monitoring;
 mod overload;
 mod own_certificate;
 mod policy;
