@@ -85,6 +85,9 @@ impl Operator {
         let mut attempt = 0;
         loop {
             if let Some((ra, accounts)) = &self.here {
+                if let Some(why) = request.needs_daemon() {
+                    bail!("{why}");
+                }
                 return Ok(control::answer(ra, accounts, request).await);
             }
             let asked = control::ask(&path, &request).await;

@@ -7,7 +7,28 @@ use clap::{Args, Subcommand};
 use crate::app::control::{NewKey, Request};
 use crate::config::GoDuration;
 
+const EXAMPLES: &str = "\
+Examples:
+  acme-proxy eab add --kid web-team --allow '*.web.example.com' /etc/acme-proxy/ca.json
+  acme-proxy eab list /etc/acme-proxy/ca.json
+  acme-proxy eab revoke web-team /etc/acme-proxy/ca.json";
+
+const ADD_EXAMPLES: &str = "\
+Examples:
+  acme-proxy eab add /etc/acme-proxy/ca.json
+  acme-proxy eab add --one-time --expires 72h /etc/acme-proxy/ca.json
+  acme-proxy eab add --kid web-team --allow '*.web.example.com' /etc/acme-proxy/ca.json";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  acme-proxy eab list /etc/acme-proxy/ca.json";
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  acme-proxy eab revoke web-team /etc/acme-proxy/ca.json";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Eab {
     #[command(subcommand)]
     command: Command,
@@ -24,6 +45,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(after_help = ADD_EXAMPLES)]
 struct Add {
     /// The key's id [default: a random one]
     #[arg(long)]
@@ -66,12 +88,14 @@ struct Add {
 }
 
 #[derive(Args)]
+#[command(after_help = LIST_EXAMPLES)]
 struct List {
     /// The configuration
     config: PathBuf,
 }
 
 #[derive(Args)]
+#[command(after_help = REVOKE_EXAMPLES)]
 struct Revoke {
     /// The key's id
     kid: String,

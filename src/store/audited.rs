@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::acme::account::{Account, AccountStatus};
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
-use crate::acme::id::{AccountId, OrderId};
+use crate::acme::id::{AccountId, AccountName, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::history::{Step, StepKind};
@@ -110,11 +110,17 @@ impl Store for Audited {
     async fn create_account(&self, account: &Account) -> Result<Registration, StoreError> {
         let registration = self.inner.create_account(account).await?;
         if let Registration::Created = registration {
+            let (id, provisioner, key) = (account.id(), account.provisioner(), account.key().thumbprint());
             let kid = account.binding().map(|binding| binding.kid().as_str());
-            event!(
-                account.id = %account.id(), provisioner = account.provisioner(), account.key = account.key().thumbprint(),
-                eab.kid = kid, "account created"
-            );
+            match account.name() {
+                AccountName::Ours(_) => {
+                    event!(account.id = %id, provisioner, account.key = key, eab.kid = kid, "account created");
+                }
+                AccountName::Foreign(name) => event!(
+                    account.id = %id, account.name = %name, account.status = %account.status(), provisioner,
+                    account.key = key, "account imported"
+                ),
+            }
         }
         Ok(registration)
     }

@@ -1,7 +1,7 @@
 //! The contract of [`Store`] as tests, run against each backend: `contract!(Backend)` in the backend's own tests.
 
 pub(crate) mod counting;
-mod external_accounts;
+pub(crate) mod external_accounts;
 pub(crate) mod jobs;
 pub(crate) mod records;
 pub(crate) mod renewals;

@@ -26,6 +26,7 @@ mod overload;
 mod own_certificate;
 mod policy;
 mod races;
+mod records;
 mod recovery;
 mod reload;
 mod requirements;

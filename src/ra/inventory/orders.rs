@@ -278,12 +278,13 @@ fn next_look(job: Option<Job>, order: &Order, now: Timestamp) -> String {
     let mut latest_first = order.steps().iter().rev();
     let fault = latest_first.find(|step| step.kind == StepKind::CaFailed);
     match (job, fault) {
-        (Some(job), Some(fault)) if job.faults > 0 => {
+        (Some(job), Some(fault)) if job.faults > 1 => {
             format!(
                 "{next}; it has failed {} times in a row, the latest: {}",
                 job.faults, fault.about
             )
         }
+        (Some(job), Some(fault)) if job.faults == 1 => format!("{next}; it has failed: {}", fault.about),
         (Some(_) | None, Some(_) | None) => next,
     }
 }
