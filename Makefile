@@ -91,6 +91,7 @@ needs-fuzz:
 needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
 	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl \
+	  systemd:systemd-analyze systemd:systemd-socket-activate python3-seccomp:seccomp.py \
 	  prometheus:promtool
 
 clean: ## Removes what was built
