@@ -9,6 +9,7 @@ use acme_proxy::acme::account::Account;
 use acme_proxy::acme::certificate::{Der, Fingerprint};
 use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
 use acme_proxy::acme::id::{AccountId, OrderId};
+use acme_proxy::acme::identifier::Identifier;
 use acme_proxy::acme::job::{Job, Lane, Work};
 use acme_proxy::acme::order::Order;
 use acme_proxy::acme::renewal::CertificateId;
