@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod backup;
 mod canary;
 mod compat;
 mod config;
@@ -23,7 +24,9 @@ mod logs;
 mod monitoring;
 mod overload;
 mod own_certificate;
+mod policy;
 mod races;
+mod records;
 mod recovery;
 mod reload;
 mod requirements;

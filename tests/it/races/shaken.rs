@@ -16,7 +16,7 @@ use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
 use acme_proxy::store::sled::SledStore;
-use acme_proxy::store::{Census, Lease, Registration, Settlement, Store, StoreError, Versioned};
+use acme_proxy::store::{Census, Lease, Registration, Settlement, Snapshot, Store, StoreError, Versioned};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
@@ -286,6 +286,10 @@ impl Store for Shaken {
 
     async fn check_room(&self) -> Result<(), StoreError> {
         self.store.check_room().await
+    }
+
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        self.store.snapshot()
     }
 
     async fn failed(&self) -> StoreError {
