@@ -9,7 +9,7 @@ RACE_SCHEDULES ?= 10000
 LIVES_CASES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients suite powercut powercut-short soak races lives fuzz fuzz-short bench build install needs needs-fuzz needs-test clean
+.PHONY: help demo test check unit clients suite powercut powercut-short soak races lives fuzz fuzz-short bench delivery build dist install needs needs-fuzz needs-test needs-delivery clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -19,7 +19,7 @@ demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps
 	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
 	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
 
-test: check unit clients suite powercut-short fuzz-short ## Proves the project: everything below but bench, in short forms
+test: check unit clients suite powercut-short fuzz-short delivery ## Proves the project: everything below but bench, in short forms
 	@echo "All of make test has passed."
 
 check: needs ## Format, lints with warnings denied, one crypto provider
@@ -66,8 +66,22 @@ bench: needs ## Issuances per second, latency, CPU, memory, syncs; release build
 	$(CARGO) build --locked --release --bin acme-proxy --examples
 	$(TARGET_DIR)/release/examples/bench
 
-build: needs ## The release binary
-	$(CARGO) build --locked --release --bin acme-proxy
+# Only the last step differs from `cargo build`: the C library goes into the program, which then runs on any Linux.
+STATIC := --locked --bin acme-proxy
+STATIC_FLAGS := -- -C target-feature=+crt-static
+
+delivery: needs needs-delivery ## install.sh and the packages, in clean Debian roots
+	$(CARGO) rustc $(STATIC) $(STATIC_FLAGS)
+	@mkdir -p $(TARGET_DIR)/delivery
+	strip -o $(TARGET_DIR)/delivery/acme-proxy $(TARGET_DIR)/debug/acme-proxy
+	$(SUDO) ./tests/delivery/root.sh $(abspath $(TARGET_DIR))/delivery/root
+	$(SUDO) ./tests/delivery/installer.sh $(abspath $(TARGET_DIR))/delivery/acme-proxy $(abspath $(TARGET_DIR))/delivery/root
+
+build: needs ## The release binary, which needs no library
+	$(CARGO) rustc --release $(STATIC) $(STATIC_FLAGS)
+
+dist: build ## The release archive with its checksum, in target/dist
+	./deploy/dist.sh $(TARGET_DIR)/release/acme-proxy $(TARGET_DIR)/dist
 
 install: build ## Installs binary, unit and a first ca.json; see install.sh for its variables
 	$(SUDO) env BINARY=$(TARGET_DIR)/release/acme-proxy ./install.sh
@@ -87,6 +101,9 @@ needs-fuzz:
 needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
 	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl
+
+needs-delivery:
+	@./tests/needs.sh debootstrap:debootstrap shellcheck:shellcheck binutils:strip
 
 clean: ## Removes what was built
 	$(CARGO) clean
