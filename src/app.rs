@@ -3,21 +3,28 @@
 
 pub mod account_file;
 pub mod control;
+mod listen;
+mod reload;
+mod systemd;
 mod upstreams;
 
+pub use listen::Sockets;
+pub use reload::Reloads;
+
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Interval;
 
 use crate::acme::certificate::{self, Der};
 use crate::acme::upstream::UpstreamName;
-use crate::app::upstreams::Accounts;
+use crate::app::reload::{AccountsInForce, InForce, Work};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::jose::jwk::Jwk;
@@ -25,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
-use crate::server::{self, Listener, OwnCertificate, Server};
+use crate::server::{self, Listener, Server};
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
@@ -34,25 +41,19 @@ use crate::upstream::acme::Ca;
 use crate::upstream::http::outcome::Outcome;
 use crate::validate::Validator;
 use crate::worker::Worker;
-use crate::worker::upstream::Upstream;
 
 /// How long requests and jobs that are under way may take to end after the signal to stop.
 const SHUTDOWN: Duration = Duration::from_secs(35);
 
-/// `EAFNOSUPPORT`: the host has no IPv6.
-const NO_IPV6: i32 = 97;
+/// How long the store may take to answer before the daemon counts as stuck.
+const STORE_ANSWERS: Duration = Duration::from_secs(10);
 
 /// The daemon, ready to serve.
 pub struct App {
     acme: Listener,
     metrics_listener: Option<Listener>,
     control: Option<ControlSocket>,
-    accounts: Accounts,
-    server: Server,
-    tls: Arc<rustls::ServerConfig>,
-    worker: Worker,
-    store: Arc<dyn Store>,
-    metrics: Arc<Metrics>,
+    in_force: InForce,
 }
 
 impl App {
@@ -61,22 +62,30 @@ impl App {
     /// # Errors
     ///
     /// One sentence that says what is wrong and what to do.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
-        Self::build_at(config, Clock::system()).await
+    pub async fn build(config: Config, sockets: Sockets) -> anyhow::Result<Self> {
+        Self::build_on(config, sockets, Clock::system()).await
     }
 
-    /// The same, by another clock than the system's.
+    /// The same, by another clock than the system's, on sockets of its own.
     ///
     /// # Errors
     ///
     /// As [`Self::build`].
     pub async fn build_at(config: Config, clock: Clock) -> anyhow::Result<Self> {
-        let acme = bind("address", config.server.address).await?;
-        let metrics_listener = match config.metrics {
-            Some(address) => Some(bind("metricsAddress or authority.config.metrics.port", address).await?),
-            None => None,
-        };
-        let settings = config.store;
+        Self::build_on(config, Sockets::default(), clock).await
+    }
+
+    async fn build_on(mut config: Config, mut sockets: Sockets, clock: Clock) -> anyhow::Result<Self> {
+        let acme = sockets.acme(config.server.address).await?;
+        let metrics_listener = sockets.metrics(config.metrics).await?;
+        // Those that systemd passes may be others than the configured ones.
+        let bound = [Some(&acme), metrics_listener.as_ref()].into_iter().flatten();
+        for address in bound.filter_map(|listener| listener.local_addr().ok()) {
+            if !config.validate.own_listeners.contains(&address) {
+                config.validate.own_listeners.push(address);
+            }
+        }
+        let settings = config.store.clone();
         let directory = settings.path.clone();
         let store = tokio::task::spawn_blocking(move || SledStore::open(settings)).await??;
         let store: Arc<dyn Store> = Arc::new(store);
@@ -89,39 +98,16 @@ impl App {
         };
         let metrics = Arc::new(Metrics::new()?);
         let slot = Arc::new(CertificateSlot::with_stand_in()?);
-        if let OwnCertificate::Files { certificate, key } = &config.server.own_certificate {
-            let read = |path: &std::path::Path| {
-                std::fs::read(path).with_context(|| format!("{} can not be read", path.display()))
-            };
-            slot.install_pem(&read(certificate)?, &read(key)?)?;
-        }
-        let mut upstreams = Vec::new();
-        let mut accounts = Vec::new();
-        for configured in config.upstreams {
-            let vault = vault(&configured, &store);
-            let (name, failover) = (configured.name, configured.failover);
-            let ca_url = configured.settings.directory.clone();
-            let ca = ca(configured, vault)?;
-            count_requests(&ca, name, &metrics);
-            accounts.push((name, Arc::clone(&ca)));
-            upstreams.push(Upstream {
-                name,
-                ca_url,
-                issuer: ca,
-                failover,
-            });
-        }
-        let accounts = Accounts {
-            all: accounts,
-            metrics: Some(Arc::clone(&metrics)),
-        };
+        reload::install_files(&slot, &config.server.own_certificate)?;
+        let (upstreams, accounts) = reload::upstreams(&config.upstreams, |_| None, &store, &metrics)?;
         let own_keys = Box::new(KeysOfDaemon {
             slot: Arc::clone(&slot),
             store: Arc::clone(&store),
         });
-        let validator = Validator::new(config.validate)?;
-        let ra = RegistrationAuthority::new(Arc::clone(&store), Policy::new(config.policy), clock.clone())
-            .with_own_keys(own_keys);
+        let validator = Validator::new(config.validate.clone())?;
+        let policy = Policy::new(config.policy.clone());
+        let ra =
+            RegistrationAuthority::new(Arc::clone(&store), policy, clock.clone()).with_own_keys(own_keys);
         for provisioner in ra.provisioners_without_key().await? {
             tracing::warn!(
                 provisioner,
@@ -129,26 +115,30 @@ impl App {
             );
         }
         let tls = Arc::new(tls::server_config(Arc::clone(&slot), config.server.tls)?);
-        let server = Server::new(config.server, ra, Arc::clone(&metrics));
+        let server = Server::new(config.server.clone(), ra, Arc::clone(&metrics), tls);
         let worker = Worker::new(
             Arc::clone(&store),
             upstreams,
             validator,
             clock,
             Arc::clone(&metrics),
-            slot,
-            config.worker,
+            Arc::clone(&slot),
+            config.worker.clone(),
         );
+        let accounts = Arc::new(accounts);
+        let in_force = InForce {
+            config,
+            server,
+            work: watch::Sender::new(Work { worker, accounts }),
+            store,
+            metrics,
+            slot,
+        };
         Ok(Self {
             acme,
             metrics_listener,
             control,
-            accounts,
-            server,
-            tls,
-            worker,
-            store,
-            metrics,
+            in_force,
         })
     }
 
@@ -171,28 +161,56 @@ impl App {
     /// # Errors
     ///
     /// That the store has failed.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    pub async fn run(self, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+        let (_, wanted) = mpsc::channel(1);
+        let config = self.in_force.config.clone();
+        let load = Arc::new(move || Ok(config.clone()));
+        self.run_with(stop, Reloads { wanted, load }).await
+    }
+
+    /// The same, and reads the configuration anew whenever that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`], and that a part of the daemon has ended, which no part ever should.
+    pub async fn run_with(
+        self,
+        mut stop: watch::Receiver<bool>,
+        mut reloads: Reloads,
+    ) -> anyhow::Result<()> {
+        let mut in_force = self.in_force;
         let (stopper, stopped) = watch::channel(false);
         let mut parts = JoinSet::new();
+        let accounts = watch::Sender::new(Arc::clone(&in_force.work.borrow().accounts));
         if let Some(control) = self.control {
-            let accounts = Arc::new(self.accounts);
-            parts.spawn(control.serve(self.server.clone(), accounts, stopped.clone()));
+            let accounts = Arc::new(AccountsInForce(accounts.subscribe()));
+            parts.spawn(control.serve(in_force.server.clone(), accounts, stopped.clone()));
         }
-        parts.spawn(self.acme.serve_acme(self.server, self.tls, stopped.clone()));
+        parts.spawn(self.acme.serve_acme(in_force.server.clone(), stopped.clone()));
         if let Some(listener) = self.metrics_listener {
-            parts.spawn(server::serve_metrics(listener, self.metrics, stopped.clone()));
+            let metrics = Arc::clone(&in_force.metrics);
+            parts.spawn(server::serve_metrics(listener, metrics, stopped.clone()));
         }
-        parts.spawn(self.worker.run(stopped));
-        let failure = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => None,
-            failure = self.store.failed() => Some(failure),
-        };
-        match &failure {
-            None => tracing::info!("shutting down"),
-            Some(error) => {
-                tracing::error!(%error, "the store has failed; only a restart can tell what is on the disk")
+        parts.spawn(reload::work(in_force.work.subscribe(), accounts, stopped));
+        systemd::ready("serving");
+        let mut heartbeat = systemd::heartbeat().map(tokio::time::interval);
+        let failure = loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break None,
+                failure = in_force.store.failed() => {
+                    tracing::error!(error = %failure, "the store has failed; only a restart can tell what is on the disk");
+                    break Some(failure.into());
+                }
+                Some(ended) = parts.join_next() => {
+                    let why = ended.err().map_or_else(String::new, |error| format!(": {error}"));
+                    break Some(anyhow::anyhow!("a part of the daemon has ended by itself{why}"));
+                }
+                Some(()) = reloads.wanted.recv() => in_force.reload(&reloads).await,
+                () = beat(&mut heartbeat) => say_alive(&*in_force.store).await,
             }
-        }
+        };
+        tracing::info!("shutting down ...");
+        systemd::stopping();
         stopper.send_replace(true);
         let drained = async { while parts.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN, drained).await.is_err() {
@@ -200,10 +218,26 @@ impl App {
                 "work was still under way at the end of the shutdown's time; it goes on after the next start"
             );
         }
-        match failure {
-            None => Ok(()),
-            Some(error) => Err(error.into()),
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// The next beat; never, if nobody listens.
+async fn beat(heartbeat: &mut Option<Interval>) {
+    match heartbeat {
+        Some(heartbeat) => {
+            heartbeat.tick().await;
         }
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells the watchdog that the daemon works, if its store does. That the runtime does, this very call shows.
+async fn say_alive(store: &dyn Store) {
+    match tokio::time::timeout(STORE_ANSWERS, store.load("heartbeat")).await {
+        Ok(Ok(_)) => systemd::alive(),
+        Ok(Err(error)) => tracing::error!(%error, "the store can not be read, so the watchdog hears nothing"),
+        Err(_) => tracing::error!("the store does not answer, so the watchdog hears nothing"),
     }
 }
 
@@ -256,25 +290,6 @@ impl OwnKeys for KeysOfDaemon {
         }
         Ok(false)
     }
-}
-
-async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<Listener> {
-    let bound = match Listener::bind(address).await {
-        // ":443" means every address; on a host without IPv6 these are the IPv4 ones.
-        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(NO_IPV6) => {
-            Listener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))).await
-        }
-        bound => bound,
-    };
-    bound.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("{key}: {address} is in use by another process; stop it, or choose another port")
-        }
-        io::ErrorKind::PermissionDenied => anyhow::anyhow!(
-            "{key}: {address} may not be bound by this user; give the service CAP_NET_BIND_SERVICE, or choose a port above 1023"
-        ),
-        _ => anyhow::anyhow!("{key}: {address} can not be bound: {error}"),
-    })
 }
 
 /// The CA's account, kept in the store.

@@ -81,7 +81,7 @@ pub fn run() -> ExitCode {
             carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
-        None => serve::serve(&cli.serve),
+        None => serve::serve(cli.serve),
     }
 }
 

@@ -4,6 +4,7 @@
 //! in `late` for one that has ended before the CA was done. No clock is read here, and nothing is persisted: callers do
 //! that, by compare-and-swap.
 
+pub mod history;
 pub mod late;
 mod replacing;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType};
 use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
+use crate::acme::order::history::Step;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::{Advice, CertificateId};
 use crate::acme::revocation::Revocation;
@@ -64,6 +66,9 @@ pub struct Order {
     /// The account that has opened its order at the CA is not the one of now, which can not come to share it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     left_line: bool,
+    /// What has happened to it, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<Step>,
 }
 
 /// What a client asks for beyond the names.
@@ -288,6 +293,7 @@ impl Order {
             advice: None,
             unseen_since: None,
             left_line: false,
+            steps: Vec::new(),
         }
     }
 
@@ -330,6 +336,7 @@ impl Order {
             advice: None,
             unseen_since: None,
             left_line: false,
+            steps: Vec::new(),
         }
     }
 

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::app::App;
+use crate::app::{App, Reloads, Sockets};
 use crate::cli::{EXIT_FAILURE, EXIT_USAGE, fail, start_logging};
 use crate::config::{Config, Overrides};
 
@@ -98,14 +99,17 @@ impl Network {
 }
 
 /// Serves.
-pub(crate) fn serve(flags: &Serve) -> ExitCode {
+pub(crate) fn serve(flags: Serve) -> ExitCode {
     let Some(path) = flags.config.clone().or_else(default_config) else {
         return fail(
             &"no configuration given; run acme-proxy /path/to/ca.json",
             EXIT_USAGE,
         );
     };
-    let config = match Config::load(&path, &flags.network.overrides()) {
+    // While this is the only thread.
+    let sockets = Sockets::inherited();
+    let overrides = flags.network.overrides();
+    let config = match Config::load(&path, &overrides) {
         Ok(config) => config,
         Err(error) => return fail(&error, error.exit_code()),
     };
@@ -117,41 +121,59 @@ pub(crate) fn serve(flags: &Serve) -> ExitCode {
         tracing::warn!("{flag} has no effect here");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let ended = match runtime {
-        Ok(runtime) => runtime.block_on(serve_until_signal(config, flags.pidfile.as_deref())),
-        Err(error) => Err(error.into()),
-    };
+    let ended = sockets.and_then(|sockets| {
+        runtime?.block_on(serve_until_signal(config, sockets, &path, overrides, flags.pidfile.as_deref()))
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),
     }
 }
 
-async fn serve_until_signal(config: Config, pidfile: Option<&Path>) -> anyhow::Result<()> {
-    let names: Vec<String> = config.server.names.iter().map(ToString::to_string).collect();
-    let app = App::build(config).await?;
-    let _pidfile = pidfile.map(PidFile::write).transpose()?;
+async fn serve_until_signal(
+    config: Config,
+    sockets: Sockets,
+    path: &Path,
+    overrides: Overrides,
+    pidfile: Option<&Path>,
+) -> anyhow::Result<()> {
+    // From here on SIGHUP does not end the process. One that comes during the start is carried out after it.
+    let mut hangup = signal(SignalKind::hangup())?;
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), address = %app.acme_address()?, names = names.join(" "),
-        metrics = ?app.metrics_address(), "serving ACME"
+        "Starting acme-proxy/{} ({}/{})",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
     );
+    tracing::info!("Config file: {}", path.display());
+    let url = config.server.url();
+    let app = App::build(config, sockets).await?;
+    let _pidfile = pidfile.map(PidFile::write).transpose()?;
+    tracing::info!("The primary server URL is {url}");
+    if let Some(address) = app.metrics_address() {
+        tracing::info!("Serving metrics on {address} ...");
+    }
+    tracing::info!("Serving HTTPS on {} ...", app.acme_address()?);
     let (stopper, stop) = watch::channel(false);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let (ask, wanted) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
-                _ = hangup.recv() => tracing::warn!("SIGHUP: the configuration is read at the start only; restart to change it"),
+                // If one is asked for already, it will see the latest file, too.
+                _ = hangup.recv() => drop(ask.try_send(())),
             }
         }
         stopper.send_replace(true);
         // Keeps the channel open until the end.
         stopper.closed().await;
     });
-    app.run(stop).await
+    let path = path.to_owned();
+    let load = Arc::new(move || Config::load(&path, &overrides));
+    app.run_with(stop, Reloads { wanted, load }).await
 }
 
 fn default_config() -> Option<PathBuf> {

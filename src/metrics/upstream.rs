@@ -110,6 +110,14 @@ impl UpstreamMetrics {
         }
     }
 
+    /// Says nothing more about how the upstream is. What has been counted stays.
+    pub fn forget(&self, upstream: &str) {
+        for gauge in [&self.up, &self.ready, &self.breaker_open] {
+            // It is there, or has just gone.
+            drop(gauge.remove_label_values(&[upstream]));
+        }
+    }
+
     pub(crate) fn collectors(&self) -> [Box<dyn Collector>; 11] {
         [
             Box::new(self.up.clone()),

@@ -10,6 +10,7 @@ use crate::acme::id::OrderId;
 use crate::acme::identifier::Identifier;
 use crate::acme::job::Job;
 use crate::acme::order::Order;
+use crate::acme::order::history::StepKind;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
 use crate::jose::jwk::Jwk;
@@ -70,7 +71,9 @@ impl RegistrationAuthority {
             if !order.value.may_hand_over() {
                 return;
             }
-            let fetched = Versioned::with(order.version, order.value.fetched());
+            let fetched = order.value.fetched();
+            let fetched = fetched.noting(StepKind::Fetched, "", self.clock.now());
+            let fetched = Versioned::with(order.version, fetched);
             match self.store.commit(fetched, None).await {
                 Ok(()) => return,
                 Err(StoreError::Conflict) => {}

@@ -80,8 +80,8 @@ pub struct RegistrationAuthority {
     store: Arc<dyn Store>,
     policy: Policy,
     clock: Clock,
-    limits: RateLimits,
-    own_keys: Option<Box<dyn OwnKeys>>,
+    limits: Arc<RateLimits>,
+    own_keys: Option<Arc<dyn OwnKeys>>,
 }
 
 /// The daemon's own keys, which are in no client's certificate and are no client's account's.
@@ -95,7 +95,7 @@ impl RegistrationAuthority {
     /// A registration authority over a store, under a policy.
     pub fn new(store: Arc<dyn Store>, policy: Policy, clock: Clock) -> Self {
         Self {
-            limits: RateLimits::new(policy.limits()),
+            limits: Arc::new(RateLimits::new(policy.limits())),
             store,
             policy,
             clock,
@@ -106,8 +106,22 @@ impl RegistrationAuthority {
     /// The same, refusing CSRs and accounts by a key of the daemon's own.
     pub fn with_own_keys(self, own_keys: Box<dyn OwnKeys>) -> Self {
         Self {
-            own_keys: Some(own_keys),
+            own_keys: Some(Arc::from(own_keys)),
             ..self
+        }
+    }
+
+    /// The same under another policy. What accounts and addresses have asked for counts on unless the limits are others.
+    pub fn under(&self, policy: Policy) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            limits: match policy.limits() == self.policy.limits() {
+                true => Arc::clone(&self.limits),
+                false => Arc::new(RateLimits::new(policy.limits())),
+            },
+            policy,
+            clock: self.clock.clone(),
+            own_keys: self.own_keys.clone(),
         }
     }
 

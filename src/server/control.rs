@@ -206,7 +206,7 @@ async fn serve_one(
     let mut request = (&mut stream).take(MAX_REQUEST);
     timeout(READ, request.read_to_end(&mut bytes)).await??;
     let answer = match serde_json::from_slice(&bytes) {
-        Ok(request) => answer(&server.shared.ra, upstreams, request).await,
+        Ok(request) => answer(&server.shared().ra, upstreams, request).await,
         Err(_) => {
             Answer::Refused("the daemon is of another version, and does not know this command".to_owned())
         }

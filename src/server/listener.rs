@@ -18,8 +18,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 
 use crate::metrics::Metrics;
 use crate::server::overload::{Places, Room, at_most};
@@ -66,6 +64,17 @@ impl Listener {
         Ok(Self { listener })
     }
 
+    /// A socket that somebody else has bound, and listens on.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn from_bound(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        Ok(Self { listener })
+    }
+
     /// The bound address, with the port that the system chose if it was 0.
     ///
     /// # Errors
@@ -76,20 +85,21 @@ impl Listener {
     }
 
     /// Serves ACME over TLS until told to stop, then lets open requests end.
-    pub async fn serve_acme(self, server: Server, tls: Arc<ServerConfig>, stop: watch::Receiver<bool>) {
-        let routes = server.routes();
-        let acceptor = TlsAcceptor::from(tls);
-        let places = Places::new(at_most(server.shared.settings.limits.connections));
+    pub async fn serve_acme(self, server: Server, stop: watch::Receiver<bool>) {
+        let places = Places::new(at_most(server.shared().settings.limits.connections));
         accept(self.listener, places, stop, move |stream, peer, room, stop| {
-            let (routes, acceptor, shared) = (routes.clone(), acceptor.clone(), Arc::clone(&server.shared));
+            let server = server.clone();
             async move {
+                let shared = server.shared();
                 let Some(_counted) = shared.peers.admit(peer, shared.ra.clock().now()) else {
                     return tracing::debug!(peer = %peer.0, "a connection of an address over its limits is closed");
                 };
                 shared.metrics.connections.inc();
                 let brought_a_request =
-                    match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => serve_connection(stream, peer, room, routes, stop).await,
+                    match tokio::time::timeout(HANDSHAKE_DEADLINE, server.tls().accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            serve_connection(stream, peer, room, || server.routes(), stop).await
+                        }
                         Ok(Err(error)) => {
                             tracing::debug!(%error, "TLS handshake failed");
                             false
@@ -118,9 +128,9 @@ pub async fn serve_metrics(listener: Listener, metrics: Arc<Metrics>, stop: watc
         places,
         stop,
         move |stream, peer, room, stop| {
-            let served = serve_connection(stream, peer, room, routes.clone(), stop);
-            async {
-                served.await;
+            let routes = routes.clone();
+            async move {
+                serve_connection(stream, peer, room, || routes.clone(), stop).await;
             }
         },
     )
@@ -176,7 +186,7 @@ async fn serve_connection<S>(
     stream: S,
     peer: Peer,
     room: Room,
-    routes: Router,
+    routes: impl Fn() -> Router,
     mut stop: watch::Receiver<bool>,
 ) -> bool
 where
@@ -187,12 +197,12 @@ where
         .header_read_timeout(HEADER_DEADLINE)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS);
-    let (routes, requests) = (TowerToHyperService::new(routes), AtomicUsize::new(0));
+    let requests = AtomicUsize::new(0);
     let service = service_fn(|mut request: Request<Incoming>| {
         requests.fetch_add(1, Ordering::Relaxed);
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(room);
-        routes.call(request)
+        TowerToHyperService::new(routes()).call(request)
     });
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);

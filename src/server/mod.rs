@@ -26,7 +26,11 @@ pub use peers::PeerLimits;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::Router;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::acme::identifier::DnsName;
 use crate::acme::identifier::InvalidName;
@@ -71,6 +75,13 @@ impl Settings {
             true => DnsName::of_own_network(text),
             false => text.parse(),
         }
+    }
+
+    /// The URL under which clients reach it.
+    pub fn url(&self) -> String {
+        let name = self.names.first().map(ToString::to_string).unwrap_or_default();
+        let port = self.port_in_links.map(|port| format!(":{port}"));
+        format!("https://{name}{}", port.unwrap_or_default())
     }
 
     fn terms_of_service(&self, provisioner: &str) -> Option<&str> {
@@ -118,31 +129,94 @@ pub(crate) struct Shared {
     pub(crate) ra: RegistrationAuthority,
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) nonces: Nonces,
-    pub(crate) verifiers: VerifierCache,
-    pub(crate) peers: Peers,
+    pub(crate) nonces: Arc<Nonces>,
+    pub(crate) verifiers: Arc<VerifierCache>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) requests: Requests,
 }
 
-/// The server, before it listens.
+/// What the next connection and the next request are served by.
+struct Current {
+    shared: Arc<Shared>,
+    routes: Router,
+    tls: TlsAcceptor,
+}
+
+impl Current {
+    fn new(shared: Shared, tls: Arc<ServerConfig>) -> Self {
+        let shared = Arc::new(shared);
+        Self {
+            routes: shared.routes(),
+            shared,
+            tls: TlsAcceptor::from(tls),
+        }
+    }
+}
+
+/// The server, whether it listens already or not.
 #[derive(Clone)]
 pub struct Server {
-    shared: Arc<Shared>,
+    current: Arc<RwLock<Current>>,
 }
 
 impl Server {
     /// A server over a registration authority.
-    pub fn new(settings: Settings, ra: RegistrationAuthority, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        settings: Settings,
+        ra: RegistrationAuthority,
+        metrics: Arc<Metrics>,
+        tls: Arc<ServerConfig>,
+    ) -> Self {
+        let shared = Shared {
+            ra,
+            peers: Arc::new(Peers::new(settings.limits)),
+            requests: Requests::new(overload::at_most(settings.limits.connections)),
+            settings,
+            metrics,
+            nonces: Arc::default(),
+            verifiers: Arc::default(),
+        };
         Self {
-            shared: Arc::new(Shared {
-                ra,
-                peers: Peers::new(settings.limits),
-                requests: Requests::new(overload::at_most(settings.limits.connections)),
-                settings,
-                metrics,
-                nonces: Nonces::default(),
-                verifiers: VerifierCache::default(),
-            }),
+            current: Arc::new(RwLock::new(Current::new(shared, tls))),
         }
+    }
+
+    /// From the next request on, also one of a connection that is open, other settings hold. What clients have in hand
+    /// stays good: their nonces, and what is counted of their addresses unless its limits are others now.
+    pub fn change(
+        &self,
+        settings: Settings,
+        ra: impl FnOnce(&RegistrationAuthority) -> RegistrationAuthority,
+        tls: Arc<ServerConfig>,
+    ) {
+        let before = self.shared();
+        let shared = Shared {
+            ra: ra(&before.ra),
+            peers: match settings.limits == before.settings.limits {
+                true => Arc::clone(&before.peers),
+                false => Arc::new(Peers::new(settings.limits)),
+            },
+            requests: before.requests.clone(),
+            settings,
+            metrics: Arc::clone(&before.metrics),
+            nonces: Arc::clone(&before.nonces),
+            verifiers: Arc::clone(&before.verifiers),
+        };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current::new(shared, tls);
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current.shared)
+    }
+
+    pub(crate) fn routes(&self) -> Router {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.routes.clone()
+    }
+
+    pub(crate) fn tls(&self) -> TlsAcceptor {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.tls.clone()
     }
 }

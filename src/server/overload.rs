@@ -67,7 +67,7 @@ impl Places {
 
 /// The requests that are worked on. One whose client has gone, or has been answered because it took too long, is worked
 /// on all the same: without a bound they would pile up behind a disk that hangs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Requests {
     free: Arc<Semaphore>,
 }

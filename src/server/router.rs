@@ -23,7 +23,7 @@ use crate::server::overload::{self, Room};
 use crate::server::peers::Peer;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
-use crate::server::{Server, Shared};
+use crate::server::Shared;
 use crate::server::{account, admin, authorization, certificate, directory, key_change, order, renewal};
 
 /// How long a request may be worked on. A wait for the CA's answer to a revocation ends before that.
@@ -31,10 +31,10 @@ const DEADLINE: Duration = Duration::from_secs(40);
 
 const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonce");
 
-impl Server {
+impl Shared {
     /// Every route of the ACME listener.
-    pub(crate) fn routes(&self) -> Router {
-        let shared = Arc::clone(&self.shared);
+    pub(crate) fn routes(self: &Arc<Self>) -> Router {
+        let shared = Arc::clone(self);
         Router::new()
             .route(
                 "/acme/{provisioner}/directory",

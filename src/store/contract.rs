@@ -81,6 +81,7 @@ macro_rules! contract {
             renewals::what_the_ca_offers_is_there_after_reopening
             jobs::a_job_is_leased_by_one_holder_the_longest_due_first
             jobs::a_lane_hands_out_its_own_jobs_only
+            jobs::a_job_can_be_looked_at_as_long_as_there_is_one
             jobs::a_job_moves_to_another_lane_with_its_order_or_not_at_all
             jobs::f20_leases_are_shared_out_between_owners
             jobs::f20_a_late_owner_does_not_wait_for_an_early_ones_jobs

@@ -288,6 +288,9 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
 
+    /// The job of this work, as it waits or was leased, if there is one. For people: it may be another one at once.
+    async fn job(&self, work: &Work) -> Result<Option<Job>, StoreError>;
+
     /// Takes up to `limit` due jobs of a lane, for as long as `span`: each time of the owner who holds the fewest leases
     /// of the lane, and of those the job that has been due longest. An owner who holds `share` leases or more gets
     /// none. However many jobs wait, this stays cheap.

@@ -51,7 +51,7 @@ pub struct Settings {
 }
 
 /// External Account Binding credentials (RFC 8555 §7.3.4).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eab {
     /// The key identifier that the CA gave out.
     pub kid: Secret,

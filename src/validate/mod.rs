@@ -35,7 +35,7 @@ use crate::validate::tlsalpn01::TlsAlpn01;
 const DETAIL_LIMIT: usize = 1000;
 
 /// How validation reaches the network.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// DNS servers for challenge look-ups, asked in this order; empty: those of the system's `resolv.conf`, as it is when
     /// the daemon starts. The system's hosts file and search list are never used.

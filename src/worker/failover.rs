@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::acme::job::Lane;
+use crate::acme::order::history::StepKind;
 use crate::acme::order::{Order, OrderStatus};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned, offers};
 use crate::worker::upstream::Watched;
@@ -124,7 +125,14 @@ fn moved(context: &Context, order: Versioned<Order>, second: &Watched) -> Settle
     let due = context.clock.now();
     Settlement {
         next: Next::Moved { upstream: to, due },
-        order: Some(Versioned::with(version, order.placed_at(to, due))),
+        order: Some(Versioned::with(
+            version,
+            order.placed_at(to, due).noting(
+                StepKind::Moved,
+                &format!("from {from} to {to}, for the former has failed for too long"),
+                due,
+            ),
+        )),
         issuers: Vec::new(),
     }
 }

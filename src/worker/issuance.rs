@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use crate::acme::account::AccountStatus;
 use crate::acme::id::AccountId;
 use crate::acme::job::Work;
+use crate::acme::order::history::StepKind;
 use crate::acme::order::{Order, OrderStatus, ValidatedOrder, after};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
@@ -82,9 +83,14 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
         None => match late::earlier(context, &order.value, &validated, now).await? {
             Earlier::Nothing => open(context, upstream, lease, order, validated).await,
             Earlier::Awaited => Ok(again(context, IN_LINE, 0)),
-            Earlier::Here { chains, ca_order } => {
+            Earlier::Here {
+                chains,
+                ca_order,
+                before,
+            } => {
                 let Versioned { value, version } = order;
-                let order = Versioned::with(version, value.opened_upstream(ca_order));
+                let handed_over = value.noting(StepKind::HandedOver, &before.to_string(), now);
+                let order = Versioned::with(version, handed_over.opened_upstream(ca_order));
                 Ok(collected(context, order, &validated, &chains))
             }
         },
@@ -116,7 +122,11 @@ async fn open(
     upstream.health.worked();
     let (ca_order, ca_account) = (cleaned(&opened.url, 200), cleaned(&opened.account, 200));
     let Versioned { value, version } = order;
-    let opened = Versioned::with(version, value.opened_upstream(opened));
+    let at = context.clock.now();
+    let opened = value
+        .opened_upstream(opened)
+        .noting(StepKind::Opened, &ca_order, at);
+    let opened = Versioned::with(version, opened);
     let order = context.store.checkpoint(lease, opened).await?;
     tracing::info!(
         audit = true, account.id = %order.value.account(), order.id = %order.value.id(), upstream = %upstream.name(),
@@ -172,7 +182,7 @@ fn collected(
     };
     if order.value.status(now) != OrderStatus::Processing {
         let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
-        return late::came(end(context, order, problem), chain);
+        return late::came(end(context, order, problem), chain, now);
     }
     let certificate = &chain.certificate;
     let asked = validated.wishes();
@@ -235,7 +245,10 @@ fn refused(
     error: &Error,
 ) -> Settlement {
     match error {
-        Error::Transient { .. } => ca_fault(context, upstream, lease, error),
+        Error::Transient { .. } => Settlement {
+            order: Some(fault_noted(order, error, context.clock.now())),
+            ..ca_fault(context, upstream, lease, error)
+        },
         Error::Permanent(problem) => {
             upstream.worked_for(order.value.under_way().map(|opened| opened.account.as_str()));
             // The CA may be at the CSR all the same, if the answer to an earlier request was lost.
@@ -252,7 +265,11 @@ fn refused(
             let url = value
                 .validated(context.clock.now())
                 .and_then(|v| Some(v.upstream()?.url.clone()));
-            let reopened = value.upstream_is_gone(&url.unwrap_or_default());
+            let reopened = value.upstream_is_gone(&url.unwrap_or_default()).noting(
+                StepKind::Gone,
+                detail,
+                context.clock.now(),
+            );
             // A CA that lets every order die gets the next one later and later.
             let wait = age(context, lease).min(BACKOFF_CEILING);
             Settlement {
@@ -261,6 +278,12 @@ fn refused(
             }
         }
     }
+}
+
+/// Notes what the CA, or the way to it, has done wrong.
+pub(crate) fn fault_noted(order: Versioned<Order>, error: &Error, now: Timestamp) -> Versioned<Order> {
+    let Versioned { value, version } = order;
+    Versioned::with(version, value.noting(StepKind::CaFailed, &error.to_string(), now))
 }
 
 /// Stores that the CA shows nothing of the order, unless it is known.

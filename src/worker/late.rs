@@ -8,13 +8,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::acme::certificate::{IssuedCertificate, IssuedChain, to_pem};
+use crate::acme::id::OrderId;
+use crate::acme::order::history::StepKind;
 use crate::acme::order::late::AwaitedOrder;
 use crate::acme::order::{Order, ValidatedOrder};
 use crate::acme::upstream::UpstreamOrder;
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
 use crate::worker::collection::{names, verified};
-use crate::worker::issuance::{is_unseen_for, not_seen, out_of_line};
+use crate::worker::issuance::{fault_noted, is_unseen_for, not_seen, out_of_line};
 use crate::worker::upstream::Operation;
 use crate::worker::{Context, again, again_at_ca, ca_fault};
 
@@ -47,25 +49,25 @@ pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Orde
         Ok(Progress::Issued(chains)) => {
             upstream.worked_for(Some(&awaited.upstream().account));
             match verified(context, &order.value, awaited.ordered(), &chains, now) {
-                Some(chain) => came(order, chain),
-                None => abandoned(order, "it is not the one that was ordered"),
+                Some(chain) => came(order, chain, now),
+                None => abandoned(order, now, "it is not the one that was ordered"),
             }
         }
         Ok(Progress::Waiting { retry_after }) => {
             upstream.worked_for(Some(&awaited.upstream().account));
             match is_over {
-                true => abandoned(order, "the CA has not issued it in time"),
+                true => abandoned(order, now, "the CA has not issued it in time"),
                 false => waiting(context, lease, order, &awaited, retry_after),
             }
         }
         Err(Error::OrderGone(detail)) => {
             upstream.worked_for(Some(&awaited.upstream().account));
-            abandoned(order, &detail)
+            abandoned(order, now, &detail)
         }
         Err(Error::OrderUnseen(detail)) => {
             upstream.worked_for(Some(&awaited.upstream().account));
             match is_over || is_unseen_for(&order.value, UNSETTLED, now) {
-                true => abandoned(order, &detail),
+                true => abandoned(order, now, &detail),
                 false => Settlement {
                     order: not_seen(order, now),
                     ..again(context, UNSETTLED_POLL, 0)
@@ -75,8 +77,11 @@ pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Orde
         Err(error @ (Error::Transient { .. } | Error::Permanent(_))) => {
             let settlement = ca_fault(context, upstream, lease, &error);
             match is_over {
-                true => abandoned(order, "the CA has not answered in time"),
-                false => settlement,
+                true => abandoned(order, now, "the CA has not answered in time"),
+                false => Settlement {
+                    order: Some(fault_noted(order, &error, now)),
+                    ..settlement
+                },
             }
         }
     }
@@ -99,7 +104,7 @@ fn waiting(
 }
 
 /// The certificate has come, too late for its order.
-pub(crate) fn came(order: Versioned<Order>, chain: IssuedChain) -> Settlement {
+pub(crate) fn came(order: Versioned<Order>, chain: IssuedChain, now: Timestamp) -> Settlement {
     let Versioned { value, version } = order;
     tracing::warn!(
         audit = true, account.id = %value.account(), order.id = %value.id(), upstream = %value.upstream_name(),
@@ -108,13 +113,18 @@ pub(crate) fn came(order: Versioned<Order>, chain: IssuedChain) -> Settlement {
     );
     Settlement {
         next: Next::Done,
-        order: Some(Versioned::with(version, value.came_late(chain.certificate))),
+        order: Some(Versioned::with(
+            version,
+            value
+                .came_late(chain.certificate)
+                .noting(StepKind::CameLate, "", now),
+        )),
         issuers: chain.issuers,
     }
 }
 
 /// Nothing will come any more, as far as anybody can tell.
-fn abandoned(order: Versioned<Order>, why: &str) -> Settlement {
+fn abandoned(order: Versioned<Order>, now: Timestamp, why: &str) -> Settlement {
     let Versioned { value, version } = order;
     tracing::warn!(
         audit = true, account.id = %value.account(), order.id = %value.id(), upstream = %value.upstream_name(),
@@ -122,7 +132,10 @@ fn abandoned(order: Versioned<Order>, why: &str) -> Settlement {
     );
     Settlement {
         next: Next::Done,
-        order: Some(Versioned::with(version, value.abandoned())),
+        order: Some(Versioned::with(
+            version,
+            value.abandoned().noting(StepKind::Abandoned, why, now),
+        )),
         issuers: Vec::new(),
     }
 }
@@ -139,6 +152,8 @@ pub(crate) enum Earlier {
         chains: Chains,
         /// The CA's order that it came from.
         ca_order: UpstreamOrder,
+        /// The earlier order.
+        before: OrderId,
     },
 }
 
@@ -179,7 +194,11 @@ pub(crate) async fn earlier(
                 certificate.sha256 = %leaf, "certificate of an earlier order handed over"
             );
             let ca_order = ca_order.clone();
-            return Ok(Earlier::Here { chains, ca_order });
+            return Ok(Earlier::Here {
+                chains,
+                ca_order,
+                before: id,
+            });
         }
     }
     Ok(found)

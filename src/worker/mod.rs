@@ -62,7 +62,7 @@ const POLL_CEILING: Duration = Duration::from_secs(60);
 const POLL_SHARE: u32 = 20;
 
 /// How the worker works.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The names of the daemon's own certificate, the common name first, if it is to be bought from a CA.
     pub own_certificate_names: Option<Vec<DnsName>>,
@@ -130,6 +130,38 @@ impl Worker {
             targets: Targets::default(),
         };
         upkeep::report_unknown(&context);
+        Self {
+            context: Arc::new(context),
+        }
+    }
+
+    /// A worker to run when this one has ended, in other settings. What this one knows of a CA that stays, above all how
+    /// long it wants to be left alone, the next one knows.
+    pub fn followed_by(&self, upstreams: Vec<Upstream>, validator: Validator, settings: Settings) -> Self {
+        let before = &self.context;
+        let now = before.clock.now();
+        let upstreams = upstreams.into_iter().map(|upstream| {
+            let stays = before.upstreams.get(&upstream.name);
+            let stays = stays.filter(|known| known.upstream.ca_url == upstream.ca_url);
+            let watched = match stays {
+                Some(known) => known.followed_by(upstream, now),
+                None => {
+                    upkeep::report_unknown_account(&before.metrics, upstream.name);
+                    Watched::new(upstream, now)
+                }
+            };
+            (watched.name(), Arc::new(watched))
+        });
+        let context = Context {
+            store: Arc::clone(&before.store),
+            upstreams: upstreams.collect(),
+            validator,
+            clock: before.clock.clone(),
+            metrics: Arc::clone(&before.metrics),
+            slot: Arc::clone(&before.slot),
+            settings,
+            targets: Targets::default(),
+        };
         Self {
             context: Arc::new(context),
         }

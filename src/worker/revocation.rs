@@ -7,6 +7,7 @@ use crate::acme::problem::Problem;
 use crate::acme::revocation::Revocation;
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::Error;
+use crate::worker::issuance::fault_noted;
 use crate::worker::upstream::Operation;
 use crate::worker::{Context, again, ca_fault, done, elsewhere};
 
@@ -55,7 +56,11 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
             let settlement = ca_fault(context, upstream, lease, &error);
             // The CA that has issued it may be gone for good.
             if now <= certificate.not_after() {
-                return Ok(settlement);
+                let order = fault_noted(Versioned::with(version, order), &error, now);
+                return Ok(Settlement {
+                    order: Some(order),
+                    ..settlement
+                });
             }
             Err(Problem::malformed(
                 "the certificate has expired before the CA has confirmed its revocation",

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntGaugeVec;
+use prometheus::core::Collector as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::acme::job::{Lane, WorkKind};
 use crate::acme::upstream::UpstreamName;
-use crate::metrics::raise_to;
+use crate::metrics::{Metrics, raise_to};
 use crate::store::{Waiting, offers};
 use crate::upstream::Error;
 use crate::worker::upstream::{Operation, Watched};
@@ -44,14 +46,47 @@ const STORE: &str = "store";
 pub(crate) fn report_unknown(context: &Context) {
     let health = &context.metrics.health;
     for name in context.upstreams.keys() {
-        let account = "the account at the CA has not been looked up yet".to_owned();
-        health.report(&account_at(*name), Err(account));
-        context.metrics.upstream.show(name.as_str());
+        report_unknown_account(&context.metrics, *name);
     }
     if context.settings.own_certificate_names.is_some() {
         let certificate = "the own certificate has not been looked up yet".to_owned();
         health.report(OWN_CERTIFICATE, Err(certificate));
     }
+}
+
+/// The same of one account.
+pub(crate) fn report_unknown_account(metrics: &Metrics, name: UpstreamName) {
+    let account = "the account at the CA has not been looked up yet".to_owned();
+    metrics.health.report(&account_at(name), Err(account));
+    metrics.upstream.show(name.as_str());
+}
+
+/// Says nothing more of upstreams that a worker before had, and this one has not.
+fn forget_others(context: &Context) {
+    let metrics = &context.metrics;
+    for name in labels_of(&metrics.upstream.up) {
+        if !context.upstreams.keys().any(|known| known.as_str() == name) {
+            metrics.upstream.forget(&name);
+            if let Ok(name) = name.parse() {
+                metrics.health.report(&account_at(name), Ok(()));
+            }
+        }
+    }
+    for url in labels_of(&metrics.external_ca_up) {
+        let mut known = context.upstreams.values();
+        if !known.any(|upstream| upstream.upstream.ca_url == url) {
+            // It is there, or has just gone.
+            drop(metrics.external_ca_up.remove_label_values(&[&url]));
+        }
+    }
+}
+
+/// What the only label of these gauges says.
+fn labels_of(gauges: &IntGaugeVec) -> Vec<String> {
+    let families = gauges.collect();
+    let series = families.iter().flat_map(|family| family.get_metric());
+    let labels = series.flat_map(|series| series.get_label());
+    labels.map(|label| label.value().to_owned()).collect()
 }
 
 /// What the account at the CA is called in the state of health.
@@ -64,6 +99,7 @@ pub(crate) fn account_at(name: UpstreamName) -> String {
 
 /// Runs all of it until told to stop.
 pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
+    forget_others(&context);
     let mut upstreams = JoinSet::new();
     for upstream in context.upstreams.values() {
         let (context, upstream) = (Arc::clone(&context), Arc::clone(upstream));
@@ -92,6 +128,9 @@ async fn prepare(context: &Context, upstream: &Watched) {
     let metrics = &context.metrics;
     let ready = metrics.upstream.ready.with_label_values(&[name.as_str()]);
     let mut faults = 0_u32;
+    // A worker before this one may have been told to wait.
+    let (_, wait) = upstream.health.waits(context.clock.now());
+    let _early = tokio::time::timeout(wait, upstream.issuer().account_changed()).await;
     loop {
         let request = upstream.issuer().prepare();
         let wait = match upstream.asked(context, Operation::Register, request).await {
@@ -114,9 +153,11 @@ async fn prepare(context: &Context, upstream: &Watched) {
                 metrics.health.report(&part, Err(missing));
                 match error {
                     Error::Permanent(_) => PREPARE_REFUSED,
-                    Error::Transient { retry_after, .. } => retry_after
-                        .unwrap_or(Duration::ZERO)
-                        .max(backoff(faults, PREPARE_CEILING)),
+                    Error::Transient { retry_after, .. } => {
+                        let asked = retry_after.unwrap_or(Duration::ZERO);
+                        upstream.health.prepare_later(context.clock.now(), asked);
+                        asked.max(backoff(faults, PREPARE_CEILING))
+                    }
                     Error::OrderGone(_) | Error::OrderUnseen(_) => backoff(faults, PREPARE_CEILING),
                 }
             }
@@ -127,6 +168,8 @@ async fn prepare(context: &Context, upstream: &Watched) {
 }
 
 async fn probe(context: &Context, upstream: &Watched) {
+    let (wait, _) = upstream.health.waits(context.clock.now());
+    tokio::time::sleep(wait).await;
     loop {
         let request = upstream.issuer().probe();
         let up = upstream.asked(context, Operation::Probe, request).await;

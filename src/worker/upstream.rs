@@ -84,7 +84,7 @@ impl Operation {
 /// The upstream with its state of health.
 pub(crate) struct Watched {
     pub(crate) upstream: Upstream,
-    pub(crate) health: CaHealth,
+    pub(crate) health: Arc<CaHealth>,
 }
 
 impl Watched {
@@ -92,7 +92,19 @@ impl Watched {
     pub(crate) fn new(upstream: Upstream, now: Timestamp) -> Self {
         Self {
             upstream,
-            health: CaHealth::failing_since(now),
+            health: Arc::new(CaHealth::failing_since(now)),
+        }
+    }
+
+    /// The same CA in other settings: what it has asked of us, and how it has done, still holds. Whether there is an
+    /// account is to be found out again.
+    pub(crate) fn followed_by(&self, upstream: Upstream, now: Timestamp) -> Self {
+        if !Arc::ptr_eq(&self.upstream.issuer, &upstream.issuer) {
+            self.health.set_unready(now);
+        }
+        Self {
+            upstream,
+            health: Arc::clone(&self.health),
         }
     }
 
@@ -177,6 +189,8 @@ struct State {
     failing_since: Option<Timestamp>,
     /// When it last failed to do what a job asked.
     last_fault: Option<Timestamp>,
+    /// When the account may be asked for again, if the CA has said that.
+    prepare_at: Option<Timestamp>,
 }
 
 impl CaHealth {
@@ -189,6 +203,7 @@ impl CaHealth {
                 paused_until: None,
                 failing_since: Some(now),
                 last_fault: None,
+                prepare_at: None,
             }),
         }
     }
@@ -208,6 +223,21 @@ impl CaHealth {
         self.ready.store(false, Ordering::SeqCst);
         let mut state = self.state();
         state.failing_since = state.failing_since.or(Some(now));
+    }
+
+    /// The account may not be asked for again for so long.
+    pub(crate) fn prepare_later(&self, now: Timestamp, wait: Duration) {
+        self.state().prepare_at = Some(after(now, wait));
+    }
+
+    /// How long the CA wants to be left alone, and how long the account may not be asked for.
+    pub(crate) fn waits(&self, now: Timestamp) -> (Duration, Duration) {
+        let state = self.state();
+        let until = |time: Option<Timestamp>| {
+            let wait = time.map(|time| time.duration_since(now).try_into());
+            wait.and_then(Result::ok).unwrap_or_default()
+        };
+        (until(state.paused_until), until(state.prepare_at))
     }
 
     /// How many more jobs may be started now, if so many of all places are free.

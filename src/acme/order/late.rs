@@ -121,7 +121,8 @@ impl Order {
 
     /// The order ends for its client, by its time or by its owner's will. If an order has been opened for it at the CA,
     /// what that one issues is waited for as long as `patience`. One that has ended already stays as it is.
-    pub fn ended(self, problem: Problem, now: Timestamp, patience: Duration) -> Self {
+    pub fn ended(mut self, problem: Problem, now: Timestamp, patience: Duration) -> Self {
+        self.note_failure(&problem, now);
         let stage = match self.stage {
             Stage::Processing {
                 csr,

@@ -1,5 +1,6 @@
 //! The order's life, and what must not happen in it (RFC 8555 §7.1.6, SECURITY I4).
 
+mod history;
 mod late;
 
 use super::*;

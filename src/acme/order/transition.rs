@@ -12,6 +12,7 @@ use crate::acme::csr::{Csr, MatchedCsr};
 use crate::acme::id::{AuthorizationId, ChallengeId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
+use crate::acme::order::history::StepKind;
 use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, ValidatedOrder, Verdict, after};
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::Advice;
@@ -41,6 +42,8 @@ impl Order {
                     failed_attempts: 0,
                     problem: None,
                 };
+                let about = self.named(id);
+                self.note(StepKind::Answered, &about, now);
                 Ok(Accepted::Started(self, Work::Validate(id)))
             }
             (_, status) => Err(Problem::malformed(format!(
@@ -63,6 +66,8 @@ impl Order {
         match authorization.status(expires, now) {
             AuthorizationStatus::Pending | AuthorizationStatus::Valid => {
                 authorization.deactivated = Some(now);
+                let about = authorization.identifier.to_string();
+                self.note(StepKind::Deactivated, &about, now);
             }
             AuthorizationStatus::Invalid
             | AuthorizationStatus::Deactivated
@@ -98,6 +103,13 @@ impl Order {
     ) -> Settled {
         if self.attempt(id, now) != Some(attempt) {
             return Settled::Stale;
+        }
+        let name = self.named(id);
+        match &verdict {
+            Verdict::Proved => self.note(StepKind::Validated, &name, now),
+            Verdict::TryAgain(problem) | Verdict::Refused(problem) => {
+                self.note(StepKind::AttemptFailed, &format!("{name}: {problem}"), now);
+            }
         }
         let authorization = self.authorization_mut(id.authorization);
         let Some(challenge) = authorization.and_then(|a| find_mut(a, id.kind)) else {
@@ -146,7 +158,7 @@ impl Order {
             },
             ..self
         };
-        Ok((next, work))
+        Ok((next.noting(StepKind::Finalized, "", now), work))
     }
 
     /// # Errors
@@ -275,8 +287,11 @@ impl Order {
 
     /// The certificate has come, and has been checked against this order's CSR and names. An order that has ended
     /// meanwhile stays as it is: its client may have read that it is invalid.
-    pub fn issued(self, certificate: IssuedCertificate, now: Timestamp) -> Self {
+    pub fn issued(mut self, certificate: IssuedCertificate, now: Timestamp) -> Self {
         let awaited = certificate.order() == self.id && self.status(now) == OrderStatus::Processing;
+        if awaited {
+            self.note(StepKind::Issued, "", now);
+        }
         let stage = match self.stage {
             Stage::Processing { upstream, .. } if awaited => Stage::Issued {
                 certificate,
@@ -304,7 +319,8 @@ impl Order {
     }
 
     /// Issuance has failed for good. An order that has ended already stays as it is.
-    pub fn failed(self, problem: Problem, now: Timestamp) -> Self {
+    pub fn failed(mut self, problem: Problem, now: Timestamp) -> Self {
+        self.note_failure(&problem, now);
         let stage = match self.stage {
             Stage::Processing { .. } => Stage::Failed { problem, failed: now },
             stage @ (Stage::Open
@@ -334,6 +350,7 @@ impl Order {
             Some(Revocation::Requested { .. }) => {}
             Some(Revocation::Refused { .. }) | None => {
                 *revocation = Some(Revocation::Requested { reason, at: now });
+                self.note(StepKind::RevocationRequested, "", now);
             }
         }
         Ok((self, work))
@@ -344,10 +361,15 @@ impl Order {
         if let Some(revocation) = self.revocation_mut()
             && let Some(Revocation::Requested { reason, .. }) = *revocation
         {
+            let (kind, why) = match &answer {
+                Ok(()) => (StepKind::Revoked, String::new()),
+                Err(problem) => (StepKind::RevocationRefused, problem.to_string()),
+            };
             *revocation = Some(match answer {
                 Ok(()) => Revocation::Confirmed { reason, at: now },
                 Err(problem) => Revocation::Refused { problem, at: now },
             });
+            self.note(kind, &why, now);
         }
         self
     }
@@ -368,6 +390,20 @@ impl Order {
             advice: Some(advice),
             ..self
         }
+    }
+
+    /// Notes the end of an order that is on its way to the CA.
+    pub(crate) fn note_failure(&mut self, problem: &Problem, now: Timestamp) {
+        if matches!(self.stage, Stage::Processing { .. }) {
+            self.note(StepKind::Failed, &problem.to_string(), now);
+        }
+    }
+
+    /// The challenge, for people.
+    fn named(&self, id: ChallengeId) -> String {
+        let authorization = self.authorization(id.authorization);
+        let name = authorization.map_or_else(String::new, |a| a.identifier.to_string());
+        format!("{} of {name}", id.kind)
     }
 
     fn authorization_mut(&mut self, id: AuthorizationId) -> Option<&mut Authorization> {

@@ -94,6 +94,24 @@ pub(crate) async fn a_lane_hands_out_its_own_jobs_only(backend: &impl Backend) {
     }
 }
 
+pub(crate) async fn a_job_can_be_looked_at_as_long_as_there_is_one(backend: &impl Backend) {
+    let mut store = backend.open().await;
+    let (order, held) = leased(&store).await;
+    let work = Work::Issue(order.value.id());
+    assert_eq!(store.job(&work).await, Ok(Some(held.job)), "leased");
+    assert_eq!(store.job(&Work::Revoke(order.value.id())).await, Ok(None));
+    store.settle(held, again(7, 3)).await.unwrap();
+    for _ in 0..2 {
+        let waiting = store.job(&work).await.unwrap().unwrap();
+        assert_eq!((waiting.due, waiting.faults), (at(7), 3));
+        drop(store);
+        store = backend.open().await;
+    }
+    let held = lease(&store, WorkKind::Issue, 9).await.remove(0);
+    store.settle(held, done(None)).await.unwrap();
+    assert_eq!(store.job(&work).await, Ok(None), "done");
+}
+
 pub(crate) async fn a_job_moves_to_another_lane_with_its_order_or_not_at_all(backend: &impl Backend) {
     let mut store = backend.open().await;
     let there = "another".parse().unwrap();

@@ -12,7 +12,7 @@ use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
-use crate::acme::job::{Job, Lane};
+use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
@@ -208,6 +208,10 @@ impl Store for SledStore {
         let put = order_put(&order.value, order.version)?;
         let jobs = work.map_or(Jobs::Untouched, Jobs::Add);
         self.write(Some(put), Vec::new(), jobs).await
+    }
+
+    async fn job(&self, work: &Work) -> Result<Option<Job>, StoreError> {
+        Ok(self.queue().job(work))
     }
 
     async fn lease(

@@ -117,6 +117,11 @@ impl Queue {
         }
     }
 
+    /// The job of this work, whoever holds it.
+    pub(crate) fn job(&self, work: &Work) -> Option<Job> {
+        self.entries.get(work).map(|entry| entry.job)
+    }
+
     /// Removes a job, whoever holds it.
     pub(crate) fn remove(&mut self, work: &Work) {
         let Some(entry) = self.entries.remove(work) else {

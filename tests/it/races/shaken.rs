@@ -9,7 +9,7 @@ use acme_proxy::acme::account::Account;
 use acme_proxy::acme::certificate::{Der, Fingerprint};
 use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
 use acme_proxy::acme::id::{AccountId, OrderId};
-use acme_proxy::acme::job::{Job, Lane};
+use acme_proxy::acme::job::{Job, Lane, Work};
 use acme_proxy::acme::order::Order;
 use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::upstream::UpstreamName;
@@ -93,6 +93,10 @@ impl Store for Shaken {
             self.store.account(id).await
         };
         self.call(looking).await
+    }
+
+    async fn job(&self, work: &Work) -> Result<Option<Job>, StoreError> {
+        self.call(self.store.job(work)).await
     }
 
     async fn all_accounts(
