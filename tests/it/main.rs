@@ -8,6 +8,7 @@
 )]
 
 mod config;
+mod documentation;
 mod eab_cli;
 mod gate;
 mod harness;
