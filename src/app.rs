@@ -3,6 +3,7 @@
 
 pub mod account_file;
 pub mod control;
+pub mod import;
 mod listen;
 mod reload;
 mod systemd;
@@ -173,11 +174,7 @@ impl App {
     /// # Errors
     ///
     /// As [`Self::run`], and that a part of the daemon has ended, which no part ever should.
-    pub async fn run_with(
-        self,
-        mut stop: watch::Receiver<bool>,
-        mut reloads: Reloads,
-    ) -> anyhow::Result<()> {
+    pub async fn run_with(self, mut stop: watch::Receiver<bool>, mut reloads: Reloads) -> anyhow::Result<()> {
         let mut in_force = self.in_force;
         let (stopper, stopped) = watch::channel(false);
         let mut parts = JoinSet::new();

@@ -2,6 +2,7 @@
 //! account keys, `acme-proxy upstream` the accounts at the CAs.
 
 mod eab;
+mod import;
 mod serve;
 mod upstream;
 
@@ -12,9 +13,11 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::app;
 use crate::app::control;
 use crate::app::control::Request;
 use crate::cli::eab::Eab;
+use crate::cli::import::Import;
 use crate::cli::serve::{Network, Serve};
 use crate::cli::upstream::{Prepared, Upstream};
 use crate::config::{Config, LogFormat, Logger, Overrides};
@@ -51,6 +54,8 @@ enum Command {
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
+    /// Takes over accounts, so that clients keep their account URLs; works beside a running daemon, and without
+    Import(Import),
     /// Keeps our accounts at the CAs; works beside a running daemon, and without
     Upstream(Upstream),
 }
@@ -79,6 +84,14 @@ pub fn run() -> ExitCode {
         Some(Command::Eab(eab)) => {
             let (config, request) = eab.into_request();
             carry_out(&config, request, |text| Ok(write!(std::io::stdout(), "{text}")?))
+        }
+        Some(Command::Import(import)) => {
+            let (config, import) = import.into_parts();
+            operate(
+                &config,
+                |config| app::import::step_ca(config, import),
+                |text| Ok(write!(std::io::stdout(), "{text}")?),
+            )
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
         None => serve::serve(cli.serve),
@@ -112,6 +125,18 @@ fn run_upstream(upstream: Upstream) -> ExitCode {
 
 /// Carries out a command on the daemon or its store, and hands over what comes of it.
 fn carry_out(path: &Path, request: Request, hand_over: impl FnOnce(&str) -> anyhow::Result<()>) -> ExitCode {
+    operate(path, |config| control::carry_out(config, request), hand_over)
+}
+
+/// Does something on the daemon or its store, and hands over what comes of it.
+fn operate<D>(
+    path: &Path,
+    operation: impl FnOnce(Config) -> D,
+    hand_over: impl FnOnce(&str) -> anyhow::Result<()>,
+) -> ExitCode
+where
+    D: Future<Output = anyhow::Result<String>>,
+{
     let config = match Config::load(path, &Overrides::default()) {
         Ok(config) => config,
         Err(error) => return fail(&error, error.exit_code()),
@@ -120,7 +145,7 @@ fn carry_out(path: &Path, request: Request, hand_over: impl FnOnce(&str) -> anyh
     start_logging(&config.logger, false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(control::carry_out(config, request)),
+        Ok(runtime) => runtime.block_on(operation(config)),
         Err(error) => Err(error.into()),
     };
     match done.and_then(|text| hand_over(&text)) {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::acme::external_account::Binding;
-use crate::acme::id::AccountId;
+use crate::acme::id::{AccountId, AccountName, ForeignId};
 use crate::acme::problem::{Problem, ProblemType};
 use crate::jose::jwk::Jwk;
 
@@ -25,6 +25,42 @@ pub struct Account {
     deactivated: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     binding: Option<Box<Binding>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    foreign_id: Option<ForeignId>,
+}
+
+/// An account of a step-ca, as it is to go on here.
+#[derive(Debug)]
+pub struct Foreign {
+    /// Its id there.
+    pub id: ForeignId,
+    /// The provisioner that it belongs to.
+    pub provisioner: String,
+    /// Its key.
+    pub key: Jwk,
+    /// Whom to write to.
+    pub contact: Vec<Contact>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it was deactivated, if it was.
+    pub deactivated: Option<Timestamp>,
+}
+
+impl From<Foreign> for Account {
+    fn from(foreign: Foreign) -> Self {
+        Self {
+            id: foreign.id.account(),
+            provisioner: foreign.provisioner,
+            key: foreign.key,
+            contact: foreign.contact,
+            // A step-ca does not write down whether its client agreed.
+            terms_of_service_agreed: false,
+            created: foreign.created,
+            deactivated: foreign.deactivated,
+            binding: None,
+            foreign_id: Some(foreign.id),
+        }
+    }
 }
 
 /// RFC 8555 §7.1.6.
@@ -63,6 +99,7 @@ impl Account {
             created: now,
             deactivated: None,
             binding: None,
+            foreign_id: None,
         }
     }
 
@@ -77,6 +114,14 @@ impl Account {
     /// The account's id.
     pub fn id(&self) -> AccountId {
         self.id
+    }
+
+    /// What the account is called in its URLs.
+    pub fn name(&self) -> AccountName {
+        match &self.foreign_id {
+            Some(foreign) => AccountName::Foreign(foreign.clone()),
+            None => AccountName::Ours(self.id),
+        }
     }
 
     /// The provisioner that the account was made under.
@@ -199,10 +244,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_from_before_there_were_bindings_reads_as_an_account_without_one() {
+    fn a_record_from_before_there_were_bindings_and_imports_reads_as_an_account_of_ours_without_one() {
         let record = r#"{"id":"000102030405060708090a0b0c0d0e0f","provisioner":"acme","key":{"kty":"OKP","crv":"Ed25519","x":"eA"},
             "contact":[],"created":"2026-01-01T00:00:00Z"}"#;
-        assert_eq!(serde_json::from_str::<Account>(record).unwrap().binding(), None);
+        let account = serde_json::from_str::<Account>(record).unwrap();
+        assert_eq!(account.binding(), None);
+        assert_eq!(account.name(), AccountName::Ours(account.id()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::acme::challenge::ChallengeType;
@@ -95,6 +96,90 @@ impl AccountId {
     pub const DAEMON: Self = Self([0; 16]);
 }
 
+/// An account's id in the database of a step-ca that it comes from: 32 letters and digits, and no id of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ForeignId(String);
+
+impl ForeignId {
+    /// The id that the account has here. Derived, so that the account's URL leads to its record without an index.
+    pub fn account(&self) -> AccountId {
+        let hash = digest::digest(&digest::SHA256, self.0.as_bytes());
+        AccountId(hash.as_ref().first_chunk().copied().unwrap_or_default())
+    }
+}
+
+impl fmt::Display for ForeignId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ForeignId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let is_ours = text.parse::<AccountId>().is_ok();
+        match text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !is_ours {
+            true => Ok(Self(text.to_owned())),
+            false => Err(InvalidId),
+        }
+    }
+}
+
+impl TryFrom<String> for ForeignId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<ForeignId> for String {
+    fn from(id: ForeignId) -> Self {
+        id.0
+    }
+}
+
+/// What an account is called in its URLs: its id, or the one that it came with. One account has one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccountName {
+    /// It was made here.
+    Ours(AccountId),
+    /// It was imported.
+    Foreign(ForeignId),
+}
+
+impl AccountName {
+    /// The id of the account, if there is one of this name: another account may have the id, under another name.
+    pub fn id(&self) -> AccountId {
+        match self {
+            Self::Ours(id) => *id,
+            Self::Foreign(foreign) => foreign.account(),
+        }
+    }
+}
+
+impl fmt::Display for AccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(id) => id.fmt(f),
+            Self::Foreign(foreign) => foreign.fmt(f),
+        }
+    }
+}
+
+impl FromStr for AccountName {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.parse() {
+            Ok(id) => Ok(Self::Ours(id)),
+            Err(InvalidId) => text.parse().map(Self::Foreign),
+        }
+    }
+}
+
 /// Names an authorization (RFC 8555 §7.1.4): its order, and its place in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AuthorizationId {
@@ -174,5 +259,26 @@ mod tests {
         ] {
             assert_eq!(wrong.parse::<AuthorizationId>(), Err(InvalidId), "{wrong}");
         }
+    }
+    #[test]
+    fn d18_an_imported_account_has_one_name_which_is_never_one_of_ours() {
+        let foreign = "kVqDLBYZEMi1Sy0Lqi0bYGVxDsgJ3Vxo";
+        let name: AccountName = foreign.parse().unwrap();
+        assert_eq!(name.to_string(), foreign);
+        assert_ne!(name, AccountName::Ours(name.id()));
+        let ours: AccountName = name.id().to_string().parse().unwrap();
+        assert_eq!(ours, AccountName::Ours(name.id()));
+        for wrong in [
+            "",
+            "kVqDLBYZEMi1Sy0Lqi0bYGVxDsgJ3Vx",
+            "kVqDLBYZEMi1Sy0Lqi0bYGVxDsgJ3Vxo1",
+            "kVqDLBYZEMi1Sy0Lqi0bYGVxDsgJ3Vx/",
+            "kVqDLBYZEMi1Sy0Lqi0bYGVxDsgJ3V%41",
+            "äVqDLBYZEMi1Sy0Lqi0bYGVxDsgJ3Vx",
+        ] {
+            assert_eq!(wrong.parse::<AccountName>(), Err(InvalidId), "{wrong}");
+        }
+        let other: AccountName = foreign.to_lowercase().parse().unwrap();
+        assert_ne!(other.id(), name.id());
     }
 }

@@ -29,36 +29,63 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Why not, in one sentence.
 pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<String> {
-    let path = config.store.path.clone();
-    let mut attempt = 0;
-    let answer = loop {
-        let asked = control::ask(&path, &request).await;
-        let asked =
-            asked.with_context(|| format!("the daemon with the store {} can not be asked", path.display()));
-        if let Some(answer) = asked? {
-            break answer;
-        }
-        check_owner(&path)?;
-        let settings = config.store.clone();
-        match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
-            Ok(store) => {
-                let store: Arc<dyn Store> = Arc::new(store);
-                let policy = Policy::new(config.policy);
-                let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
-                let accounts = WithoutDaemon {
-                    configured: config.upstreams,
-                    store,
-                };
-                break control::answer(&ra, &accounts, request).await;
+    Operator::new(config).carry_out(request).await
+}
+
+/// Carries out any number of commands.
+pub(crate) struct Operator {
+    config: Config,
+    /// Without a daemon: the store, once it was opened.
+    here: Option<(RegistrationAuthority, WithoutDaemon)>,
+}
+
+impl Operator {
+    /// On the store of this configuration.
+    pub(crate) fn new(config: Config) -> Self {
+        Self { config, here: None }
+    }
+
+    /// Carries out a command, and gives the text to print.
+    ///
+    /// # Errors
+    ///
+    /// Why not, in one sentence.
+    pub(crate) async fn carry_out(&mut self, request: Request) -> anyhow::Result<String> {
+        let path = self.config.store.path.clone();
+        let mut attempt = 0;
+        let answer = loop {
+            if let Some((ra, accounts)) = &self.here {
+                break control::answer(ra, accounts, request).await;
             }
-            Err(StoreError::InUse { .. }) if attempt < ATTEMPTS => attempt += 1,
-            Err(error) => return Err(error.into()),
+            let asked = control::ask(&path, &request).await;
+            let asked = asked
+                .with_context(|| format!("the daemon with the store {} can not be asked", path.display()));
+            if let Some(answer) = asked? {
+                break answer;
+            }
+            check_owner(&path)?;
+            let settings = self.config.store.clone();
+            match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
+                Ok(store) => {
+                    let store: Arc<dyn Store> = Arc::new(store);
+                    let policy = Policy::new(self.config.policy.clone());
+                    let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
+                    let accounts = WithoutDaemon {
+                        configured: self.config.upstreams.clone(),
+                        store,
+                    };
+                    self.here = Some((ra, accounts));
+                    continue;
+                }
+                Err(StoreError::InUse { .. }) if attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        match answer {
+            Answer::Done(text) => Ok(text),
+            Answer::Refused(why) => Err(anyhow!(why)),
         }
-        tokio::time::sleep(PAUSE).await;
-    };
-    match answer {
-        Answer::Done(text) => Ok(text),
-        Answer::Refused(why) => Err(anyhow!(why)),
     }
 }
 

@@ -52,7 +52,9 @@ impl Sockets {
                     true => "; write FileDescriptorName=metrics where it is for metrics",
                     false => "",
                 };
-                anyhow::bail!("systemd passes more than one socket for ACME or for metrics, one of them {address}{hint}");
+                anyhow::bail!(
+                    "systemd passes more than one socket for ACME or for metrics, one of them {address}{hint}"
+                );
             }
         }
         Ok(sockets)
@@ -69,7 +71,9 @@ impl Sockets {
         match (self.metrics.take(), address) {
             (passed, Some(address)) => Ok(Some(listener(KEY, passed, address).await?)),
             (Some(_), None) => {
-                tracing::warn!("the socket for metrics that systemd passes is not used: ca.json has no {KEY}");
+                tracing::warn!(
+                    "the socket for metrics that systemd passes is not used: ca.json has no {KEY}"
+                );
                 Ok(None)
             }
             (None, None) => Ok(None),

@@ -76,7 +76,9 @@ impl InForce {
                     tracing::error!("{line}");
                 }
                 tracing::error!("the configuration was not reloaded: the one before stays in force");
-                systemd::ready("the configuration was not reloaded, see the log: the one before stays in force");
+                systemd::ready(
+                    "the configuration was not reloaded, see the log: the one before stays in force",
+                );
             }
         }
     }
@@ -121,7 +123,8 @@ impl InForce {
         let before = self.work.borrow();
         let known = |wanted: &config::Upstream| {
             let mut settings = self.config.upstreams.iter();
-            settings.find(|known| known.name == wanted.name && is_the_same(&known.settings, &wanted.settings))?;
+            settings
+                .find(|known| known.name == wanted.name && is_the_same(&known.settings, &wanted.settings))?;
             let mut accounts = before.accounts.all.iter();
             let (_, ca) = accounts.find(|(name, _)| *name == wanted.name)?;
             Some(Arc::clone(ca))
@@ -198,18 +201,29 @@ fn keep(config: &mut Config, before: &Config) -> Vec<String> {
     let mut kept = Vec::new();
     let mut note = |key: &str, changed: bool| {
         if changed {
-            kept.push(format!("{key} was changed, which needs a restart: the value before stays in force"));
+            kept.push(format!(
+                "{key} was changed, which needs a restart: the value before stays in force"
+            ));
         }
     };
     note("address", config.server.address != before.server.address);
-    note("metricsAddress or authority.config.metrics", config.metrics != before.metrics);
+    note(
+        "metricsAddress or authority.config.metrics",
+        config.metrics != before.metrics,
+    );
     note("db", config.store.path != before.store.path);
     let (limits, limits_before) = (&mut config.server.limits, before.server.limits);
-    note("authority.config.limits.connections", limits.connections != limits_before.connections);
+    note(
+        "authority.config.limits.connections",
+        limits.connections != limits_before.connections,
+    );
     limits.connections = limits_before.connections;
     config.server.address = before.server.address;
     config.server.port_in_links = before.server.port_in_links;
-    config.validate.own_listeners.clone_from(&before.validate.own_listeners);
+    config
+        .validate
+        .own_listeners
+        .clone_from(&before.validate.own_listeners);
     config.metrics = before.metrics;
     config.store = before.store.clone();
     kept
@@ -234,7 +248,10 @@ pub(crate) async fn work(
 ) {
     let mut is_first = true;
     while !*stop.borrow() {
-        let Work { worker, accounts: own } = next.borrow_and_update().clone();
+        let Work {
+            worker,
+            accounts: own,
+        } = next.borrow_and_update().clone();
         accounts.send_replace(own);
         if !is_first {
             tracing::info!("the reloaded configuration holds for all work");

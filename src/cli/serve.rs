@@ -122,7 +122,13 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = sockets.and_then(|sockets| {
-        runtime?.block_on(serve_until_signal(config, sockets, &path, overrides, flags.pidfile.as_deref()))
+        runtime?.block_on(serve_until_signal(
+            config,
+            sockets,
+            &path,
+            overrides,
+            flags.pidfile.as_deref(),
+        ))
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,

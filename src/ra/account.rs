@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::acme::account::{Account, AccountStatus, Contact};
-use crate::acme::id::AccountId;
+use crate::acme::id::AccountName;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::jose::eab::{BadBinding, Unverified};
 use crate::jose::jwk::Jwk;
@@ -101,20 +101,22 @@ impl RegistrationAuthority {
         }
     }
 
-    /// The account that signs with this id under this provisioner.
+    /// The account that signs under this name and this provisioner.
     ///
     /// # Errors
     ///
     /// `accountDoesNotExist`, or `unauthorized` (401, RFC 8555 §7.3.6) if it is deactivated.
-    pub async fn signing_account(&self, provisioner: &str, id: AccountId) -> Result<Account, Refusal> {
+    pub async fn signing_account(&self, provisioner: &str, name: &AccountName) -> Result<Account, Refusal> {
         let unknown = || {
             Problem::new(
                 ProblemType::AccountDoesNotExist,
                 "the account in kid does not exist; register first",
             )
         };
-        match self.store.account(id).await? {
-            Some(account) if account.value.provisioner() == provisioner => usable(account),
+        match self.store.account(name.id()).await? {
+            Some(found) if found.value.provisioner() == provisioner && found.value.name() == *name => {
+                usable(found)
+            }
             Some(_) | None => Err(unknown().into()),
         }
     }

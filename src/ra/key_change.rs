@@ -1,7 +1,7 @@
 //! Giving an account another key (RFC 8555 §7.3.5).
 
 use crate::acme::account::Account;
-use crate::acme::id::AccountId;
+use crate::acme::id::AccountName;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::jose::key_change::KeyChange;
 use crate::ra::account::usable;
@@ -14,7 +14,7 @@ pub enum KeyChanged {
     /// The account has the new key, and the old one is nobody's.
     Done(Account),
     /// The new key is another account's; nothing has changed.
-    Taken(AccountId),
+    Taken(AccountName),
 }
 
 impl RegistrationAuthority {
@@ -49,7 +49,7 @@ impl RegistrationAuthority {
                 .account_by_key(account.provisioner(), &thumbprint)
                 .await?
             {
-                return Ok(KeyChanged::Taken(holder.value.id()));
+                return Ok(KeyChanged::Taken(holder.value.name()));
             }
             let next = current.with_key(new_key.clone());
             match self
@@ -73,6 +73,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::acme::id::AccountId;
     use crate::clock::Clock;
     use crate::jose::jwk::{Curve, Jwk};
     use crate::policy::names::NameRules;

@@ -7,6 +7,7 @@ pub mod account;
 pub mod authorization;
 pub mod certificate;
 pub mod external_account;
+pub mod import;
 pub mod key_change;
 pub(crate) mod limit;
 pub mod order;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::acme::account::Account;
 use crate::acme::external_account::Binding;
-use crate::acme::id::{AccountId, OrderId};
+use crate::acme::id::{AccountName, OrderId};
 use crate::acme::problem::Problem;
 use crate::jose::eab;
 use crate::ra::account::{AccountUpdate, NewAccount};
@@ -64,9 +64,9 @@ pub(crate) fn object(status: StatusCode, account: &Account, links: &Links) -> Re
         contact: account.contact().iter().map(|contact| contact.as_str()).collect(),
         terms_of_service_agreed: account.terms_of_service_agreed(),
         external_account_binding: account.binding().and_then(reflected),
-        orders: links.orders(account.id()),
+        orders: links.orders(&account.name()),
     };
-    respond::json(status, [(LOCATION, links.account(account.id()))], &object)
+    respond::json(status, [(LOCATION, links.account(&account.name()))], &object)
 }
 
 /// The binding as the client sent it: it was JSON then.
@@ -146,7 +146,7 @@ pub(crate) async fn orders(
         Some(next) => {
             let next = format!(
                 "<{}?cursor={next}>;rel=\"next\"",
-                links.orders(signed.account.id())
+                links.orders(&signed.account.name())
             );
             respond::json(StatusCode::OK, [(LINK, next)], &object)
         }
@@ -161,8 +161,8 @@ fn page_after(query: &str) -> Result<OrderId, Problem> {
 
 /// An account may only look at itself; others' accounts and none at all give the same answer.
 fn require_own(account: &Account, id: &str) -> Result<(), Rejection> {
-    let id: Option<AccountId> = id.parse().ok();
-    match id == Some(account.id()) {
+    let name: Option<AccountName> = id.parse().ok();
+    match name == Some(account.name()) {
         true => Ok(()),
         false => Err(Problem::unauthorized("the account is not the one that signed the request").into()),
     }

@@ -5,6 +5,7 @@
 //! opens the store itself and calls [`answer`].
 
 mod eab;
+mod import;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::acme::account::Account;
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::{KeyError, NewKey};
 use crate::server::Server;
@@ -56,6 +58,13 @@ pub enum Request {
         kid: String,
         /// Its provisioner; may be left out if no other one has a key of this id.
         provisioner: Option<String>,
+    },
+    /// Accounts from elsewhere, to be taken over.
+    ImportAccounts {
+        /// The accounts.
+        accounts: Vec<Account>,
+        /// Whether it is only to be seen what would be done.
+        dry_run: bool,
     },
     /// Something about our accounts at the CAs.
     Upstream(UpstreamRequest),
@@ -119,6 +128,7 @@ pub async fn answer(
         Request::AddKey(new) => eab::add(ra, new).await,
         Request::ListKeys => eab::list(ra).await,
         Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
+        Request::ImportAccounts { accounts, dry_run } => import::accounts(ra, &accounts, dry_run).await,
         Request::Upstream(request) => upstreams.answer(request).await.map_err(KeyError::Refused),
     };
     match done {

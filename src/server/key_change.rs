@@ -41,7 +41,7 @@ pub(crate) async fn post(
         KeyChanged::Taken(holder) => {
             let problem = Problem::malformed("the new key is another account's").with_status(409);
             let mut response = Rejection::from(problem).into_response();
-            if let Ok(url) = HeaderValue::from_str(&signed.links.account(holder)) {
+            if let Ok(url) = HeaderValue::from_str(&signed.links.account(&holder)) {
                 response.headers_mut().insert(LOCATION, url);
             }
             Ok(response)

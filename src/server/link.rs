@@ -1,7 +1,7 @@
 //! The URLs that we hand out and take back (RFC 8555 §7.1). They are built from the configured names; a request's Host
 //! only selects among those, and is never reflected (CONFORMANCE A1).
 
-use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
+use crate::acme::id::{AccountName, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::DnsName;
 use crate::server::Settings;
 
@@ -53,12 +53,12 @@ impl Links {
         self.to("directory")
     }
 
-    pub(crate) fn account(&self, id: AccountId) -> String {
-        self.to(&format!("account/{id}"))
+    pub(crate) fn account(&self, name: &AccountName) -> String {
+        self.to(&format!("account/{name}"))
     }
 
-    pub(crate) fn orders(&self, id: AccountId) -> String {
-        self.to(&format!("account/{id}/orders"))
+    pub(crate) fn orders(&self, account: &AccountName) -> String {
+        self.to(&format!("account/{account}/orders"))
     }
 
     pub(crate) fn order(&self, id: OrderId) -> String {
@@ -92,8 +92,14 @@ impl Links {
 
 /// The account that a `kid` names: the account URL under any of the configured names, compared as a whole
 /// (CONFORMANCE D18).
-pub(crate) fn account_of_kid(settings: &Settings, provisioner: &str, kid: &str) -> Option<AccountId> {
-    let id = kid.rsplit('/').next()?.parse().ok()?;
-    let ours = |name| Links::new(settings, name, provisioner).account(id) == kid;
-    settings.names.iter().any(ours).then_some(id)
+pub(crate) fn account_of_kid(settings: &Settings, provisioner: &str, kid: &str) -> Option<AccountName> {
+    let account: AccountName = kid.rsplit('/').next()?.parse().ok()?;
+    let ours = |name| Links::new(settings, name, provisioner).account(&account) == kid;
+    settings.names.iter().any(ours).then_some(account)
+}
+
+/// Whether this is what the URLs of the provisioner's accounts begin with, under one of the configured names.
+pub(crate) fn begins_account_urls(settings: &Settings, provisioner: &str, prefix: &str) -> bool {
+    let ours = |name| Links::new(settings, name, provisioner).to("account/") == prefix;
+    settings.names.iter().any(ours)
 }

@@ -84,6 +84,11 @@ impl Settings {
         format!("https://{name}{}", port.unwrap_or_default())
     }
 
+    /// Whether this is what the URLs of the provisioner's accounts begin with, under one of the server's names.
+    pub fn begins_account_urls(&self, provisioner: &str, prefix: &str) -> bool {
+        link::begins_account_urls(self, provisioner, prefix)
+    }
+
     fn terms_of_service(&self, provisioner: &str) -> Option<&str> {
         let meta = self.provisioners.iter().find(|meta| meta.name == provisioner)?;
         meta.terms_of_service.as_deref()

@@ -17,13 +17,13 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::acme::problem::{Problem, ProblemType};
 use crate::metrics::Metrics;
+use crate::server::Shared;
 use crate::server::access_log::{endpoint_of, record, request_id};
 use crate::server::link::Links;
 use crate::server::overload::{self, Room};
 use crate::server::peers::Peer;
 use crate::server::respond::{Rejected, Rejection};
 use crate::server::signed::provisioner_in;
-use crate::server::Shared;
 use crate::server::{account, admin, authorization, certificate, directory, key_change, order, renewal};
 
 /// How long a request may be worked on. A wait for the CA's answer to a revocation ends before that.

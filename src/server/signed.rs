@@ -264,12 +264,12 @@ impl Received {
     }
 
     async fn signing_account(&self, shared: &Shared, kid: &str) -> Result<Account, Rejection> {
-        let Some(id) = account_of_kid(&shared.settings, &self.provisioner, kid) else {
+        let Some(name) = account_of_kid(&shared.settings, &self.provisioner, kid) else {
             let detail =
                 "the kid is not the URL of an account here; use the Location of the new-account answer";
             return Err(Problem::new(ProblemType::AccountDoesNotExist, detail).into());
         };
-        Ok(shared.ra.signing_account(&self.provisioner, id).await?)
+        Ok(shared.ra.signing_account(&self.provisioner, &name).await?)
     }
 }
 
