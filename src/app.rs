@@ -3,6 +3,7 @@
 
 pub mod account_file;
 pub mod control;
+pub mod deep;
 pub mod import;
 mod listen;
 mod reload;
@@ -193,7 +194,7 @@ impl App {
         let mut heartbeat = systemd::heartbeat().map(tokio::time::interval);
         let failure = loop {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break None,
+                () = told_to(&mut stop) => break None,
                 failure = in_force.store.failed() => {
                     tracing::error!(error = %failure, "the store has failed; only a restart can tell what is on the disk");
                     break Some(failure.into());
@@ -217,6 +218,11 @@ impl App {
         }
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Returns once the daemon is told to stop, or nobody is left who could tell it.
+async fn told_to(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// The next beat; never, if nobody listens.

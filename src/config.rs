@@ -65,6 +65,10 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// What the file says without effect, or at a risk: one line each, with file, line and key.
     pub warnings: Vec<String>,
+    /// Whether the file itself holds secrets.
+    pub holds_secrets: bool,
+    /// Other files that hold secrets.
+    pub secret_files: Vec<PathBuf>,
 }
 
 /// The request log.
@@ -160,9 +164,15 @@ impl Config {
         let read = Section::read_root(document.root.as_ref(), &findings, |root| {
             read(root, overrides, mode)
         });
+        let secrets = findings.take_secrets();
         let (errors, warnings) = findings.into_lines(&file);
         match read {
-            Ok(config) if errors.is_empty() => Ok(Self { warnings, ..config }),
+            Ok(config) if errors.is_empty() => Ok(Self {
+                warnings,
+                holds_secrets: secrets.contains(&None),
+                secret_files: secrets.into_iter().flatten().collect(),
+                ..config
+            }),
             Ok(_) | Err(Reported) => Err(ConfigError::Invalid { lines: errors }),
         }
     }
@@ -328,6 +338,8 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         logger,
         metrics,
         warnings: Vec::new(),
+        holds_secrets: false,
+        secret_files: Vec::new(),
     })
 }
 

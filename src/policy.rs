@@ -4,9 +4,13 @@
 //! `authority.policy.x509`, and where they leave a choice, the stricter one.
 
 pub mod blocked_keys;
+pub mod clients;
+pub mod decision;
 pub mod limits;
 pub mod names;
+pub mod per_name;
 pub mod routes;
+pub mod rules;
 pub mod wishes;
 
 pub use crate::acme::external_account::{KeyId, MacKey};
@@ -25,8 +29,9 @@ use crate::acme::problem::Subproblem;
 use crate::acme::problem::cleaned;
 use crate::policy::blocked_keys::BlockedKeys;
 use crate::policy::limits::Limits;
-use crate::policy::names::NameRules;
 use crate::policy::routes::Routes;
+use crate::policy::rules::Levels;
+use crate::policy::rules::Rules;
 use crate::policy::wishes::WishRules;
 
 /// The challenges of a provisioner whose configuration names none.
@@ -41,7 +46,7 @@ pub struct Settings {
     /// The directories that we serve.
     pub provisioners: Vec<Provisioner>,
     /// The rules that hold for every provisioner.
-    pub names: NameRules,
+    pub rules: Rules,
     /// Which upstream an order is placed at.
     pub routes: Routes,
     /// How long an order may stay `processing` before it fails.
@@ -70,7 +75,7 @@ pub struct Provisioner {
     /// The directory's `caaIdentities`.
     pub caa_identities: Vec<String>,
     /// The provisioner's own rules; the general ones hold as well.
-    pub names: NameRules,
+    pub rules: Rules,
     /// The upstream of its orders, whatever their names.
     pub upstream: Option<UpstreamName>,
     /// Whether accounts need an external account key, and which keys there are besides those in the store.
@@ -95,8 +100,8 @@ pub struct ConfiguredKey {
     pub mac_key: MacKey,
     /// Whether only one account can be made with it.
     pub one_time: bool,
-    /// Which names its accounts may order; the provisioner's and the general rules hold as well.
-    pub names: NameRules,
+    /// The rules for its accounts' orders; the provisioner's and the general ones hold as well.
+    pub rules: Rules,
     /// The upstream of its accounts' orders, whatever their names.
     pub upstream: Option<UpstreamName>,
 }
@@ -173,6 +178,11 @@ impl Policy {
         self.settings.blocked_keys.source(number_hash)
     }
 
+    /// All rules that hold for the orders of an account; `own` are those of its external account key, if it has one.
+    pub fn levels<'a>(&'a self, provisioner: &'a Provisioner, own: Option<&'a Rules>) -> Levels<'a> {
+        Levels::new(&self.settings.rules, &provisioner.rules, own)
+    }
+
     /// The identifiers of a new order, each once, with the challenges to offer (RFC 8555 §7.4). `own` are the rules of
     /// the account's external account key, if it has one.
     ///
@@ -182,7 +192,7 @@ impl Policy {
     pub fn admit(
         &self,
         provisioner: &Provisioner,
-        own: Option<&NameRules>,
+        own: Option<&Rules>,
         requested: &[NamedIdentifier],
     ) -> Result<Vec<(Identifier, Vec<ChallengeType>)>, Problem> {
         if requested.is_empty() {
@@ -195,10 +205,11 @@ impl Policy {
                 requested.len()
             )));
         }
+        let levels = self.levels(provisioner, own);
         let mut admitted: Vec<(Identifier, Vec<ChallengeType>)> = Vec::new();
         let mut refused = Vec::new();
         for named in requested {
-            match self.admit_one(provisioner, own, named) {
+            match admit_one(provisioner, &levels, named) {
                 Ok(one) if admitted.contains(&one) => {}
                 Ok(one) => admitted.push(one),
                 Err((kind, detail)) => refused.push(subproblem(kind, detail, named)),
@@ -218,15 +229,19 @@ impl Policy {
     pub fn still_admits<'a>(
         &self,
         provisioner: &Provisioner,
-        own: Option<&NameRules>,
+        own: Option<&Rules>,
         identifiers: impl Iterator<Item = &'a Identifier>,
     ) -> Result<(), Problem> {
+        let levels = self.levels(provisioner, own);
         let mut asked = 0;
         let refusals = identifiers.filter_map(|identifier| {
             asked += 1;
-            let detail = self.refusal(provisioner, own, identifier)?;
-            let kind = ProblemType::RejectedIdentifier;
-            Some(subproblem(kind, detail.to_owned(), &identifier.into()))
+            let detail = levels.refusal(identifier)?;
+            Some(subproblem(
+                ProblemType::RejectedIdentifier,
+                detail,
+                &identifier.into(),
+            ))
         });
         let refused = refusals.collect();
         match problem_of(refused, asked) {
@@ -234,55 +249,39 @@ impl Policy {
             None => Ok(()),
         }
     }
+}
 
-    fn admit_one(
-        &self,
-        provisioner: &Provisioner,
-        own: Option<&NameRules>,
-        named: &NamedIdentifier,
-    ) -> Result<(Identifier, Vec<ChallengeType>), (ProblemType, String)> {
-        let identifier =
-            match named.kind.as_str() {
-                "dns" => Identifier::dns(&named.value)
-                    .map_err(|error| (problem_of_name(error), error.to_string()))?,
-                "ip" => Identifier::ip(&named.value)
-                    .map_err(|error| (ProblemType::Malformed, error.to_string()))?,
-                _ => {
-                    let detail = format!(
-                        "identifiers of type \"{}\" are not supported; only \"dns\" and \"ip\" are",
-                        cleaned(&named.kind, 40)
-                    );
-                    return Err((ProblemType::UnsupportedIdentifier, detail));
-                }
-            };
-        let rejected = |detail: &str| (ProblemType::RejectedIdentifier, detail.to_owned());
-        if let Some(detail) = self.refusal(provisioner, own, &identifier) {
-            return Err(rejected(detail));
+fn admit_one(
+    provisioner: &Provisioner,
+    levels: &Levels<'_>,
+    named: &NamedIdentifier,
+) -> Result<(Identifier, Vec<ChallengeType>), (ProblemType, String)> {
+    let identifier = match named.kind.as_str() {
+        "dns" => {
+            Identifier::dns(&named.value).map_err(|error| (problem_of_name(error), error.to_string()))?
         }
-        let challenges = provisioner.challenges_for(&identifier);
-        if !challenges.is_empty() {
-            return Ok((identifier, challenges));
+        "ip" => Identifier::ip(&named.value).map_err(|error| (ProblemType::Malformed, error.to_string()))?,
+        _ => {
+            let detail = format!(
+                "identifiers of type \"{}\" are not supported; only \"dns\" and \"ip\" are",
+                cleaned(&named.kind, 40)
+            );
+            return Err((ProblemType::UnsupportedIdentifier, detail));
         }
-        Err(rejected(match identifier {
-            Identifier::Wildcard(_) => "a wildcard needs dns-01, which is not offered here",
-            Identifier::Ip(_) => "an address needs http-01 or tls-alpn-01, which are not offered here",
-            Identifier::Dns(_) => "no challenge is offered here that could prove control of it",
-        }))
+    };
+    if let Some(detail) = levels.refusal(&identifier) {
+        return Err((ProblemType::RejectedIdentifier, detail));
     }
-
-    fn refusal(
-        &self,
-        provisioner: &Provisioner,
-        own: Option<&NameRules>,
-        identifier: &Identifier,
-    ) -> Option<&'static str> {
-        let general = self.settings.names.refusal(identifier);
-        let general = general.or_else(|| provisioner.names.refusal(identifier));
-        general.or_else(|| {
-            own?.refusal(identifier)
-                .map(|_| "the external account key of this account is not for this name")
-        })
+    let challenges = provisioner.challenges_for(&identifier);
+    if !challenges.is_empty() {
+        return Ok((identifier, challenges));
     }
+    let detail = match identifier {
+        Identifier::Wildcard(_) => "a wildcard needs dns-01, which is not offered here",
+        Identifier::Ip(_) => "an address needs http-01 or tls-alpn-01, which are not offered here",
+        Identifier::Dns(_) => "no challenge is offered here that could prove control of it",
+    };
+    Err((ProblemType::RejectedIdentifier, detail.to_owned()))
 }
 
 /// A reserved label is a name that nobody may have, not one that is written wrongly (CONFORMANCE H4).

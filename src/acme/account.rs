@@ -144,6 +144,11 @@ impl Account {
         self.created
     }
 
+    /// When the account was deactivated, if it was.
+    pub fn deactivated_at(&self) -> Option<Timestamp> {
+        self.deactivated
+    }
+
     /// Whether the client agreed to the terms of service when it registered.
     pub fn terms_of_service_agreed(&self) -> bool {
         self.terms_of_service_agreed

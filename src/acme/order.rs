@@ -4,6 +4,7 @@
 //! in `late` for one that has ended before the CA was done. No clock is read here, and nothing is persisted: callers do
 //! that, by compare-and-swap.
 
+mod counting;
 pub mod history;
 pub mod late;
 mod replacing;
@@ -52,6 +53,9 @@ pub struct Order {
     expires: Timestamp,
     authorizations: Vec<Authorization>,
     stage: Stage,
+    /// When its CSR was handed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    finalized: Option<Timestamp>,
     #[serde(default)]
     wishes: Wishes,
     /// It has failed, and whoever replaces the certificate that it was to replace need not wait for its end.
@@ -71,7 +75,7 @@ pub struct Order {
     steps: Vec<Step>,
 }
 
-/// What a client asks for beyond the names.
+/// What is asked for beyond the names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wishes {
     /// The first moment of the certificate's validity (RFC 8555 §7.4).
@@ -86,6 +90,9 @@ pub struct Wishes {
     /// The certificate that the new one replaces (RFC 9773 §5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<CertificateId>,
+    /// How many days the certificate may be valid at most: the policy's wish, which no client has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most_days: Option<u32>,
 }
 
 /// How far the order has come beyond its authorizations.
@@ -288,6 +295,7 @@ impl Order {
             expires: after(now, lifetime),
             authorizations: identifiers.into_iter().map(offering).collect(),
             stage: Stage::Open,
+            finalized: None,
             wishes: Wishes::default(),
             gave_up_replacing: false,
             advice: None,
@@ -331,6 +339,7 @@ impl Order {
                 finalized: now,
                 upstream: None,
             },
+            finalized: Some(now),
             wishes: Wishes::default(),
             gave_up_replacing: false,
             advice: None,

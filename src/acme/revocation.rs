@@ -1,5 +1,7 @@
 //! Revocation (RFC 8555 §7.6): asked for by a client, done by the CA.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,18 @@ impl RevocationReason {
                 "the allowed reasons are 0 (unspecified), 1 (keyCompromise), 3 (affiliationChanged), 4 (superseded) and 5 (cessationOfOperation)",
             )),
         }
+    }
+}
+
+impl fmt::Display for RevocationReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unspecified => "unspecified",
+            Self::KeyCompromise => "keyCompromise",
+            Self::AffiliationChanged => "affiliationChanged",
+            Self::Superseded => "superseded",
+            Self::CessationOfOperation => "cessationOfOperation",
+        })
     }
 }
 

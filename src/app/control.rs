@@ -17,17 +17,31 @@ use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
 
 pub use crate::ra::external_account::NewKey;
+pub use crate::ra::inventory::Part;
+pub use crate::ra::inventory::accounts::AccountFilter;
+pub use crate::ra::inventory::certificates::CertificateFilter;
+pub use crate::ra::inventory::orders::OrderFilter;
+pub use crate::ra::policy::Question;
+pub use crate::server::control::accounts::AccountsRequest;
+pub use crate::server::control::certs::CertsRequest;
+pub use crate::server::control::listing::{Page, Row};
+pub use crate::server::control::orders::OrdersRequest;
 pub use crate::server::control::{Answer, Request, UpstreamCommand, UpstreamRequest};
 
 /// How often to look for the socket of a daemon that has the store open: it may be about to make it.
 const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The answer to a question is no: the text to print.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct No(pub String);
+
 /// Carries out a command, and gives the text to print.
 ///
 /// # Errors
 ///
-/// Why not, in one sentence.
+/// Why not, in one sentence; or [`No`].
 pub async fn carry_out(config: Config, request: Request) -> anyhow::Result<String> {
     Operator::new(config).carry_out(request).await
 }
@@ -51,17 +65,34 @@ impl Operator {
     ///
     /// Why not, in one sentence.
     pub(crate) async fn carry_out(&mut self, request: Request) -> anyhow::Result<String> {
+        match self.ask(request).await? {
+            Answer::Done(text) => Ok(text),
+            Answer::No(text) => Err(No(text).into()),
+            Answer::Page(page) => Ok(page.rows.into_iter().map(|row| row.line + "\n").collect()),
+            Answer::Refused(why) => Err(anyhow!(why)),
+        }
+    }
+
+    /// Carries out a command, and gives the answer as it is.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, in one sentence.
+    pub(crate) async fn ask(&mut self, request: Request) -> anyhow::Result<Answer> {
         let path = self.config.store.path.clone();
         let mut attempt = 0;
-        let answer = loop {
+        loop {
             if let Some((ra, accounts)) = &self.here {
-                break control::answer(ra, accounts, request).await;
+                return Ok(control::answer(ra, accounts, request).await);
             }
             let asked = control::ask(&path, &request).await;
             let asked = asked
                 .with_context(|| format!("the daemon with the store {} can not be asked", path.display()));
             if let Some(answer) = asked? {
-                break answer;
+                return Ok(answer);
+            }
+            if let Some(why) = request.needs_daemon() {
+                bail!("{why}");
             }
             check_owner(&path)?;
             let settings = self.config.store.clone();
@@ -81,16 +112,12 @@ impl Operator {
                 Err(error) => return Err(error.into()),
             }
             tokio::time::sleep(PAUSE).await;
-        };
-        match answer {
-            Answer::Done(text) => Ok(text),
-            Answer::Refused(why) => Err(anyhow!(why)),
         }
     }
 }
 
 /// Files that another user makes in the store could not be read by the daemon.
-fn check_owner(store: &Path) -> anyhow::Result<()> {
+pub(crate) fn check_owner(store: &Path) -> anyhow::Result<()> {
     let existing = store.ancestors().find_map(|path| std::fs::metadata(path).ok());
     let user = rustix::process::geteuid().as_raw();
     match existing.map(|metadata| metadata.uid()) {

@@ -10,7 +10,7 @@ use listenfd::ListenFd;
 use crate::server::Listener;
 
 /// `EAFNOSUPPORT`: the host has no IPv6.
-const NO_IPV6: i32 = 97;
+pub(crate) const NO_IPV6: i32 = 97;
 
 /// The name in `FileDescriptorName=` of the socket for metrics. Any other name is that of the ACME socket.
 const METRICS: &str = "metrics";

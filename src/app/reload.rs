@@ -278,4 +278,8 @@ impl UpstreamAccounts for AccountsInForce {
         let accounts = Arc::clone(&self.0.borrow());
         accounts.answer(request).await
     }
+    async fn health(&self, upstream: &str) -> String {
+        let accounts = Arc::clone(&self.0.borrow());
+        accounts.health(upstream).await
+    }
 }

@@ -1,11 +1,12 @@
 //! The operator's commands on the accounts at the CAs: in the daemon on the accounts that it works with, and without one
 //! on those of the store. The answers are for people.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Result as Written, Write as _};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::task::JoinSet;
 
 use crate::acme::upstream::UpstreamName;
 use crate::app;
@@ -13,10 +14,13 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::server::control::{UpstreamAccounts, UpstreamCommand, UpstreamRequest};
 use crate::store::Store;
-use crate::upstream::account::overview::{Change, Overview, Progress};
+use crate::upstream::account::overview::{Change, Confirmation, Overview, Progress};
 use crate::upstream::account::portable::Portable;
 use crate::upstream::acme::Ca;
 use crate::worker::upkeep;
+
+/// What is known of a CA without a daemon.
+const NOT_RUNNING: &str = "no daemon runs, so that nothing is asked of it";
 
 /// The accounts of a daemon, or of a store that nobody else has open.
 pub(crate) struct Accounts {
@@ -43,6 +47,7 @@ impl UpstreamAccounts for Accounts {
         match command {
             UpstreamCommand::Show if named.is_some() => self.shown(&[(*name, Arc::clone(ca))]).await,
             UpstreamCommand::Show => self.shown(&self.all).await,
+            UpstreamCommand::Confirm => self.confirmed().await,
             UpstreamCommand::Register { again } => {
                 let (url, new) = ca.register(again).await.map_err(told)?;
                 Ok(match new {
@@ -71,9 +76,29 @@ impl UpstreamAccounts for Accounts {
             }
         }
     }
+
+    async fn health(&self, upstream: &str) -> String {
+        let found = self.all.iter().find(|(name, _)| name.as_str() == upstream);
+        match (found, &self.metrics) {
+            (Some((name, _)), Some(metrics)) => health_of(metrics, *name),
+            (None, _) => "it is not configured any more: its orders wait until it is again".to_owned(),
+            (Some(_), None) => NOT_RUNNING.to_owned(),
+        }
+    }
 }
 
 impl Accounts {
+    /// What each CA says of its account, by the upstream's name, as JSON. No CA waits for another one.
+    async fn confirmed(&self) -> Result<String, String> {
+        let mut asked = JoinSet::new();
+        for (name, ca) in self.all.clone() {
+            asked.spawn(async move { (name.to_string(), ca.confirmed().await) });
+        }
+        let confirmed: BTreeMap<String, Result<Confirmation, String>> =
+            asked.join_all().await.into_iter().collect();
+        serde_json::to_string(&confirmed).map_err(|error| error.to_string())
+    }
+
     async fn shown(&self, shown: &[(UpstreamName, Arc<Ca>)]) -> Result<String, String> {
         let mut text = String::new();
         for (name, ca) in shown {
@@ -188,5 +213,9 @@ impl UpstreamAccounts for WithoutDaemon {
         }
         let accounts = Accounts { all, metrics: None };
         accounts.answer(request).await
+    }
+
+    async fn health(&self, _upstream: &str) -> String {
+        NOT_RUNNING.to_owned()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::names::name_rules;
+use crate::config::names::rules;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::secret::OTHERS;
@@ -53,6 +53,9 @@ fn key(
     let kid = section.required("kid", "write e.g. \"team-web\"");
     let kid = kid.and_then(|text| text.parsed());
     let mac_key = section.required("hmacKey", FIX).and_then(|text| {
+        if stands_here(&text) {
+            text.place.keeps_secret(None);
+        }
         if stands_here(&text) && mode & OTHERS != 0 {
             text.place.warn(format_args!(
                 "this file holds secrets, and every user of this host may read or change it (mode {:03o}); run chmod 640",
@@ -75,13 +78,13 @@ fn key(
             .map_err(|error| text.place.error(format_args!("[redacted] {error}; {FIX}")))
     });
     let reusable = section.flag("reusable");
-    let names = section.section("policy", name_rules);
+    let rules = section.section("policy", rules);
     let upstream = chosen_upstream(section, upstreams);
     Ok(ConfiguredKey {
         kid: kid?,
         mac_key: mac_key?,
         one_time: !reusable?.unwrap_or(true),
-        names: names?,
+        rules: rules?,
         upstream: upstream?,
     })
 }

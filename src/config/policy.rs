@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::absolute;
 use crate::config::external_account;
-use crate::config::names::name_rules;
+use crate::config::names::rules;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
@@ -52,14 +52,14 @@ pub(crate) fn read(
     authority.ignore("template", RAW_CSR);
     authority.ignore("disableIssuedAtCheck", "it is about tokens, which are not used");
     authority.ignore("deploymentType", "there is no linked CA");
-    let names = authority.section("policy", name_rules);
+    let rules = authority.section("policy", rules);
     let provisioners = provisioners(authority, upstreams, mode);
     kind?;
     admin?;
     backdate?;
     Ok(Settings {
         provisioners: provisioners?,
-        names: names?,
+        rules: rules?,
         routes: Routes::default(),
         issuance_deadline: DAY,
         order_lifetime: DAY,
@@ -132,7 +132,7 @@ fn provisioner(
     let terms_of_service = url(section, "termsOfService");
     let website = url(section, "website");
     let caa_identities = section.texts("caaIdentities");
-    let names = section.section("policy", name_rules);
+    let rules = section.section("policy", rules);
     let options = section.section("options", options);
     section.ignore("claims", "the CA decides how long certificates are valid");
     section.ignore("forceCN", RAW_CSR);
@@ -151,7 +151,7 @@ fn provisioner(
         terms_of_service: terms_of_service?,
         website: website?,
         caa_identities: caa_identities?.iter().map(|text| text.value.to_owned()).collect(),
-        names: names?,
+        rules: rules?,
         upstream: upstream?,
         external_accounts: external_accounts?,
     })

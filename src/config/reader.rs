@@ -3,6 +3,8 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::config::tree::Node;
@@ -17,9 +19,16 @@ pub(crate) struct Reported;
 pub(crate) struct Findings {
     errors: RefCell<Vec<(usize, String)>>,
     warnings: RefCell<Vec<(usize, String)>>,
+    /// Where secrets are kept: files; `None` is the one that is read.
+    secrets: RefCell<Vec<Option<PathBuf>>>,
 }
 
 impl Findings {
+    /// The files that secrets are kept in; `None` is the one that is read.
+    pub(crate) fn take_secrets(&self) -> Vec<Option<PathBuf>> {
+        self.secrets.take()
+    }
+
     /// All errors and all warnings, one line each, in the order of the file.
     pub(crate) fn into_lines(self, file: &str) -> (Vec<String>, Vec<String>) {
         let lines = |findings: RefCell<Vec<(usize, String)>>| {
@@ -60,6 +69,11 @@ impl Place<'_> {
     pub(crate) fn warn(&self, text: impl fmt::Display) {
         let text = format!("{}: {text}", self.path);
         self.findings.warnings.borrow_mut().push((self.line, text));
+    }
+
+    /// Records that a secret is kept here, or in another file.
+    pub(crate) fn keeps_secret(&self, file: Option<&Path>) {
+        self.findings.secrets.borrow_mut().push(file.map(Path::to_owned));
     }
 }
 

@@ -7,7 +7,6 @@ use crate::config::Config;
 use crate::config::LogFormat;
 use crate::config::Upstream;
 use crate::policy::ExternalAccounts;
-use crate::policy::names::NameRules;
 use crate::server::OwnCertificate;
 
 impl Config {
@@ -37,9 +36,9 @@ impl Config {
                 writeln!(out, "  https://{name}{port}/acme/{}/directory", provisioner.name)?;
             }
             writeln!(out, "    challenges: {}", listed(&provisioner.challenges))?;
-            writeln!(out, "    admitted: {}", self.policy.names)?;
-            if provisioner.names != NameRules::default() {
-                writeln!(out, "    and of those: {}", provisioner.names)?;
+            writeln!(out, "    admitted: {}", self.policy.rules)?;
+            if !provisioner.rules.is_empty() {
+                writeln!(out, "    and of those: {}", provisioner.rules)?;
             }
             if let Some(upstream) = provisioner.upstream {
                 writeln!(out, "    upstream: {upstream}")?;
@@ -196,7 +195,7 @@ fn write_external_accounts(out: &mut String, rules: &ExternalAccounts) -> fmt::R
         writeln!(
             out,
             "    key {}: for {accounts}, admitted: {}",
-            key.kid, key.names
+            key.kid, key.rules
         )?;
         if let Some(upstream) = key.upstream {
             writeln!(out, "      upstream: {upstream}")?;

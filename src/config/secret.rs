@@ -51,6 +51,7 @@ fn from_file(path: &Path, text: &Text<'_>) -> Result<Secret, Reported> {
             mode & 0o777
         ));
     }
+    text.place.keeps_secret(Some(path));
     let mut content = String::new();
     file.take(MAX_SECRET_BYTES.saturating_add(1))
         .read_to_string(&mut content)

@@ -38,6 +38,9 @@ pub(crate) fn read(config: &Section<'_>, mode: u32) -> Result<Settings, Reported
         || ["eab_kid", "eab_hmac_key"]
             .into_iter()
             .any(|key| is_inline(config, key));
+    if inline {
+        config.place("eab_hmac_key").keeps_secret(None);
+    }
     if inline && mode & OTHERS != 0 {
         config.place("eab_hmac_key").warn(format_args!(
             "this file holds secrets, and every user of this host may read or change it (mode {:03o}); run chmod 640",

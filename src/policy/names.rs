@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use crate::acme::external_account::NameLimits;
 use crate::acme::identifier::DnsName;
 use crate::acme::identifier::Identifier;
+use crate::policy::decision::Decision;
+use crate::policy::decision::first_of;
 
 /// Which names and addresses may be ordered. The default admits all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub struct NameRules {
     pub allow: Option<Vec<NamePattern>>,
     /// A name may match none of these, whatever `allow` says.
     pub deny: Vec<NamePattern>,
+    /// The same, written as common names.
+    pub deny_common_names: Vec<NamePattern>,
     /// Whether wildcards may be ordered at all.
     pub wildcards: bool,
     /// An address must be in one of these networks; `None` admits all, an empty list none.
@@ -33,6 +37,7 @@ impl Default for NameRules {
         Self {
             allow: None,
             deny: Vec::new(),
+            deny_common_names: Vec::new(),
             wildcards: true,
             allow_networks: None,
             deny_networks: Vec::new(),
@@ -41,48 +46,95 @@ impl Default for NameRules {
 }
 
 impl NameRules {
-    /// Why the rules refuse the identifier, if they do.
-    pub(crate) fn refusal(&self, identifier: &Identifier) -> Option<&'static str> {
-        if identifier.is_wildcard() && !self.wildcards {
-            return Some("the policy of this server does not allow wildcards");
-        }
-        let (denied, allowed) = match identifier {
-            Identifier::Dns(_) | Identifier::Wildcard(_) => (
-                self.deny.iter().any(|pattern| pattern.covered_by(identifier)),
-                admits(&self.allow, |pattern| pattern.covers(identifier)),
-            ),
-            Identifier::Ip(address) => (
-                self.deny_networks.iter().any(|network| network.contains(address)),
-                admits(&self.allow_networks, |network| network.contains(address)),
-            ),
+    /// What the rules say about the identifier. `prefix` is what the rules' places begin with.
+    pub(crate) fn decision(&self, prefix: &str, identifier: &Identifier) -> Decision {
+        let decided = |allowed, key: &str, pattern: Option<String>, why| Decision {
+            allowed,
+            place: format!("{prefix}x509{key}"),
+            pattern,
+            why,
         };
-        match (denied, allowed) {
-            (true, _) => Some("the policy of this server denies this identifier"),
-            (false, false) => Some("the policy of this server does not allow this identifier"),
-            (false, true) => None,
+        if identifier.is_wildcard() && !self.wildcards {
+            let why = "the policy of this server does not allow wildcards";
+            return decided(false, ".allowWildcardNames", None, why);
+        }
+        let rules = match identifier {
+            Identifier::Dns(_) | Identifier::Wildcard(_) => self.about_names(identifier),
+            Identifier::Ip(address) => self.about_addresses(address),
+        };
+        match rules {
+            Applying {
+                denied: Some((key, pattern)),
+                ..
+            } => {
+                let why = "the policy of this server denies this identifier";
+                decided(false, &key, Some(pattern), why)
+            }
+            Applying {
+                allowed: Some((key, pattern)),
+                ..
+            } => decided(true, &key, Some(pattern), "it is allowed"),
+            Applying { list: Some(key), .. } => {
+                let why = "the policy of this server does not allow this identifier";
+                decided(false, key, None, why)
+            }
+            Applying { .. } => decided(true, "", None, "no rule is against it"),
+        }
+    }
+
+    fn about_names(&self, identifier: &Identifier) -> Applying {
+        let covered = |pattern: &NamePattern| pattern.covered_by(identifier);
+        let denied = first_of(&self.deny, ".deny.dns", covered);
+        let denied = denied.or_else(|| first_of(&self.deny_common_names, ".deny.cn", covered));
+        let list = self.allow.as_deref();
+        let covers = |pattern: &NamePattern| pattern.covers(identifier);
+        let allowed = first_of(list.unwrap_or_default(), ".allow.dns", covers);
+        Applying {
+            denied: denied.map(shown),
+            allowed: allowed.map(shown),
+            list: list.map(|_| ".allow.dns"),
+        }
+    }
+
+    fn about_addresses(&self, address: &IpAddr) -> Applying {
+        let holds = |network: &IpNet| network.contains(address);
+        let list = self.allow_networks.as_deref();
+        Applying {
+            denied: first_of(&self.deny_networks, ".deny.ip", holds).map(shown),
+            allowed: first_of(list.unwrap_or_default(), ".allow.ip", holds).map(shown),
+            list: list.map(|_| ".allow.ip"),
         }
     }
 }
 
-fn admits<T>(allow: &Option<Vec<T>>, covers: impl Fn(&T) -> bool) -> bool {
-    allow.as_ref().is_none_or(|allow| allow.iter().any(covers))
+/// The rules that are about one identifier, each with its key.
+struct Applying {
+    denied: Option<(String, String)>,
+    allowed: Option<(String, String)>,
+    /// The list that it must be in, if there is one.
+    list: Option<&'static str>,
+}
+
+fn shown<T: fmt::Display>((key, pattern): (String, &T)) -> (String, String) {
+    (key, pattern.to_string())
 }
 
 impl fmt::Display for NameRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_list(f, "name", &self.allow, &self.deny)?;
+        let deny = [self.deny.as_slice(), &self.deny_common_names].concat();
+        write_list(f, "name", self.allow.as_ref(), &deny)?;
         f.write_str(match self.wildcards {
             true => "; ",
             false => ", and no wildcards; ",
         })?;
-        write_list(f, "address", &self.allow_networks, &self.deny_networks)
+        write_list(f, "address", self.allow_networks.as_ref(), &self.deny_networks)
     }
 }
 
-fn write_list<T: fmt::Display>(
+pub(crate) fn write_list<T: fmt::Display>(
     f: &mut fmt::Formatter<'_>,
     what: &str,
-    allow: &Option<Vec<T>>,
+    allow: Option<&Vec<T>>,
     deny: &[T],
 ) -> fmt::Result {
     match allow {
@@ -108,6 +160,7 @@ impl TryFrom<&NameLimits> for NameRules {
             wildcards: limits.wildcards || (!allows_any && limits.deny.is_empty()),
             allow: allows_any.then_some(allow),
             deny,
+            deny_common_names: Vec::new(),
             allow_networks: allows_any.then_some(allow_networks),
             deny_networks,
         })
@@ -137,7 +190,7 @@ fn sorted(texts: &[String]) -> Result<(Vec<NamePattern>, Vec<IpNet>), InvalidLim
 )]
 pub struct InvalidLimit(String);
 
-fn listed<T: fmt::Display>(patterns: &[T]) -> String {
+pub(crate) fn listed<T: fmt::Display>(patterns: &[T]) -> String {
     let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
@@ -162,7 +215,7 @@ impl NamePattern {
 
     /// Whether the identifier stands for any name that the pattern means: a certificate for `*.example.com` would
     /// serve the denied `host.example.com` too.
-    fn covered_by(&self, identifier: &Identifier) -> bool {
+    pub(crate) fn covered_by(&self, identifier: &Identifier) -> bool {
         let is_below = |base: &DnsName| !self.one_label_below && parent(&self.name) == Some(base.as_str());
         let below_wildcard = matches!(identifier, Identifier::Wildcard(base) if is_below(base));
         self.covers(identifier) || below_wildcard
@@ -286,7 +339,11 @@ mod tests {
         for (allow, deny, wildcards, name, admitted) in cases {
             let rules = rules(allow, deny, *wildcards);
             let identifier = Identifier::dns(name).unwrap();
-            assert_eq!(rules.refusal(&identifier).is_none(), *admitted, "{rules}: {name}");
+            assert_eq!(
+                rules.decision("", &identifier).allowed,
+                *admitted,
+                "{rules}: {name}"
+            );
         }
     }
 
@@ -306,18 +363,15 @@ mod tests {
             ("2001:db9::1", false),
         ] {
             let identifier = Identifier::ip(address).unwrap();
-            assert_eq!(rules.refusal(&identifier).is_none(), admitted, "{address}");
+            assert_eq!(rules.decision("", &identifier).allowed, admitted, "{address}");
         }
         let no_address = NameRules {
             allow_networks: Some(Vec::new()),
             ..NameRules::default()
         };
-        assert!(no_address.refusal(&Identifier::ip("10.0.0.1").unwrap()).is_some());
-        assert!(
-            no_address
-                .refusal(&Identifier::dns("www.example.com").unwrap())
-                .is_none()
-        );
+        let allowed = |identifier: Identifier| no_address.decision("", &identifier).allowed;
+        assert!(!allowed(Identifier::ip("10.0.0.1").unwrap()));
+        assert!(allowed(Identifier::dns("www.example.com").unwrap()));
     }
 
     #[test]
@@ -326,9 +380,10 @@ mod tests {
             allow: Some(Vec::new()),
             ..NameRules::default()
         };
-        assert!(
-            none.refusal(&Identifier::dns("www.example.com").unwrap())
-                .is_some()
+        let decision = none.decision("p.", &Identifier::dns("www.example.com").unwrap());
+        assert_eq!(
+            (decision.allowed, decision.place.as_str()),
+            (false, "p.x509.allow.dns")
         );
     }
 
@@ -368,7 +423,7 @@ mod tests {
                 Identifier::dns("www.example.net").unwrap(),
                 Identifier::ip("10.0.0.1").unwrap(),
             ];
-            identifiers.map(|identifier| rules.refusal(&identifier).is_none())
+            identifiers.map(|identifier| rules.decision("", &identifier).allowed)
         };
         let names = rules(&["*.example.com"], &[], false).unwrap();
         assert_eq!(admitted(&names), [true, false, false, false]);

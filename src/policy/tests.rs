@@ -1,18 +1,23 @@
 //! Who may order what, with which challenges.
 
 use super::*;
+use crate::policy::names::NameRules;
 
-fn rules(allow: &[&str], deny: &[&str], wildcards: bool) -> NameRules {
+fn rules(allow: &[&str], deny: &[&str], wildcards: bool) -> Rules {
     let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    NameRules {
+    let names = NameRules {
         allow: (!allow.is_empty()).then(|| patterns(allow)),
         deny: patterns(deny),
         wildcards,
         ..NameRules::default()
+    };
+    Rules {
+        names,
+        ..Rules::default()
     }
 }
 
-fn policy(general: NameRules, own: NameRules) -> Policy {
+fn policy(general: Rules, own: Rules) -> Policy {
     Policy::new(Settings {
         provisioners: vec![Provisioner {
             name: "acme".to_owned(),
@@ -20,11 +25,11 @@ fn policy(general: NameRules, own: NameRules) -> Policy {
             terms_of_service: None,
             website: None,
             caa_identities: Vec::new(),
-            names: own,
+            rules: own,
             upstream: None,
             external_accounts: ExternalAccounts::default(),
         }],
-        names: general,
+        rules: general,
         routes: Routes::default(),
         issuance_deadline: Duration::from_secs(1),
         order_lifetime: Duration::from_secs(1),
@@ -52,7 +57,7 @@ fn admit(policy: &Policy, values: &[&str]) -> Result<Vec<String>, Problem> {
 }
 
 fn open() -> Policy {
-    policy(NameRules::default(), NameRules::default())
+    policy(Rules::default(), Rules::default())
 }
 
 #[test]
@@ -139,7 +144,7 @@ fn c411_control_characters_of_a_name_do_not_come_back() {
 fn c413_h8_names_outside_the_policy_are_rejected_with_a_subproblem_each() {
     let policy = policy(
         rules(&["*.example.com", "example.com"], &[], false),
-        NameRules::default(),
+        Rules::default(),
     );
     let bad = ["evilexample.com", "example.com.evil.net", "a.b.example.com"];
     for name in bad {
@@ -163,7 +168,7 @@ fn c413_h8_names_outside_the_policy_are_rejected_with_a_subproblem_each() {
 
 #[test]
 fn h8_faults_of_different_types_are_one_compound_problem() {
-    let policy = policy(rules(&["*.example.com"], &[], false), NameRules::default());
+    let policy = policy(rules(&["*.example.com"], &[], false), Rules::default());
     let problem = admit(&policy, &["a_b.example.com", "www.example.net"]).unwrap_err();
     assert_eq!(problem.kind, ProblemType::Compound);
     let kinds: Vec<ProblemType> = problem.subproblems.iter().map(|sub| sub.kind).collect();
@@ -253,7 +258,7 @@ fn the_general_rules_and_the_provisioners_own_must_both_admit() {
 
 #[test]
 fn an_order_from_before_a_stricter_policy_is_not_finalized() {
-    let policy = policy(rules(&["*.example.com"], &[], false), NameRules::default());
+    let policy = policy(rules(&["*.example.com"], &[], false), Rules::default());
     let provisioner = policy.provisioner("acme").unwrap();
     let inside = Identifier::dns("www.example.com").unwrap();
     let outside = Identifier::dns("www.example.net").unwrap();
@@ -271,7 +276,7 @@ fn an_order_from_before_a_stricter_policy_is_not_finalized() {
 
 #[test]
 fn the_rules_of_the_accounts_external_account_key_hold_as_well() {
-    let policy = policy(rules(&[], &["secret.example.com"], true), NameRules::default());
+    let policy = policy(rules(&[], &["secret.example.com"], true), Rules::default());
     let provisioner = policy.provisioner("acme").unwrap();
     let own = rules(&["*.example.com"], &[], false);
     for (name, admitted) in [

@@ -21,7 +21,7 @@ pub struct NewAccount {
     pub only_return_existing: bool,
     /// The external account binding, if there is one. A bad one matters only to a request that is to make an account.
     pub binding: Option<Result<Unverified, BadBinding>>,
-    /// The address that the request came from, if new accounts of it are to be counted.
+    /// The address that the request came from, if it is known.
     pub address: Option<IpAddr>,
 }
 
@@ -41,7 +41,8 @@ impl RegistrationAuthority {
     ///
     /// `accountDoesNotExist` if only an existing one was wanted, `userActionRequired` if the terms of service were not
     /// agreed to, `badPublicKey` if the key is not the client's alone, `externalAccountRequired` without a binding where one is
-    /// needed, `unauthorized` if the binding is not by a key that may be used or the account is deactivated,
+    /// needed, `unauthorized` if the binding is not by a key that may be used, the policy does not admit the client's address or
+    /// the account is deactivated,
     /// `rateLimited` if its address has made too many, and what is wrong with the binding's form or the contacts.
     pub async fn register(
         &self,
@@ -67,6 +68,8 @@ impl RegistrationAuthority {
             );
         }
         let binding = self.bind(rules, request.binding).await?;
+        self.check_newcomer(rules, binding.as_ref(), request.address)
+            .await?;
         if let Some(terms) = &rules.terms_of_service
             && !request.terms_of_service_agreed
         {

@@ -33,6 +33,8 @@ pub enum Revoker {
     Account(Account),
     /// The holder of this key.
     Key(Jwk),
+    /// Whoever may use the control socket.
+    Operator,
 }
 
 impl RegistrationAuthority {
@@ -141,6 +143,7 @@ impl RegistrationAuthority {
 
     async fn check_revoker(&self, revoker: &Revoker, order: &Order, leaf: &Der) -> Result<(), Refusal> {
         match revoker {
+            Revoker::Operator => Ok(()),
             Revoker::Account(account) if account.id() == order.account() => Ok(()),
             Revoker::Account(account) => self.check_authorized_for_all(account, order).await,
             Revoker::Key(key) if certificate::key_of(leaf).is_some_and(|of_leaf| of_leaf == *key) => Ok(()),

@@ -16,6 +16,7 @@ use crate::acme::upstream::UpstreamName;
 use crate::jose::eab::{BadBinding, Unverified};
 use crate::policy::Provisioner;
 use crate::policy::names::NameRules;
+use crate::policy::rules::Rules;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
 
@@ -54,8 +55,8 @@ pub struct KeyEntry {
     pub one_time: bool,
     /// The account that a one-time key was used for, and when.
     pub used: Option<(AccountId, Timestamp)>,
-    /// Which names its accounts may order.
-    pub names: NameRules,
+    /// The rules for its accounts' orders.
+    pub rules: Rules,
     /// The upstream of its accounts' orders, whatever their names.
     pub upstream: Option<UpstreamName>,
     /// When it stops to be good for new accounts.
@@ -87,8 +88,8 @@ struct Known {
 
 /// What holds for the orders of a key's accounts.
 pub(crate) struct KeyRules {
-    /// Which names they may have.
-    pub(crate) names: NameRules,
+    /// Which orders they may have.
+    pub(crate) rules: Rules,
     /// Where they are placed, whatever their names.
     pub(crate) upstream: Option<UpstreamName>,
 }
@@ -247,7 +248,7 @@ impl RegistrationAuthority {
                     configured: true,
                     one_time: key.one_time,
                     used: None,
-                    names: key.names.clone(),
+                    rules: key.rules.clone(),
                     upstream: key.upstream,
                     expires: None,
                     revoked: None,
@@ -261,7 +262,7 @@ impl RegistrationAuthority {
                 configured: false,
                 one_time: key.terms().one_time,
                 used: None,
-                names: rules_of(&key)?,
+                rules: rules_of(&key)?,
                 upstream: key.terms().upstream,
                 expires: key.terms().expires,
                 revoked: key.revoked(),
@@ -326,8 +327,18 @@ impl RegistrationAuthority {
         Err(StoreError::Conflict.into())
     }
 
+    /// What the accounts of this key may order, if there is such a key.
+    pub(crate) async fn rules_of_known(
+        &self,
+        provisioner: &Provisioner,
+        kid: &KeyId,
+    ) -> Result<Option<KeyRules>, StoreError> {
+        let known = self.known_key(provisioner, kid).await?;
+        Ok(known.map(|known| known.rules))
+    }
+
     /// The provisioner that the operator means.
-    fn provisioner_for_key(&self, named: Option<&str>) -> Result<&Provisioner, KeyError> {
+    pub(crate) fn provisioner_for_key(&self, named: Option<&str>) -> Result<&Provisioner, KeyError> {
         let all = self.policy.provisioners();
         let listed = || {
             let names: Vec<&str> = all.iter().map(|provisioner| provisioner.name.as_str()).collect();
@@ -377,7 +388,7 @@ impl RegistrationAuthority {
             mac_key: key.mac_key().clone(),
             one_time: key.terms().one_time,
             rules: KeyRules {
-                names: rules_of(&key)?,
+                rules: rules_of(&key)?,
                 upstream: key.terms().upstream,
             },
             expires: key.terms().expires,
@@ -402,7 +413,7 @@ fn configured(provisioner: &Provisioner, kid: &KeyId) -> Option<Known> {
         mac_key: key.mac_key.clone(),
         one_time: key.one_time,
         rules: KeyRules {
-            names: key.names.clone(),
+            rules: key.rules.clone(),
             upstream: key.upstream,
         },
         expires: None,
@@ -410,12 +421,17 @@ fn configured(provisioner: &Provisioner, kid: &KeyId) -> Option<Known> {
     })
 }
 
-fn rules_of(key: &ExternalAccountKey) -> Result<NameRules, StoreError> {
-    NameRules::try_from(&key.terms().names).map_err(|_| {
+fn rules_of(key: &ExternalAccountKey) -> Result<Rules, StoreError> {
+    let names = NameRules::try_from(&key.terms().names).map_err(|_| {
         StoreError::Corrupt(format!(
             "the names of external account key {} can not be read",
             key.kid()
         ))
+    })?;
+    Ok(Rules {
+        prefix: format!("external account key {}: ", key.kid()),
+        names,
+        ..Rules::default()
     })
 }
 

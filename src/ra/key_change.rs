@@ -76,7 +76,6 @@ mod tests {
     use crate::acme::id::AccountId;
     use crate::clock::Clock;
     use crate::jose::jwk::{Curve, Jwk};
-    use crate::policy::names::NameRules;
     use crate::policy::{Policy, Settings};
     use crate::store::Store as _;
     use crate::store::sled::SledStore;
@@ -108,7 +107,7 @@ mod tests {
         });
         let policy = Policy::new(Settings {
             provisioners: Vec::new(),
-            names: NameRules::default(),
+            rules: crate::policy::rules::Rules::default(),
             routes: crate::policy::routes::Routes::default(),
             issuance_deadline: Duration::ZERO,
             order_lifetime: Duration::ZERO,

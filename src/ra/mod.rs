@@ -8,9 +8,11 @@ pub mod authorization;
 pub mod certificate;
 pub mod external_account;
 pub mod import;
+pub mod inventory;
 pub mod key_change;
 pub(crate) mod limit;
 pub mod order;
+pub mod policy;
 pub mod renewal;
 
 use std::sync::Arc;
@@ -82,6 +84,7 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: Arc<RateLimits>,
+    counting: Arc<tokio::sync::Mutex<()>>,
     own_keys: Option<Arc<dyn OwnKeys>>,
 }
 
@@ -100,6 +103,7 @@ impl RegistrationAuthority {
             store,
             policy,
             clock,
+            counting: Arc::default(),
             own_keys: None,
         }
     }
@@ -120,6 +124,7 @@ impl RegistrationAuthority {
                 true => Arc::clone(&self.limits),
                 false => Arc::new(RateLimits::new(policy.limits())),
             },
+            counting: Arc::clone(&self.counting),
             policy,
             clock: self.clock.clone(),
             own_keys: self.own_keys.clone(),

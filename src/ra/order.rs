@@ -1,5 +1,7 @@
 //! What can be done with orders (RFC 8555 §7.4).
 
+use std::net::IpAddr;
+
 use crate::acme::account::Account;
 use crate::acme::csr::Csr;
 use crate::acme::id::{AccountId, OrderId};
@@ -8,6 +10,7 @@ use crate::acme::order::{Order, OrderStatus, Wishes};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
 use crate::jose::jwk::Jwk;
 use crate::policy::routes::not_configured;
+use crate::ra::policy::Admitted;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
 
@@ -21,6 +24,8 @@ pub struct NewOrder {
     pub identifiers: Vec<NamedIdentifier>,
     /// What the client asks for beyond that.
     pub wishes: Wishes,
+    /// The address that the request came from, if it is known.
+    pub address: Option<IpAddr>,
 }
 
 /// A page of an account's orders.
@@ -37,23 +42,30 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// Why the policy does not admit an identifier; `unauthorized` if the account's external account key has been
-    /// revoked; `malformed` for a validity that can not be had, `invalidProfile` for a profile; `alreadyReplaced`,
+    /// Why the policy does not admit an identifier; `unauthorized` if it does not admit the client's address, or the
+    /// account's external account key has been revoked; `malformed` for a validity that can not be had, `invalidProfile` for a profile; `alreadyReplaced`,
     /// `unauthorized` or `malformed` for a certificate that it can not replace; `rateLimited` if the account has opened
-    /// too many orders, or its validations of a name keep failing.
+    /// too many orders, its validations of a name keep failing, or a name has had all orders that it may have.
     pub async fn new_order(&self, account: &Account, request: NewOrder) -> Result<Order, Refusal> {
-        let NewOrder { identifiers, wishes } = request;
-        let provisioner = self.provisioner_of(account)?;
-        let own = self.rules_of_key(account).await?;
-        let names = own.as_ref().map(|own| &own.names);
-        let admitted = self.policy.admit(provisioner, names, &identifiers)?;
-        let chosen = own.as_ref().and_then(|own| own.upstream).or(provisioner.upstream);
-        let admitted_names = admitted.iter().map(|(identifier, _)| identifier);
-        let upstream = self.policy.routes().for_order(chosen, admitted_names)?;
+        let NewOrder {
+            identifiers,
+            wishes,
+            address,
+        } = request;
+        let applicant = self.applicant(account).await?;
+        let levels = self.levels_of(&applicant);
+        levels.client(address)?;
+        let Admitted {
+            identifiers: admitted,
+            upstream,
+        } = self.admitted(&applicant, &identifiers)?;
         let now = self.clock.now();
         let rules = self.policy.wishes(upstream);
         rules.validity(wishes.not_before, wishes.not_after, now)?;
+        let names = || admitted.iter().map(|(identifier, _)| identifier);
+        levels.validity(names(), wishes.not_before, wishes.not_after, now)?;
         rules.profile(wishes.profile.as_deref(), self.offers(upstream).await?)?;
+        self.check_quotas(&levels, names()).await?;
         let order = Order::new(
             account.id(),
             account.provisioner().to_owned(),
@@ -105,9 +117,15 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// `orderNotReady`, `badCSR`, `rejectedIdentifier` if the policy does not admit a name any more, and `unauthorized`
-    /// if the account's external account key has been revoked.
-    pub async fn finalize(&self, account: &Account, id: OrderId, csr: Vec<u8>) -> Result<Order, Refusal> {
+    /// `orderNotReady`, `badCSR`, and what the policy says against the order by now, as for [`Self::new_order`]. For
+    /// who is finalized nothing is asked again: the order is the worker's from then on.
+    pub async fn finalize(
+        &self,
+        account: &Account,
+        id: OrderId,
+        csr: Vec<u8>,
+        address: Option<IpAddr>,
+    ) -> Result<Order, Refusal> {
         // An order that is not ready says so before the CSR is looked at.
         self.own_order(account, id)
             .await?
@@ -125,16 +143,24 @@ impl RegistrationAuthority {
             } = self.own_order(account, id).await?;
             order.require_ready(self.clock.now())?;
             let matched = csr.matching(&order, holder)?;
-            let own = self.rules_of_key(account).await?;
-            let provisioner = self.provisioner_of(account)?;
-            let names = own.as_ref().map(|own| &own.names);
-            self.policy
-                .still_admits(provisioner, names, order.identifiers())?;
+            let applicant = self.applicant(account).await?;
+            let levels = self.levels_of(&applicant);
+            levels.client(address)?;
+            self.still_admits(&applicant, &order)?;
+            let now = self.clock.now();
+            let (from, to) = (order.wishes().not_before, order.wishes().not_after);
+            let days = levels.validity(order.identifiers(), from, to, now)?;
+            // Until this one is stored, no other one is counted.
+            let _turn = match order.identifiers().any(|name| !levels.quotas(name).is_empty()) {
+                true => Some(self.counting.lock().await),
+                false => None,
+            };
+            self.check_quotas(&levels, order.identifiers()).await?;
             let upstream = order.upstream_name();
             if !self.policy.routes().has(upstream) {
                 return Err(not_configured(upstream).into());
             }
-            let now = self.clock.now();
+            let order = order.lasting_at_most(days);
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());
             match self

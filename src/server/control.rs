@@ -4,8 +4,13 @@
 //! The answers are the text that the command line prints: it is the same when the command line, finding nobody here,
 //! opens the store itself and calls [`answer`].
 
+pub mod accounts;
+pub mod certs;
 mod eab;
 mod import;
+pub mod listing;
+pub mod orders;
+mod policy;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -25,7 +30,12 @@ use tokio::time::{sleep, timeout};
 use crate::acme::account::Account;
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::{KeyError, NewKey};
+use crate::ra::policy::Question;
 use crate::server::Server;
+use crate::server::control::accounts::AccountsRequest;
+use crate::server::control::certs::CertsRequest;
+use crate::server::control::listing::Page;
+use crate::server::control::orders::OrdersRequest;
 
 /// The socket in the store's directory.
 const SOCKET: &str = "control.sock";
@@ -66,8 +76,29 @@ pub enum Request {
         /// Whether it is only to be seen what would be done.
         dry_run: bool,
     },
+    /// What the policy says.
+    ExplainPolicy(Question),
     /// Something about our accounts at the CAs.
     Upstream(UpstreamRequest),
+    /// Something about the certificates.
+    Certs(CertsRequest),
+    /// Something about the orders.
+    Orders(OrdersRequest),
+    /// Something about the accounts.
+    Accounts(AccountsRequest),
+}
+
+impl Request {
+    /// Why nobody but a running daemon can do this, if so.
+    pub fn needs_daemon(&self) -> Option<&'static str> {
+        match self {
+            Self::Certs(CertsRequest::Revoke { .. }) => Some(
+                "no daemon runs, and only the CA can revoke a certificate: start the daemon, which asks it, and give the \
+                 command again",
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// What the operator wants of an account at a CA.
@@ -84,6 +115,8 @@ pub struct UpstreamRequest {
 pub enum UpstreamCommand {
     /// To look at it.
     Show,
+    /// To ask the CAs whether they know it; the answer is for `check --deep`, not for people.
+    Confirm,
     /// To make it.
     Register {
         /// Also if there is one.
@@ -107,6 +140,9 @@ pub enum UpstreamCommand {
 pub trait UpstreamAccounts: Send + Sync + 'static {
     /// The text for people; the error, too.
     async fn answer(&self, request: UpstreamRequest) -> Result<String, String>;
+
+    /// How the upstream of this name is, for people.
+    async fn health(&self, upstream: &str) -> String;
 }
 
 /// What comes of it, for people.
@@ -114,6 +150,10 @@ pub trait UpstreamAccounts: Send + Sync + 'static {
 pub enum Answer {
     /// It is done.
     Done(String),
+    /// It was a question, and the answer is no.
+    No(String),
+    /// A part of a list.
+    Page(Page),
     /// It is not, and why.
     Refused(String),
 }
@@ -129,10 +169,22 @@ pub async fn answer(
         Request::ListKeys => eab::list(ra).await,
         Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
         Request::ImportAccounts { accounts, dry_run } => import::accounts(ra, &accounts, dry_run).await,
+        Request::ExplainPolicy(question) => match policy::explain(ra, question).await {
+            Ok((true, text)) => Ok(text),
+            Ok((false, text)) => return Answer::No(text),
+            Err(error) => Err(error),
+        },
         Request::Upstream(request) => upstreams.answer(request).await.map_err(KeyError::Refused),
+        Request::Certs(request) => return answered(certs::answer(ra, request).await),
+        Request::Orders(request) => return answered(orders::answer(ra, upstreams, request).await),
+        Request::Accounts(request) => return answered(accounts::answer(ra, request).await),
     };
+    answered(done.map(Answer::Done))
+}
+
+fn answered(done: Result<Answer, KeyError>) -> Answer {
     match done {
-        Ok(text) => Answer::Done(text),
+        Ok(answer) => answer,
         Err(KeyError::Refused(why)) => Answer::Refused(why),
         Err(KeyError::Store(error)) => Answer::Refused(error.to_string()),
     }

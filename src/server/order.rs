@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use base64::Engine as _;
@@ -19,6 +20,7 @@ use crate::acme::renewal::InvalidCertificateId;
 use crate::ra::order::NewOrder;
 use crate::server::Shared;
 use crate::server::link::Links;
+use crate::server::peers::Peer;
 use crate::server::respond::{self, Rejection};
 use crate::server::signed::{ByAccount, PostAsGet};
 
@@ -109,7 +111,11 @@ pub(crate) fn wire_time(time: Timestamp) -> String {
 }
 
 /// POST new-order.
-pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByAccount) -> Result<Response, Rejection> {
+pub(crate) async fn new(
+    State(shared): State<Arc<Shared>>,
+    peer: Option<Extension<Peer>>,
+    signed: ByAccount,
+) -> Result<Response, Rejection> {
     let request: NewOrderRequest = signed.object()?;
     let replaces = request.replaces.as_deref().map(str::parse).transpose();
     let replaces = replaces.map_err(|error: InvalidCertificateId| {
@@ -122,7 +128,9 @@ pub(crate) async fn new(State(shared): State<Arc<Shared>>, signed: ByAccount) ->
             not_after: request.not_after,
             profile: request.profile,
             replaces: replaces?,
+            at_most_days: None,
         },
+        address: peer.map(|Extension(Peer(address))| address),
     };
     let order = shared.ra.new_order(&signed.account, request).await?;
     object(
@@ -147,6 +155,7 @@ pub(crate) async fn get(
 pub(crate) async fn finalize(
     State(shared): State<Arc<Shared>>,
     Path((_, id)): Path<(String, String)>,
+    peer: Option<Extension<Peer>>,
     signed: ByAccount,
 ) -> Result<Response, Rejection> {
     let id = parsed(&id)?;
@@ -155,7 +164,8 @@ pub(crate) async fn finalize(
     let csr = URL_SAFE_NO_PAD
         .decode(request.csr.trim_end_matches('='))
         .map_err(|_| Problem::malformed("the csr is not base64url"))?;
-    let order = shared.ra.finalize(&signed.account, id, csr).await?;
+    let address = peer.map(|Extension(Peer(address))| address);
+    let order = shared.ra.finalize(&signed.account, id, csr, address).await?;
     object(StatusCode::OK, &order, &signed.links, shared.ra.clock().now())
 }
 

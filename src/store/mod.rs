@@ -20,6 +20,7 @@ use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
+use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
@@ -324,6 +325,10 @@ pub trait Store: Send + Sync + 'static {
     /// order could get a certificate from, at once or later: they have ended too early, or nobody has come for theirs
     /// ([`Order::may_hand_over`]).
     async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError>;
+
+    /// When the orders for this name that count since then or later began to ([`Order::counts_since`]), ascending,
+    /// whoever has made them.
+    async fn orders_for(&self, name: &Identifier, since: Timestamp) -> Result<Vec<Timestamp>, StoreError>;
 
     /// Returns when a job may have become available, or after a while in any case: a wake-up may be missed, so callers
     /// also look on a timer.

@@ -17,6 +17,7 @@ mod httpreq;
 mod infoblox;
 pub mod known;
 mod ovh;
+pub mod probe;
 mod propagation;
 pub mod provider;
 mod rfc2136;

@@ -36,6 +36,7 @@ use crate::upstream::fault::Refusal;
 use crate::upstream::http::answer::alternates;
 use crate::upstream::http::answer::asked_to_wait;
 use crate::upstream::http::answer::clamped;
+use crate::upstream::http::answer::date;
 use crate::upstream::http::answer::document;
 use crate::upstream::http::answer::text;
 use crate::upstream::http::nonces::Nonces;
@@ -212,6 +213,7 @@ impl Client {
                 location: text(&headers, LOCATION.as_str()),
                 alternates: alternates(&headers),
                 retry_after: told_to_wait,
+                date: date(&headers),
                 nonce,
                 body: body.into(),
             }),

@@ -2,6 +2,7 @@
 //! and no client has asked for, is left out at a second try: a refused new-order has no effect.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -13,6 +14,8 @@ use crate::acme::problem::ProblemType;
 use crate::upstream::acme::Ca;
 use crate::upstream::acme::Session;
 use crate::upstream::fault::Fault;
+
+const DAY: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,7 +29,7 @@ struct Payload {
     profile: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<String>,
-    /// `not_after` is the operator's wish, and no client's.
+    /// `not_after` is the operator's wish, and neither a client's nor the policy's.
     #[serde(skip)]
     has_own_lifetime: bool,
 }
@@ -64,7 +67,10 @@ impl Ca {
         let asks_for_validity = wishes.not_before.is_some() || wishes.not_after.is_some();
         let lifetime = self.settings.lifetime.filter(|_| !asks_for_validity);
         let lifetime = lifetime.filter(|_| !self.lifetime_refused.load(Ordering::Relaxed));
-        let own = lifetime.map(|lifetime| after(validated.validated(), lifetime));
+        let bound = wishes.at_most_days.map(|days| DAY * days);
+        let shortest = lifetime.into_iter().chain(bound).min();
+        let start = wishes.not_before.unwrap_or(validated.validated());
+        let own = shortest.map(|lifetime| after(start, lifetime));
         let default = self.settings.profile.as_ref();
         let default = default.filter(|name| offers.profiles.contains_key(*name));
         let replaces = wishes.replaces.as_ref().filter(|_| offers.renewal_info);
@@ -74,7 +80,8 @@ impl Ca {
             not_after: wishes.not_after.or(own).map(wire_time),
             profile: wishes.profile.as_ref().or(default).cloned(),
             replaces: replaces.map(ToString::to_string),
-            has_own_lifetime: own.is_some(),
+            // Where the policy has a bound, a certificate without one is not for this order.
+            has_own_lifetime: lifetime.is_some() && bound.is_none(),
         }
     }
 

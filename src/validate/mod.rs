@@ -9,6 +9,7 @@ mod dns01;
 pub mod fuzzing;
 mod guard;
 mod http01;
+pub mod inspection;
 mod net;
 mod redirect;
 #[cfg(test)]

@@ -349,7 +349,8 @@ fn alias<'a>(owner: &Name, records: &'a [Record]) -> Option<&'a Name> {
     })
 }
 
-fn system_servers() -> Result<Vec<SocketAddr>, SetupError> {
+/// The servers of the system's `resolv.conf`.
+pub(crate) fn system_servers() -> Result<Vec<SocketAddr>, SetupError> {
     let (config, _) = hickory_resolver::system_conf::read_system_conf()
         .map_err(|error| SetupError::NoResolver(error.to_string()))?;
     let servers = config.name_servers().iter();
@@ -402,7 +403,8 @@ impl Server {
     }
 }
 
-fn pool(
+/// A client of one server, by these ways to it.
+pub(crate) fn pool(
     server: SocketAddr,
     connections: Vec<ConnectionConfig>,
 ) -> Result<NameServerPool<TokioRuntimeProvider>, NetError> {

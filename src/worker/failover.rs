@@ -61,7 +61,8 @@ pub(crate) async fn instead(
 /// a validity.
 async fn may_move(context: &Context, order: &Order, second: &Watched) -> Result<bool, StoreError> {
     let wishes = order.wishes();
-    let asks_for_validity = wishes.not_before.is_some() || wishes.not_after.is_some();
+    let asks_for_validity =
+        wishes.not_before.is_some() || wishes.not_after.is_some() || wishes.at_most_days.is_some();
     if order.is_opened_upstream() || asks_for_validity {
         return Ok(false);
     }

@@ -7,7 +7,7 @@ mod collection;
 mod failover;
 mod issuance;
 mod late;
-mod own_certificate;
+pub(crate) mod own_certificate;
 mod renewal;
 mod revocation;
 mod target;

@@ -18,7 +18,7 @@ use crate::acme::identifier::{DnsName, Identifier};
 use crate::acme::job::{Job, Work};
 use crate::acme::order::{Order, OrderStatus, Wishes, after};
 use crate::acme::renewal::CertificateId;
-use crate::store::{StoreError, Versioned};
+use crate::store::{Store, StoreError, Versioned};
 use crate::worker::{Context, backoff};
 
 /// The record's name in the store.
@@ -86,6 +86,20 @@ pub(crate) enum OwnCertificateError {
     Record(String),
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
+}
+
+/// The certificate that is served, as the store has it.
+pub(crate) async fn stored(store: &dyn Store) -> Result<Option<IssuedCertificate>, OwnCertificateError> {
+    let Some(record) = store.load(RECORD).await? else {
+        return Ok(None);
+    };
+    let record: Record = serde_json::from_slice(&record.value)
+        .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
+    let Some(current) = record.current else {
+        return Ok(None);
+    };
+    let order = store.order(current.order).await?;
+    Ok(order.and_then(|order| order.value.certificate().cloned()))
 }
 
 /// Looks after the certificate, one step at a time.

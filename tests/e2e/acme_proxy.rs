@@ -38,7 +38,7 @@ pub(crate) enum Upstream {
 
 /// Where everything is that stays over a restart.
 pub(crate) struct Place {
-    port: u16,
+    pub(crate) port: u16,
     metrics_port: u16,
     /// Where clients answer http-01, each on an address of its own.
     pub(crate) http_port: u16,
@@ -105,6 +105,11 @@ impl AcmeProxy {
             .lines()
             .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         values.map(|value| value.parse::<f64>().unwrap()).sum()
+    }
+
+    /// How often it has logged this path of a request.
+    pub(crate) fn requests(&self, path: &str) -> usize {
+        self.daemon.log().matches(path).count()
     }
 
     /// The end of what it has said so far.

@@ -93,6 +93,16 @@ impl Environment {
         Self { acme_proxy, ..self }
     }
 
+    /// acme-proxy's `ca.json`.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.path().join("ca.json")
+    }
+
+    /// acme-proxy's port.
+    pub(crate) fn port(&self) -> u16 {
+        self.place.port
+    }
+
     /// What the program for dns-01 has been told about a name: each time, the action and the value.
     pub(crate) fn dns01_calls(&self, name: &str) -> Vec<(String, String)> {
         let fqdn = format!("_acme-challenge.{name}.");

@@ -36,6 +36,8 @@ mod knot;
 #[cfg(test)]
 mod lego;
 #[cfg(test)]
+mod migration;
+#[cfg(test)]
 mod mod_md;
 #[cfg(test)]
 mod pebble;

@@ -8,10 +8,12 @@
 )]
 
 mod config;
+mod deep;
 mod documentation;
 mod eab_cli;
 mod gate;
 mod harness;
+mod import;
 mod late;
 mod layering;
 mod overload;

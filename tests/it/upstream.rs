@@ -12,7 +12,7 @@ mod double;
 mod downtime;
 mod hostile;
 #[path = "../../examples/loopback/knot.rs"]
-mod knot;
+pub(crate) mod knot;
 mod meter;
 mod offers;
 mod outage;

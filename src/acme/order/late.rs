@@ -269,7 +269,12 @@ impl Order {
     pub fn asks_for_the_same(&self, other: &Self) -> bool {
         let asked = |order: &Self| {
             let wishes = order.wishes();
-            (wishes.not_before, wishes.not_after, wishes.profile.clone())
+            (
+                wishes.not_before,
+                wishes.not_after,
+                wishes.at_most_days,
+                wishes.profile.clone(),
+            )
         };
         asked(self) == asked(other)
     }

@@ -156,6 +156,7 @@ impl Order {
                 finalized: now,
                 upstream: None,
             },
+            finalized: Some(now),
             ..self
         };
         Ok((next.noting(StepKind::Finalized, "", now), work))

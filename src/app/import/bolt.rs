@@ -33,7 +33,7 @@ const IS_BUCKET: u32 = 1;
 const PAGE_SIZES: [u64; 7] = [1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15, 1 << 16];
 
 /// The longest page that is read, in bytes.
-const MAX_PAGE: u64 = 64 << 20;
+const MAX_PAGE: u64 = 16 << 20;
 
 /// With two children a page, which is the fewest, so many levels are more than a disk holds.
 const MAX_DEPTH: u32 = 48;
@@ -225,7 +225,7 @@ impl<F: Read + Seek> Bolt<F> {
         }
         let length = (more + 1).saturating_mul(page_size);
         if length > MAX_PAGE {
-            return Err(damaged(number, "is longer than 64 MiB"));
+            return Err(damaged(number, "is longer than 16 MiB"));
         }
         self.read(number.saturating_mul(page_size), length)
     }

@@ -64,7 +64,13 @@ fn write_entry(out: &mut String, key: &KeyEntry) -> std::fmt::Result {
             writeln!(out, "  for: one account, used by {account} at {at:.0}")?;
         }
     }
-    writeln!(out, "  names: {}", key.names)?;
+    writeln!(out, "  names: {}", key.rules.names)?;
+    if !key.rules.clients.is_empty() {
+        writeln!(out, "  clients: {}", key.rules.clients)?;
+    }
+    for limit in &key.rules.per_name {
+        writeln!(out, "  limit: {limit}")?;
+    }
     if let Some(upstream) = key.upstream {
         writeln!(out, "  upstream: {upstream}")?;
     }

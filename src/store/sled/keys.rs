@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::acme::certificate::Fingerprint;
 use crate::acme::external_account::KeyId;
 use crate::acme::id::{AccountId, OrderId};
+use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
@@ -36,6 +37,7 @@ const IDENTITY: u8 = b's';
 const ONE_TIME_KEY: u8 = b't';
 const LATE_CERTIFICATE: u8 = b'u';
 const RENEWAL: u8 = b'w';
+const COUNTED: u8 = b'y';
 
 fn key(kind: u8, parts: &[&[u8]]) -> Key {
     let mut key = vec![kind];
@@ -176,6 +178,31 @@ pub(crate) fn issued_for(account: AccountId, names: [u8; 32], id: OrderId) -> Ke
     [all_issued_for(account, names).as_slice(), id.as_bytes()].concat()
 }
 
+/// What the keys of [`counted`] begin with, for one name. Hashed and cut, for an order of 100 names has 100 of them.
+fn counted_for(name: &Identifier) -> Key {
+    let hash = Fingerprint::of(name.to_string().as_bytes());
+    let (short, _) = hash.as_bytes().split_at(16);
+    key(COUNTED, &[short])
+}
+
+/// Index of the orders that count for a name, by when they began to.
+pub(crate) fn counted(name: &Identifier, since: Timestamp, id: OrderId) -> Key {
+    [counted_for(name).as_slice(), &sortable(since), id.as_bytes()].concat()
+}
+
+/// Those of a name from a moment on: from the first key to the end of the second's range.
+pub(crate) fn counted_since(name: &Identifier, since: Timestamp) -> (Key, Key) {
+    let prefix = counted_for(name);
+    ([prefix.as_slice(), &sortable(since)].concat(), prefix)
+}
+
+/// The time in a key of [`counted`].
+pub(crate) fn counted_at(key: &[u8]) -> Option<Timestamp> {
+    let (rest, _id) = key.split_last_chunk::<16>()?;
+    let number = u128::from_be_bytes(*rest.last_chunk::<16>()?) ^ (1 << 127);
+    Timestamp::from_nanosecond(number.cast_signed()).ok()
+}
+
 /// Index of orders by when they may be deleted.
 pub(crate) fn deletion(after: Timestamp, id: OrderId) -> Key {
     key(DELETION, &[&sortable(after), id.as_bytes()])
@@ -298,5 +325,10 @@ mod tests {
         let (from, to) = deletions_until(times[1].parse().unwrap());
         assert!(from < keys[0] && keys[1] < to && to <= keys[2]);
         assert_eq!(order_at_end(&keys[0]), Some(id));
+        let name = Identifier::dns("www.example.com").unwrap();
+        for time in times {
+            let time = time.parse().unwrap();
+            assert_eq!(counted_at(&counted(&name, time, id)), Some(time));
+        }
     }
 }

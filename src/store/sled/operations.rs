@@ -12,6 +12,7 @@ use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
 use crate::acme::id::{AccountId, OrderId};
+use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
@@ -19,7 +20,7 @@ use crate::acme::upstream::UpstreamName;
 use crate::store::sled::committer::{Change, Jobs, Outcome, Put};
 use crate::store::sled::put::{account_put, external_key_put, order_put};
 use crate::store::sled::record::{Head, View as _};
-use crate::store::sled::view::beginning_with;
+use crate::store::sled::view::{beginning_with, end_of};
 use crate::store::sled::{SledStore, keys, named, named_by, record};
 use crate::store::{
     Census, Lease, Next, Registration, Settlement, Store, StoreError, Versioned, codec, line_of, names_of,
@@ -281,6 +282,13 @@ impl Store for SledStore {
         let late = keys::all_late(order.account(), line_of(order));
         let found = self.shared.durable.now().keys(beginning_with(&late), limit)?;
         found.map(|key| named_by(&key, &key)).collect()
+    }
+
+    async fn orders_for(&self, name: &Identifier, since: Timestamp) -> Result<Vec<Timestamp>, StoreError> {
+        let (from, prefix) = keys::counted_since(name, since);
+        let range = (Bound::Included(from), end_of(&prefix));
+        let found = self.shared.durable.now().keys(range, usize::MAX)?;
+        found.map(|key| named(keys::counted_at(&key), &key)).collect()
     }
 
     async fn job_added(&self) {

@@ -73,6 +73,10 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
             indexes.push(leading(keys::certificate_id(&named)));
         }
     }
+    if let Some(since) = order.counts_since() {
+        let names = order.identifiers();
+        indexes.extend(names.map(|name| entry(keys::counted(name, since, id))));
+    }
     if order.may_hand_over() {
         indexes.push(entry(keys::late(order.account(), line_of(order), id)));
     }

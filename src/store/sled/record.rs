@@ -14,6 +14,9 @@ use crate::store::{StoreError, Versioned};
 /// The longest part of a body in one value.
 pub(crate) const PART: usize = 4096;
 
+/// How long the index keys in a head may be together before they take room from the body's first part.
+const ROOM_FOR_INDEXES: usize = 2048;
+
 /// Something that values are read from.
 pub(crate) trait View {
     /// The value under a key.
@@ -127,7 +130,9 @@ pub(crate) fn replace(
     indexes: &[Index],
     writes: &mut Writes,
 ) -> Result<(), StoreError> {
-    let (first, rest) = body.split_at(body.len().min(PART));
+    let keys: usize = indexes.iter().map(|index| index.key.len() + 2).sum();
+    let room = PART.saturating_sub(keys.saturating_sub(ROOM_FOR_INDEXES));
+    let (first, rest) = body.split_at(body.len().min(room));
     let parts: Vec<&[u8]> = rest.chunks(PART).collect();
     let head = Head {
         version: old.map_or(0, |head| head.version).saturating_add(1),
@@ -227,6 +232,24 @@ mod tests {
         delete(&key, &old, &mut writes);
         apply(&mut view, writes);
         assert!(view.is_empty());
+    }
+
+    #[test]
+    fn the_index_keys_of_100_names_leave_no_value_too_large() {
+        let mut view = Writes::new();
+        let key = b"o1".to_vec();
+        let names: Vec<String> = (0..100).map(|n| format!("{n:049}")).collect();
+        let few: Vec<&str> = names.iter().take(9).map(String::as_str).collect();
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        for indexed in [&few, &all, &few] {
+            let body = [7; 30_000];
+            let old = Head::read(&view, &key).unwrap();
+            let mut writes = Writes::new();
+            replace(&view, &key, old.as_ref(), &body, &indexes(indexed), &mut writes).unwrap();
+            apply(&mut view, writes);
+            assert_eq!(read(&view, &key).unwrap().unwrap().value, body);
+            assert!(view.values().flatten().all(|value| value.len() < 8000));
+        }
     }
 
     #[test]

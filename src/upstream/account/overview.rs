@@ -1,5 +1,8 @@
 //! What is known here about the account at the CA, without asking it. Nothing secret.
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::upstream::Settings;
 use crate::upstream::account::Vault;
 use crate::upstream::account::key::Key;
@@ -48,6 +51,34 @@ pub enum Change {
     Key,
     /// To another account.
     Account,
+}
+
+/// What the CA says of the account, or why it was not asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Confirmation {
+    /// There is no account yet.
+    Unregistered,
+    /// There is a record, and nothing can be read in it.
+    Unreadable,
+    /// There is a key, and the CA has not named its account yet.
+    Registering,
+    /// The CA knows the account.
+    Known {
+        /// Its URL.
+        url: String,
+    },
+    /// The CA does not know the account, or has deactivated it.
+    Lost {
+        /// Its URL.
+        url: String,
+    },
+    /// The CA does not tell.
+    Unclear {
+        /// The account's URL.
+        url: String,
+        /// What it says instead.
+        why: String,
+    },
 }
 
 /// An account that is used for nothing but revocation.

@@ -10,6 +10,7 @@ use crate::upstream::account;
 use crate::upstream::account::change;
 use crate::upstream::account::change::Rotated;
 use crate::upstream::account::change::Unchanged;
+use crate::upstream::account::overview::Confirmation;
 use crate::upstream::account::overview::Earlier;
 use crate::upstream::account::overview::Overview;
 use crate::upstream::account::overview::Progress;
@@ -28,6 +29,39 @@ impl Ca {
     /// The vault's.
     pub async fn overview(&self) -> Result<Overview, String> {
         Overview::of(&self.settings, self.vault.as_ref()).await
+    }
+
+    /// Asks the CA whether it knows the account. That spends nothing: it is a look at the account (RFC 8555 §7.3), and no
+    /// registration.
+    ///
+    /// # Errors
+    ///
+    /// The vault's.
+    pub async fn confirmed(&self) -> Result<Confirmation, String> {
+        let _using = self.using_account.read().await;
+        let Some(bytes) = self.vault.load().await? else {
+            return Ok(Confirmation::Unregistered);
+        };
+        let Some(record) = Record::read(&self.settings, &bytes) else {
+            return Ok(Confirmation::Unreadable);
+        };
+        if record.state == State::Registering {
+            return Ok(Confirmation::Registering);
+        }
+        // After a change of the key that was cut off, the CA knows one of two.
+        let mut confirmation = Confirmation::Unreadable;
+        for account in record.accounts() {
+            let url = account.url.clone();
+            confirmation = match account::stands(&self.client, &account).await {
+                Ok(true) => return Ok(Confirmation::Known { url }),
+                Ok(false) => Confirmation::Lost { url },
+                Err(fault) => Confirmation::Unclear {
+                    url,
+                    why: fault.to_string(),
+                },
+            };
+        }
+        Ok(confirmation)
     }
 
     /// The accounts of all other records: those before this one, and those of other CAs and EABs.

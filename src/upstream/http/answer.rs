@@ -9,7 +9,9 @@ use http::StatusCode;
 use http::header::DATE;
 use http::header::LINK;
 use http::header::RETRY_AFTER;
+use jiff::Timestamp;
 use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 /// An answer with a status of success.
@@ -23,6 +25,8 @@ pub struct Answer {
     pub alternates: Vec<String>,
     /// `Retry-After`, as it came.
     pub retry_after: Option<Duration>,
+    /// When the CA, or a cache before it, says that it answered.
+    pub date: Option<Timestamp>,
     /// The nonce, if the request was for one: nobody else gets it.
     pub nonce: Option<String>,
     /// The body, whole.
@@ -72,6 +76,12 @@ fn alternate(link: &str) -> Option<&str> {
 /// RFC 9110 §5.6.7, the one form that may be sent.
 fn http_date(text: &str) -> Option<DateTime> {
     DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", text).ok()
+}
+
+/// `Date`.
+pub(crate) fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = http_date(&text(headers, DATE.as_str())?)?;
+    TimeZone::UTC.to_timestamp(date).ok()
 }
 
 pub(crate) fn text(headers: &HeaderMap, name: &str) -> Option<String> {

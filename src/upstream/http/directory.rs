@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::Method;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::acme::offers::Offers;
@@ -31,6 +32,7 @@ pub struct Directory {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Meta {
+    terms_of_service: Option<String>,
     #[serde(default)]
     external_account_required: bool,
     #[serde(default)]
@@ -41,6 +43,11 @@ impl Directory {
     /// Whether the CA says that it wants an External Account Binding. Some that want one do not say so.
     pub fn external_account_required(&self) -> bool {
         self.meta.external_account_required
+    }
+
+    /// Where the terms are to be read that a registration agrees to.
+    pub fn terms_of_service(&self) -> Option<&str> {
+        self.meta.terms_of_service.as_deref()
     }
 
     /// What the CA offers beyond RFC 8555.
@@ -56,6 +63,15 @@ impl Client {
     ///
     /// [`Fault`].
     pub async fn directory(&self) -> Result<Directory, Fault> {
+        Ok(self.dated_directory().await?.0)
+    }
+
+    /// The same, and when the CA says that it answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`].
+    pub async fn dated_directory(&self) -> Result<(Directory, Option<Timestamp>), Fault> {
         let answer = self.send(Method::GET, &self.0.directory, None).await?;
         let directory: Directory = serde_json::from_slice(&answer.body)
             .map_err(|e| Fault::Nonsense(format!("its directory: {e}")))?;
@@ -72,6 +88,6 @@ impl Client {
         {
             self.permitted(url)?;
         }
-        Ok(directory)
+        Ok((directory, answer.date))
     }
 }

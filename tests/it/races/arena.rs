@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use acme_proxy::acme::account::Account;
 use acme_proxy::acme::challenge::ChallengeType;
-use acme_proxy::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
+use acme_proxy::acme::id::{AccountId, AccountName, AuthorizationId, ChallengeId, OrderId};
 use acme_proxy::acme::order::{Order, OrderStatus};
 use acme_proxy::acme::problem::{NamedIdentifier, Problem};
 use acme_proxy::acme::upstream::UpstreamName;
@@ -19,8 +19,8 @@ use acme_proxy::jose::jwk::{Curve, Jwk};
 use acme_proxy::metrics::Metrics;
 use acme_proxy::policy::blocked_keys::BlockedKeys;
 use acme_proxy::policy::limits::Limits;
-use acme_proxy::policy::names::NameRules;
 use acme_proxy::policy::routes::Routes;
+use acme_proxy::policy::rules::Rules;
 use acme_proxy::policy::{self, ExternalAccounts, Policy, Provisioner};
 use acme_proxy::ra::account::NewAccount;
 use acme_proxy::ra::order::NewOrder;
@@ -196,7 +196,10 @@ impl Arena {
     /// An order whose certificate is here.
     pub(crate) async fn issued(&self, account: &Account) -> Order {
         let order = self.ready(account).await;
-        self.ra.finalize(account, order.id(), self.csr(0)).await.unwrap();
+        self.ra
+            .finalize(account, order.id(), self.csr(0), None)
+            .await
+            .unwrap();
         self.rest().await;
         self.stored(order.id()).await
     }
@@ -287,7 +290,7 @@ pub(crate) fn tried<T>(result: Result<T, Refusal>) -> Tried<T> {
 
 /// What the server does before anything else: the account that signs, if it may.
 pub(crate) async fn signer(ra: &RegistrationAuthority, id: AccountId) -> Tried<Account> {
-    tried(ra.signing_account(PROVISIONER, id).await)
+    tried(ra.signing_account(PROVISIONER, &AccountName::Ours(id)).await)
 }
 
 /// The order's http-01 challenge for this name.
@@ -331,11 +334,11 @@ fn policy() -> Policy {
             terms_of_service: None,
             website: None,
             caa_identities: Vec::new(),
-            names: NameRules::default(),
+            rules: Rules::default(),
             upstream: None,
             external_accounts: ExternalAccounts::default(),
         }],
-        names: NameRules::default(),
+        rules: Rules::default(),
         routes: Routes::default(),
         issuance_deadline: DEADLINE,
         order_lifetime: ORDER_LIFETIME,

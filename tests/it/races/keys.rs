@@ -186,7 +186,7 @@ fn change(arena: &Arena, account: &Account, key: &Jwk) -> Contender<Tried<Option
         let account = signed_by(signer(&ra, id).await?, &change.old_key)?;
         Ok(match tried(ra.change_key(&account, change).await)? {
             KeyChanged::Done(_) => None,
-            KeyChanged::Taken(id) => Some(id),
+            KeyChanged::Taken(name) => Some(name.id()),
         })
     })
 }

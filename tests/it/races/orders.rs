@@ -276,13 +276,17 @@ pub(crate) async fn issuance_against_a_step_of_the_clock(arena: &Arena) {
     arena.ca.answer(false);
     arena
         .ra
-        .finalize(&account, order.id(), arena.csr(0))
+        .finalize(&account, order.id(), arena.csr(0), None)
         .await
         .unwrap();
     until(|| opened(order.id()) == 1).await;
     arena.clock.advance(STEP);
     // Whoever takes this one up has leased by the new time, and would have taken the first one up, too.
-    arena.ra.finalize(&other, later.id(), arena.csr(1)).await.unwrap();
+    arena
+        .ra
+        .finalize(&other, later.id(), arena.csr(1), None)
+        .await
+        .unwrap();
     until(|| looked() > before).await;
     arena.ca.answer(true);
     arena.rest().await;
@@ -331,7 +335,8 @@ pub(crate) fn finalizer(
         let mut result = Err(Problem::internal());
         for _ in 0..tries {
             let account = signer(&ra, account).await?;
-            result = tried(ra.finalize(&account, order, csr.clone()).await).map(|_| Deed::Finalized(which));
+            result =
+                tried(ra.finalize(&account, order, csr.clone(), None).await).map(|_| Deed::Finalized(which));
             match &result {
                 Err(problem) if problem.detail.contains("pending") => dice.pause().await,
                 _ => break,

@@ -255,6 +255,10 @@ impl Store for Shaken {
         self.call(self.store.late_orders(order, limit)).await
     }
 
+    async fn orders_for(&self, name: &Identifier, since: Timestamp) -> Result<Vec<Timestamp>, StoreError> {
+        self.call(self.store.orders_for(name, since)).await
+    }
+
     async fn job_added(&self) {
         self.store.job_added().await;
     }

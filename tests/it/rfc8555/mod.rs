@@ -9,7 +9,7 @@ pub(crate) mod s7_1_6_lives;
 mod s7_1_directory;
 mod s7_1_provisioners;
 pub(crate) mod s7_3_4_external_account;
-mod s7_3_5_key_change;
+pub(crate) mod s7_3_5_key_change;
 mod s7_3_accounts;
 mod s7_4_2_certificate;
 mod s7_4_csr;
