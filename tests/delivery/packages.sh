@@ -71,6 +71,7 @@ debian_package() {
     grep -qx 'ExecStart=/usr/bin/acme-proxy /etc/acme-proxy/ca.json' "$unit"
     grep -qx 'ReadWritePaths=/var/lib/acme-proxy' "$unit"
     never grep /opt/acme-proxy "$unit" "$root/etc/acme-proxy/ca.json"
+    test -s "$root/usr/share/bash-completion/completions/acme-proxy"
     fill_in "$root/etc/acme-proxy/ca.json"
     chroot --userspec=acme-proxy:acme-proxy "$root" /usr/bin/acme-proxy check /etc/acme-proxy/ca.json
 
