@@ -122,7 +122,8 @@ needs-fuzz:
 
 needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
-	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl
+	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl \
+	  systemd:systemd-analyze systemd:systemd-socket-activate python3-seccomp:seccomp.py
 
 needs-delivery:
 	@./tests/needs.sh debootstrap:debootstrap shellcheck:shellcheck binutils:strip buildah:buildah curl:curl python3-venv:ensurepip.py

@@ -2,14 +2,17 @@
 //! served: a start either works or leaves nothing behind.
 
 pub mod account_file;
+mod audit;
 pub mod control;
 pub mod deep;
 pub mod import;
 mod listen;
+pub mod log;
 mod reload;
 mod systemd;
 mod upstreams;
 
+pub use audit::verify as verify_audit_log;
 pub use listen::Sockets;
 pub use reload::Reloads;
 
@@ -90,7 +93,7 @@ impl App {
         let settings = config.store.clone();
         let directory = settings.path.clone();
         let store = tokio::task::spawn_blocking(move || SledStore::open(settings)).await??;
-        let store: Arc<dyn Store> = Arc::new(store);
+        let store = audit::audited(Arc::new(store), config.audit.as_deref(), &clock)?;
         let control = match ControlSocket::bind(&directory) {
             Ok(socket) => Some(socket),
             Err(error) => {
@@ -188,6 +191,9 @@ impl App {
         if let Some(listener) = self.metrics_listener {
             let metrics = Arc::clone(&in_force.metrics);
             parts.spawn(server::serve_metrics(listener, metrics, stopped.clone()));
+        }
+        if in_force.config.audit.is_some() {
+            parts.spawn(audit::tend(Arc::clone(&in_force.metrics), stopped.clone()));
         }
         parts.spawn(reload::work(in_force.work.subscribe(), accounts, stopped));
         systemd::ready("serving");

@@ -2,6 +2,7 @@
 //! account keys, `acme-proxy upstream` the accounts at the CAs; `certs`, `orders` and `accounts` look through the store.
 
 mod accounts;
+mod audit;
 mod certs;
 mod check;
 mod eab;
@@ -18,12 +19,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::app;
 use crate::app::control;
 use crate::app::control::{No, Operator, Request};
+use crate::app::log;
 use crate::cli::accounts::Accounts;
+use crate::cli::audit::Audit;
 use crate::cli::certs::Certs;
 use crate::cli::check::Check;
 use crate::cli::eab::Eab;
@@ -33,7 +35,7 @@ use crate::cli::orders::Orders;
 use crate::cli::policy::Policy;
 use crate::cli::serve::Serve;
 use crate::cli::upstream::{Prepared, Upstream};
-use crate::config::{Config, LogFormat, Logger, Overrides};
+use crate::config::{Config, Overrides};
 
 /// A flag that can not be understood, or a configuration that can not be read.
 const EXIT_USAGE: u8 = 1;
@@ -74,6 +76,8 @@ enum Command {
     Check(Check),
     /// Keeps the keys that clients register with where requireEAB is true; works beside a running daemon, and without
     Eab(Eab),
+    /// Checks the files of the audit log
+    Audit(Audit),
     /// Takes over accounts, so that clients keep their account URLs; works beside a running daemon, and without
     Import(Import),
     /// Says which names may be ordered, and which rule decides; works beside a running daemon, and without
@@ -120,6 +124,7 @@ pub fn run() -> ExitCode {
             carry_out(&config, request, print)
         }
         Some(Command::Upstream(upstream)) => run_upstream(upstream),
+        Some(Command::Audit(audit)) => ended(audit::run(&audit)),
         Some(Command::Certs(certs)) => {
             let config = certs.config().to_owned();
             converse(&config, async |operator| certs.run(operator).await)
@@ -210,32 +215,13 @@ where
         Err(error) => return fail(&error, error.exit_code()),
     };
     // Without a daemon, the audit events are this process's.
-    start_logging(&config.logger, false);
+    log::start(&config.logger, false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(operation(config)),
         Err(error) => Err(error.into()),
     };
     ended(done.and_then(|text| hand_over(&text)))
-}
-
-fn start_logging(logger: &Logger, quiet: bool) {
-    let level = if quiet { "warn" } else { "info" };
-    let requests = match logger.format {
-        LogFormat::Off => ",acme_proxy::server::access_log=off",
-        LogFormat::Text | LogFormat::Json | LogFormat::Common => "",
-    };
-    // sled says at `warn` and above what we report as errors of our own.
-    let default = format!("{level}{requests}");
-    let filter = EnvFilter::try_from_env("ACME_PROXY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
-    match logger.format {
-        LogFormat::Json => subscriber.json().init(),
-        LogFormat::Text | LogFormat::Common | LogFormat::Off => subscriber.init(),
-    }
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {

@@ -4,7 +4,11 @@
 //! Nothing is ignored in silence: every key without effect is a warning, every bad value an error with its key, its
 //! value and the fix, and one run shows all of them. Reading writes nothing and asks no network.
 
+mod claims;
+mod db;
 mod dns01;
+#[cfg(test)]
+mod documented;
 mod external_account;
 mod limits;
 mod names;
@@ -20,6 +24,7 @@ mod validate;
 mod value;
 
 pub use upstreams::Upstream;
+pub(crate) use value::DnsServer;
 pub(crate) use value::GoDuration;
 
 use std::fs::File;
@@ -30,12 +35,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::config::reader::Findings;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
+use crate::config::reader::all;
 use crate::config::value::ListenAddress;
 
 /// A larger `ca.json` is a mistake: the file of a Go installation has about 1 kB.
@@ -61,6 +66,8 @@ pub struct Config {
     pub worker: crate::worker::Settings,
     /// The request log.
     pub logger: Logger,
+    /// The file of the audit log, if there is to be one.
+    pub audit: Option<PathBuf>,
     /// Where metrics are served, if they are.
     pub metrics: Option<SocketAddr>,
     /// What the file says without effect, or at a risk: one line each, with file, line and key.
@@ -209,22 +216,10 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         .map(|logger| logger.trace_header.clone())
         .unwrap_or_default();
     let server = server::read(root, trace_header);
-    let store = root.section("db", |db| store(root, db));
+    let store = root.section("db", |db| db::read(root, db));
     let metrics_address = metrics_address(root);
     let ignored = [
         ("insecureAddress", "it is for SCEP and CRLs, which are not served"),
-        (
-            "monitoring",
-            "New Relic is not supported; see authority.config.metrics",
-        ),
-        (
-            "root",
-            "a registration authority has no roots of its own; clients trust the public CA's",
-        ),
-        (
-            "federatedRoots",
-            "a registration authority has no roots of its own",
-        ),
         (
             "crt",
             "nothing is signed here; for the daemon's own certificate write tls.certificate",
@@ -241,18 +236,8 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     for (key, reason) in ignored {
         root.ignore(key, reason);
     }
-    let crl = root.section("crl", |crl| {
-        let refused = match crl.flag("enabled")? {
-            Some(true) => Err(crl
-                .place("enabled")
-                .error("true: the CA publishes its CRL itself; write false")),
-            Some(false) | None => Ok(()),
-        };
-        for key in ["generateOnRevoke", "cacheDuration", "renewPeriod", "idpURL"] {
-            crl.ignore(key, "the CA publishes its CRL itself");
-        }
-        refused
-    });
+    let monitoring = root.section("monitoring", monitoring);
+    let crl = root.section("crl", crl);
     let authority = root.section("authority", |authority| {
         let mut names: Option<Vec<_>> = None;
         let of_config = authority.section("config", |config| {
@@ -263,6 +248,9 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             let deadline = config.section("issuance", policy::issuance_deadline);
             let metrics = config.section("metrics", |section| metrics(section, metrics_address));
             let limits = config.section("limits", limits::read);
+            let audit = config.section("audit", |section| {
+                section.text("file")?.map(|file| absolute(&file)).transpose()
+            });
             let cors = config.flag("cors");
             let blocked_keys = policy::blocked_keys(config);
             Ok((
@@ -271,6 +259,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
                 deadline?,
                 metrics?,
                 limits?,
+                audit?,
                 cors?,
                 blocked_keys?,
             ))
@@ -278,9 +267,10 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         let policy = policy::read(authority, names.as_deref(), mode);
         Ok((policy?, of_config?))
     });
-    crl?;
+    (monitoring?, crl?);
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, cors, blocked_keys)) = authority?;
+    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, audit, cors, blocked_keys)) =
+        authority?;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
     let wishes = upstreams.all.iter();
@@ -296,6 +286,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         website: provisioner.website.clone(),
         caa_identities: provisioner.caa_identities.clone(),
         external_account_required: provisioner.external_accounts.required,
+        challenges: provisioner.challenges.clone(),
     };
     server.provisioners = policy.provisioners.iter().map(meta).collect();
     validate.own_listeners = [Some(server.address), metrics].into_iter().flatten().collect();
@@ -336,6 +327,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         validate,
         worker,
         logger,
+        audit,
         metrics,
         warnings: Vec::new(),
         holds_secrets: false,
@@ -343,49 +335,39 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     })
 }
 
-fn store(root: &Section<'_>, db: &Section<'_>) -> Result<crate::store::Settings, Reported> {
-    const FIX: &str = "write \"db\": { \"type\": \"sled\", \"dataSource\": \"/opt/acme-proxy/db/sled\" }";
-    for key in ["valueDir", "badgerFileLoadingMode"] {
-        db.ignore(key, "it is for badger; the store here is sled");
-    }
-    db.ignore("database", "it is for SQL databases; the store here is sled");
-    if !root.has("db") {
-        return Err(root.place("db").error(format_args!("is missing; {FIX}")));
-    }
-    let kind = db.required("type", FIX);
-    let source = db.required("dataSource", FIX);
-    let (kind, source) = (kind?, source?);
-    let path = match kind.value.to_ascii_lowercase().as_str() {
-        "sled" => absolute(&source)?,
-        "badger" | "badgerv1" | "badgerv2" | "bbolt" => {
-            let path =
-                beside(&absolute(&source)?).ok_or_else(|| source.wrong(format_args!("is no path; {FIX}")))?;
-            kind.place.warn(format_args!(
-                "\"{}\" is a database of the Go program. It is left alone; records are kept in a sled store beside \
-                 it, {}. This version does not import the old records: clients register again by themselves",
-                kind.value,
-                path.display()
-            ));
-            path
+/// `monitoring`: step-ca knows New Relic only, and refuses anything else.
+fn monitoring(monitoring: &Section<'_>) -> Result<(), Reported> {
+    const SEE: &str = "metrics are served to Prometheus, see authority.config.metrics";
+    monitoring.ignore_all();
+    match monitoring.text("type")? {
+        Some(text) if !text.value.eq_ignore_ascii_case("newrelic") => {
+            Err(text.wrong(format_args!("is no monitoring that is served; remove it: {SEE}")))
         }
-        "postgresql" => {
-            let text = "is not available in this version; write \"sled\", and a directory as dataSource";
-            return Err(kind.wrong(text));
+        Some(_) | None => {
+            monitoring.warn(format_args!("has no effect here: {SEE}"));
+            Ok(())
         }
-        _ => return Err(kind.wrong(format_args!("is not supported; {FIX}"))),
-    };
-    Ok(crate::store::Settings {
-        path,
-        reserve_bytes: 64 << 20,
-        cache_bytes: 64 << 20,
-        gather: Duration::from_millis(5),
-    })
+    }
 }
 
-fn beside(path: &Path) -> Option<PathBuf> {
-    let mut name = path.file_name()?.to_owned();
-    name.push(".sled");
-    Some(path.with_file_name(name))
+fn crl(crl: &Section<'_>) -> Result<(), Reported> {
+    const REASON: &str = "the CA publishes its CRL itself";
+    let enabled = crl.flag("enabled");
+    for key in ["generateOnRevoke", "idpURL"] {
+        crl.ignore(key, REASON);
+    }
+    let durations = all(["cacheDuration", "renewPeriod"].into_iter().map(|key| {
+        let written = crl.parsed::<GoDuration>(key)?;
+        if written.is_some() {
+            crl.place(key).warn(format_args!("has no effect here: {REASON}"));
+        }
+        Ok(())
+    }));
+    if enabled? == Some(true) {
+        let place = crl.place("enabled");
+        return Err(place.error(format_args!("true: {REASON}; write false")));
+    }
+    durations.map(drop)
 }
 
 /// A path as the operating system finds it. A relative one counts from the working directory, as for the Go program,

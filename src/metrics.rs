@@ -270,6 +270,9 @@ pub fn raise_to(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }
 
+/// What the audit log is called in the state of health.
+pub const AUDIT_LOG: &str = "audit log";
+
 /// The parts of the daemon that must work for it to be healthy, and what is wrong with those that do not.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -284,6 +287,12 @@ impl Health {
             Ok(()) => missing.remove(part),
             Err(what) => missing.insert(part.to_owned(), what),
         };
+    }
+
+    /// Whether the part is missing.
+    pub fn lacks(&self, part: &str) -> bool {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.contains_key(part)
     }
 
     /// What is missing, by part. Empty if all is well.

@@ -6,7 +6,13 @@ set -eu
 is_there() {
   case $1 in
     *.pc) command -v pkg-config >/dev/null && pkg-config --exists "${1%.pc}" ;;
-    *.py) command -v python3 >/dev/null && python3 -c "import ${1%.py}" ;;
+    *.py)
+      # Debian's own python3 has the modules of Debian's packages, whichever comes first on the path.
+      for python in python3 /usr/bin/python3; do
+        command -v "$python" >/dev/null && "$python" -c "import ${1%.py}" 2>/dev/null && return 0
+      done
+      return 1
+      ;;
     *) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] ;;
   esac
 }

@@ -4,8 +4,11 @@
 //! the order's, it is an end entity's, valid now, and signed by the certificate after it.
 
 mod details;
+mod shown;
 #[cfg(test)]
 mod tests;
+
+pub use shown::Leaf;
 
 use std::collections::BTreeSet;
 use std::fmt;

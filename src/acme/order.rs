@@ -70,6 +70,9 @@ pub struct Order {
     /// The account that has opened its order at the CA is not the one of now, which can not come to share it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     left_line: bool,
+    /// The request that has made it, as the log names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
     /// What has happened to it, for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     steps: Vec<Step>,
@@ -301,8 +304,19 @@ impl Order {
             advice: None,
             unseen_since: None,
             left_line: false,
+            request_id: None,
             steps: Vec::new(),
         }
+    }
+
+    /// The same order, made by this request.
+    pub fn requested_by(self, request_id: Option<String>) -> Self {
+        Self { request_id, ..self }
+    }
+
+    /// The request that has made it, as the log names it. The daemon's own orders have none.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_deref()
     }
 
     /// The same order, asking for more than names.
@@ -345,6 +359,7 @@ impl Order {
             advice: None,
             unseen_since: None,
             left_line: false,
+            request_id: None,
             steps: Vec::new(),
         }
     }

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
+use crate::app::audit;
 use crate::app::upstreams::WithoutDaemon;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::policy::Policy;
 use crate::ra::RegistrationAuthority;
 use crate::server::control;
+use crate::store::StoreError;
 use crate::store::sled::SledStore;
-use crate::store::{Store, StoreError};
 
 pub use crate::ra::external_account::NewKey;
 pub use crate::ra::inventory::Part;
@@ -98,7 +99,8 @@ impl Operator {
             let settings = self.config.store.clone();
             match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
                 Ok(store) => {
-                    let store: Arc<dyn Store> = Arc::new(store);
+                    let file = self.config.audit.as_deref();
+                    let store = audit::audited(Arc::new(store), file, &Clock::system())?;
                     let policy = Policy::new(self.config.policy.clone());
                     let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
                     let accounts = WithoutDaemon {

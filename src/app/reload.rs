@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::acme::upstream::UpstreamName;
 use crate::app;
+use crate::app::log;
 use crate::app::systemd;
 use crate::app::upstreams::Accounts;
 use crate::config::{self, Config, ConfigError};
@@ -95,6 +96,10 @@ impl InForce {
             false => Some(self.next_work(&config)?),
         };
         install_files(&self.slot, &config.server.own_certificate)?;
+        if let Some(logs) = log::logs() {
+            logs.audit.reopen()?;
+        }
+        log::change_format(config.logger.format);
         let policy = Policy::new(config.policy.clone());
         let settings = config.server.clone();
         self.server.change(settings, |ra| ra.under(policy), Arc::new(tls));
@@ -212,6 +217,7 @@ fn keep(config: &mut Config, before: &Config) -> Vec<String> {
         config.metrics != before.metrics,
     );
     note("db", config.store.path != before.store.path);
+    note("authority.config.audit.file", config.audit != before.audit);
     let (limits, limits_before) = (&mut config.server.limits, before.server.limits);
     note(
         "authority.config.limits.connections",
@@ -226,6 +232,7 @@ fn keep(config: &mut Config, before: &Config) -> Vec<String> {
         .clone_from(&before.validate.own_listeners);
     config.metrics = before.metrics;
     config.store = before.store.clone();
+    config.audit.clone_from(&before.audit);
     kept
 }
 

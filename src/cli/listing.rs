@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_time_to_come_is_days_weeks_or_a_go_duration() {
-        let hours = |hours| Ok(Duration::from_secs(hours * 3600));
+        let hours = |hours: u64| Ok(Duration::from_secs(hours * 3600));
         for (text, expected) in [
             ("30d", hours(720)),
             ("2w", hours(336)),

@@ -12,9 +12,19 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::app::{App, Reloads, Sockets};
-use crate::cli::{EXIT_FAILURE, EXIT_USAGE, fail, start_logging};
-use crate::config::{Config, Overrides};
+use crate::app::{App, Reloads, Sockets, log};
+use crate::cli::{EXIT_FAILURE, EXIT_USAGE, fail};
+use crate::config::{Config, DnsServer, Overrides};
+
+/// Variables of the Go program that mean nothing here.
+const DEAD_VARIABLES: [(&str, &str); 3] = [
+    (
+        "STEP_LOGGER_LOG_REAL_IP",
+        "headers that claim another address are not believed",
+    ),
+    ("STEPDEBUG", "write ACME_PROXY_LOG=debug"),
+    ("STEP_PROF_ADDR", "there is no profiler"),
+];
 
 /// What can be said to the daemon.
 #[derive(Args)]
@@ -37,7 +47,7 @@ pub(crate) struct Serve {
 #[derive(Args)]
 pub(crate) struct Network {
     /// DNS server for challenge look-ups, instead of validation.resolvers
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = DnsServer::of_flag)]
     resolver: Option<SocketAddr>,
     /// Port on which http-01 is answered; for tests only, needs --insecure
     #[arg(long, value_name = "PORT", requires = "insecure")]
@@ -113,12 +123,17 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, error.exit_code()),
     };
-    start_logging(&config.logger, flags.quiet);
+    log::start(&config.logger, flags.quiet);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     for flag in flags.dead.given() {
         tracing::warn!("{flag} has no effect here");
+    }
+    for (variable, why) in DEAD_VARIABLES {
+        if std::env::var_os(variable).is_some() {
+            tracing::warn!("{variable} has no effect here: {why}");
+        }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = sockets.and_then(|sockets| {
@@ -145,6 +160,9 @@ async fn serve_until_signal(
 ) -> anyhow::Result<()> {
     // From here on SIGHUP does not end the process. One that comes during the start is carried out after it.
     let mut hangup = signal(SignalKind::hangup())?;
+    let url = config.server.url();
+    let app = App::build(config, sockets).await?;
+    let _pidfile = pidfile.map(PidFile::write).transpose()?;
     tracing::info!(
         "Starting acme-proxy/{} ({}/{})",
         env!("CARGO_PKG_VERSION"),
@@ -152,9 +170,6 @@ async fn serve_until_signal(
         std::env::consts::ARCH
     );
     tracing::info!("Config file: {}", path.display());
-    let url = config.server.url();
-    let app = App::build(config, sockets).await?;
-    let _pidfile = pidfile.map(PidFile::write).transpose()?;
     tracing::info!("The primary server URL is {url}");
     if let Some(address) = app.metrics_address() {
         tracing::info!("Serving metrics on {address} ...");

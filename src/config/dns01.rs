@@ -40,7 +40,12 @@ fn solver(section: &Section<'_>) -> Result<Option<Solving>, Reported> {
     let name = section.text("provider");
     let servers = section.all_parsed::<DnsServer>("dns_servers");
     let variables = section.map("env_vars");
-    let (Some(name), servers, variables) = (name?, servers?, variables?) else {
+    let (name, servers, variables) = (name?, servers?, variables?);
+    let Some(name) = name else {
+        if !(servers.is_empty() && variables.is_empty()) {
+            section
+                .warn("has no effect here: provider is missing; write the name of one, or remove the rest");
+        }
         return Ok(None);
     };
     let for_a_program = name.value == "exec";

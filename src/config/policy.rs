@@ -7,6 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::absolute;
+use crate::config::claims;
+use crate::config::claims::Lifetimes;
 use crate::config::external_account;
 use crate::config::names::rules;
 use crate::config::reader::Reported;
@@ -48,15 +50,20 @@ pub(crate) fn read(
             .place("backdate")
             .warn("has no effect here: the CA sets the dates of certificates");
     }
-    authority.ignore("claims", "the CA decides how long certificates are valid");
+    let lifetimes = authority.section("claims", |section| claims::read(section, Lifetimes::OF_STEP_CA));
     authority.ignore("template", RAW_CSR);
     authority.ignore("disableIssuedAtCheck", "it is about tokens, which are not used");
-    authority.ignore("deploymentType", "there is no linked CA");
+    authority.ignore("disableGetSSHHosts", "no SSH certificates are issued");
+    authority.ignore("authorityId", "nothing is reported to Smallstep");
+    let deployment = deployment(authority);
     let rules = authority.section("policy", rules);
-    let provisioners = provisioners(authority, upstreams, mode);
-    kind?;
-    admin?;
-    backdate?;
+    let context = Context {
+        upstreams,
+        mode,
+        lifetimes: lifetimes.unwrap_or(Lifetimes::OF_STEP_CA),
+    };
+    let provisioners = provisioners(authority, context);
+    (kind?, admin?, backdate?, lifetimes?, deployment?);
     Ok(Settings {
         provisioners: provisioners?,
         rules: rules?,
@@ -70,31 +77,70 @@ pub(crate) fn read(
 }
 
 fn kind(authority: &Section<'_>) -> Result<(), Reported> {
-    match authority.text("type")? {
-        None => authority
-            .place("type")
-            .warn("is missing, and taken as \"externalcas\"; write that"),
-        Some(text) if text.value.eq_ignore_ascii_case("externalcas") => {}
-        Some(text) => {
-            let text =
-                text.wrong("would sign certificates itself, which never happens here; write \"externalcas\"");
-            return Err(text);
-        }
+    let others = [
+        "certificateAuthority",
+        "certificateAuthorityFingerprint",
+        "certificateIssuer",
+        "credentialsFile",
+    ];
+    for key in others {
+        authority.ignore(
+            key,
+            "it is for other types of authority; the CA is authority.config.ca_url",
+        );
     }
-    Ok(())
+    let Some(text) = authority.text("type")? else {
+        let place = authority.place("type");
+        place.warn("is missing, and taken as \"externalcas\": nothing is signed here; write that");
+        return Ok(());
+    };
+    let what = match text.value.to_ascii_lowercase().as_str() {
+        "externalcas" => return Ok(()),
+        "softcas" => "would sign certificates itself, which never happens here",
+        "stepcas" => "has a step-ca sign, which is asked by ACME here, as any CA is",
+        "cloudcas" => "has Google's CA Service sign, which knows no ACME; Google's public CA does",
+        "vaultcas" => "has Vault sign, which is asked by ACME here, as any CA is",
+        _ => "is no type of authority",
+    };
+    Err(text.wrong(format_args!(
+        "{what}; write \"externalcas\", and the CA's ACME directory as authority.config.ca_url"
+    )))
 }
 
-fn provisioners(
-    authority: &Section<'_>,
-    upstreams: Option<&[UpstreamName]>,
+/// `linked` takes the provisioners from elsewhere, and step-ca itself refuses it without a token.
+fn deployment(authority: &Section<'_>) -> Result<(), Reported> {
+    match authority.text("deploymentType")? {
+        Some(text) if text.value.eq_ignore_ascii_case("linked") => Err(text.wrong(
+            "has Smallstep keep the provisioners, which is never asked; write them into this file, and remove it",
+        )),
+        Some(text) => {
+            text.place.warn("has no effect here: there is no linked CA");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// What a provisioner can only be read with.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    /// The names of all upstreams, if they could be read.
+    upstreams: Option<&'a [UpstreamName]>,
+    /// The mode of the file that is read.
     mode: u32,
-) -> Result<Vec<Provisioner>, Reported> {
+    lifetimes: Lifetimes,
+}
+
+fn provisioners(authority: &Section<'_>, context: Context<'_>) -> Result<Vec<Provisioner>, Reported> {
     const FIX: &str = "write [{ \"type\": \"ACME\", \"name\": \"acme\" }]";
     let mut names = BTreeSet::new();
     let provisioners = authority.sections("provisioners", |section| {
-        let provisioner = provisioner(section, upstreams, mode)?;
+        if !is_acme(section)? {
+            return Ok(None);
+        }
+        let provisioner = provisioner(section, context)?;
         match names.insert(provisioner.name.clone()) {
-            true => Ok(provisioner),
+            true => Ok(Some(provisioner)),
             false => {
                 let place = section.place("name");
                 Err(place.error(format_args!(
@@ -104,27 +150,45 @@ fn provisioners(
             }
         }
     })?;
+    let provisioners: Vec<Provisioner> = provisioners.into_iter().flatten().collect();
     match provisioners.is_empty() {
         true => Err(authority
             .place("provisioners")
-            .error(format_args!("has no provisioner; {FIX}"))),
+            .error(format_args!("has no ACME provisioner; {FIX}"))),
         false => Ok(provisioners),
     }
 }
 
-fn provisioner(
-    section: &Section<'_>,
-    upstreams: Option<&[UpstreamName]>,
-    mode: u32,
-) -> Result<Provisioner, Reported> {
-    let kind = section.required("type", "write \"ACME\"").and_then(|text| {
-        match text.value.eq_ignore_ascii_case("acme") {
-            true => Ok(()),
-            false => {
-                Err(text.wrong("is no type of provisioner that is served here; write \"ACME\", or remove it"))
-            }
+/// Whether the provisioner is one to serve. step-ca's other types have tokens, keys or clouds vouch for a client; a file
+/// of step-ca's has one of them beside the ACME provisioner.
+fn is_acme(section: &Section<'_>) -> Result<bool, Reported> {
+    const OTHERS: [&str; 10] = [
+        "JWK", "OIDC", "GCP", "AWS", "Azure", "X5C", "K8sSA", "SSHPOP", "SCEP", "Nebula",
+    ];
+    let text = section.required("type", "write \"ACME\"")?;
+    let is = |kind: &&str| text.value.eq_ignore_ascii_case(kind);
+    match (is(&"ACME"), OTHERS.iter().find(|kind| is(kind))) {
+        (true, _) => Ok(true),
+        (false, Some(kind)) => {
+            section.ignore_all();
+            section.warn(format_args!(
+                "a {kind} provisioner has no effect here: nothing is signed for it; certificates are ordered by ACME"
+            ));
+            Ok(false)
         }
-    });
+        (false, None) => {
+            section.ignore_all();
+            Err(text.wrong("is no type of provisioner; write \"ACME\", or remove it"))
+        }
+    }
+}
+
+fn provisioner(section: &Section<'_>, context: Context<'_>) -> Result<Provisioner, Reported> {
+    let Context {
+        upstreams,
+        mode,
+        lifetimes,
+    } = context;
     let name = section.required("name", "write e.g. \"acme\"").and_then(name);
     let challenges = challenges(section);
     let upstream = chosen_upstream(section, upstreams);
@@ -134,13 +198,12 @@ fn provisioner(
     let caa_identities = section.texts("caaIdentities");
     let rules = section.section("policy", rules);
     let options = section.section("options", options);
-    section.ignore("claims", "the CA decides how long certificates are valid");
+    let claims = section.section("claims", |section| claims::read(section, lifetimes));
     section.ignore("forceCN", RAW_CSR);
     for key in ["attestationFormats", "attestationRoots"] {
         section.ignore(key, "device attestation is not served");
     }
-    kind?;
-    options?;
+    (options?, claims?);
     let mut challenges = challenges?;
     if challenges.is_empty() {
         challenges = ENABLED_BY_DEFAULT.to_vec();
@@ -187,17 +250,9 @@ fn url(section: &Section<'_>, key: &'static str) -> Result<Option<String>, Repor
 
 fn options(options: &Section<'_>) -> Result<(), Reported> {
     options.ignore("ssh", "no SSH certificates are issued");
+    options.ignore("wire", "Wire's challenges are not served");
     let webhooks = options.sections("webhooks", |webhook| {
-        for key in [
-            "name",
-            "url",
-            "kind",
-            "certType",
-            "disableTLSClientAuth",
-            "secret",
-        ] {
-            webhook.ignore(key, "webhooks are not called");
-        }
+        webhook.ignore_all();
         Ok(())
     })?;
     if !webhooks.is_empty() {

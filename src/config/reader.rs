@@ -1,6 +1,7 @@
 //! Hands out the values of `ca.json` by key, typed, and keeps account: what is wrong, what has no effect, and which
 //! keys nobody asked for. Reading goes on after an error, so that one run shows them all.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::fmt;
 use std::path::Path;
@@ -19,6 +20,9 @@ pub(crate) struct Reported;
 pub(crate) struct Findings {
     errors: RefCell<Vec<(usize, String)>>,
     warnings: RefCell<Vec<(usize, String)>>,
+    /// Every key that was asked for, to hold them against the documentation.
+    #[cfg(test)]
+    pub(crate) asked: RefCell<std::collections::BTreeSet<String>>,
     /// Where secrets are kept: files; `None` is the one that is read.
     secrets: RefCell<Vec<Option<PathBuf>>>,
 }
@@ -110,6 +114,8 @@ pub(crate) struct Section<'a> {
     place: Place<'a>,
     members: &'a [(String, Node)],
     asked: RefCell<Vec<&'static str>>,
+    is_known: Cell<bool>,
+    is_there: bool,
 }
 
 impl<'a> Section<'a> {
@@ -139,11 +145,16 @@ impl<'a> Section<'a> {
             place,
             members,
             asked: RefCell::default(),
+            is_known: Cell::default(),
+            is_there: true,
         }
     }
 
     fn finish<T>(self, read: impl FnOnce(&Self) -> T) -> T {
         let result = read(&self);
+        if self.is_known.get() {
+            return result;
+        }
         let asked = self.asked.borrow();
         for (key, node) in self.members {
             if asked.iter().any(|known| known.eq_ignore_ascii_case(key)) {
@@ -170,6 +181,13 @@ impl<'a> Section<'a> {
                 true => key.to_owned(),
                 false => format!("{}.{key}", self.place.path),
             },
+        }
+    }
+
+    /// Records a warning about the object, if it is there.
+    pub(crate) fn warn(&self, text: impl fmt::Display) {
+        if self.is_there {
+            self.place.warn(text);
         }
     }
 
@@ -213,6 +231,11 @@ impl<'a> Section<'a> {
 
     /// Makes the key known without reading it, so that a misspelling of it is recognised.
     fn ask(&self, key: &'static str) -> Option<(&'a Value, Place<'a>)> {
+        #[cfg(test)]
+        {
+            let path = self.below(key, 0).path;
+            self.place.findings.asked.borrow_mut().insert(path);
+        }
         let taken = self.take(key);
         if taken.is_none() {
             self.asked.borrow_mut().push(key);
@@ -225,11 +248,18 @@ impl<'a> Section<'a> {
         self.find(key).is_some()
     }
 
-    /// Warns that the key, if it is there, does nothing.
+    /// Warns that the key, if it is there, does nothing. An empty string counts as absent.
     pub(crate) fn ignore(&self, key: &'static str, reason: &str) {
-        if let Some((_, place)) = self.ask(key) {
-            place.warn(format_args!("has no effect here: {reason}"));
+        match self.ask(key) {
+            Some((Value::Text(text), _)) if text.is_empty() => {}
+            Some((_, place)) => place.warn(format_args!("has no effect here: {reason}")),
+            None => {}
         }
+    }
+
+    /// No key of this object is unknown: what it is for is not served here, and the object itself has been named.
+    pub(crate) fn ignore_all(&self) {
+        self.is_known.set(true);
     }
 
     /// A string; an empty one counts as absent, as it does to the Go program.
@@ -266,6 +296,14 @@ impl<'a> Section<'a> {
             }
         }
         failed.map_or(Ok(texts), Err)
+    }
+
+    /// A list of strings, or a single one.
+    pub(crate) fn texts_or_one(&self, key: &'static str) -> Result<Vec<Text<'a>>, Reported> {
+        match self.ask(key) {
+            Some((Value::Text(value), place)) => Ok(vec![Text { value, place }]),
+            Some(_) | None => self.texts(key),
+        }
     }
 
     /// A list of strings parsed into something else. Shows all that are wrong, not only the first.
@@ -319,7 +357,11 @@ impl<'a> Section<'a> {
         read: impl FnOnce(&Self) -> Result<T, Reported>,
     ) -> Result<T, Reported> {
         match self.ask(key) {
-            None => Self::new(self.place(key), &[]).finish(read),
+            None => {
+                let absent = Self::new(self.place(key), &[]);
+                let is_there = false;
+                Self { is_there, ..absent }.finish(read)
+            }
             Some((Value::Table(members), place)) => Self::new(place, members).finish(read),
             Some((other, place)) => Err(wrong_type(&place, "an object in { }", other)),
         }

@@ -1,4 +1,4 @@
-//! `address`, `dnsNames`, `commonName`, `tls` and `logger`: where and as whom we answer.
+//! `address`, `dnsNames`, `commonName`, `tls`, `root` and `logger`: where and as whom we answer.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -11,14 +11,20 @@ use crate::config::absolute;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
+use crate::config::reader::all;
 use crate::config::value::ListenAddress;
 use crate::server::OwnCertificate;
 use crate::server::PeerLimits;
+use crate::server::Root;
+use crate::server::Roots;
 use crate::server::Settings;
 use crate::server::TlsVersions;
 
 /// X.520's upper bound for a common name.
 const MAX_COMMON_NAME: usize = 64;
+
+/// What step-ca writes into files that it saves.
+const STEP_CA_COMMON_NAME: &str = "Step Online CA";
 
 /// The settings without the provisioners, which stand elsewhere in the file.
 pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings, Reported> {
@@ -40,6 +46,7 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
     let from_files = matches!(tls, Ok((_, Some(_))));
     let names = names(root, |text| Settings::name(text, from_files));
     let common_name = common_name(root);
+    let roots = roots(root);
     let (ListenAddress(address), names, (tls, files), common_name) = (address?, names?, tls?, common_name?);
     let own_certificate = match (files, common_name) {
         (Some((certificate, key)), common_name) => {
@@ -72,6 +79,7 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
         own_certificate,
         tls,
         provisioners: Vec::new(),
+        roots: roots?,
         cors: false,
         trace_header,
         limits: PeerLimits::default(),
@@ -84,6 +92,7 @@ fn names<T: PartialEq, E: Display>(
 ) -> Result<Vec<T>, Reported> {
     const FIX: &str = "write the names that clients use, e.g. [\"acmeproxy.example.com\"]";
     let mut names = Vec::new();
+    let mut internal = Vec::new();
     let mut wrong = Ok(());
     for text in root.texts("dnsNames")? {
         if text.value.parse::<IpAddr>().is_ok() {
@@ -96,7 +105,20 @@ fn names<T: PartialEq, E: Display>(
         match parse(text.value) {
             Ok(name) if names.contains(&name) => {}
             Ok(name) => names.push(name),
+            // step-ca's own files have localhost and the like beside the public name.
+            Err(_) if !text.value.contains('.') => internal.push(text),
             Err(error) => wrong = Err(text.wrong(format_args!("can not be certified: {error}; {FIX}"))),
+        }
+    }
+    for text in internal {
+        match names.is_empty() {
+            true => {
+                wrong = Err(text.wrong(format_args!("can not be certified: it has a single label; {FIX}")))
+            }
+            false => text.place.warn(format_args!(
+                "{:?} is skipped: no public CA certifies it; clients must use another of these names",
+                text.value
+            )),
         }
     }
     wrong?;
@@ -114,6 +136,12 @@ fn common_name<T: FromStr<Err: Display> + Display>(
     let Some(text) = root.text("commonName")? else {
         return Ok(None);
     };
+    if text.value == STEP_CA_COMMON_NAME {
+        text.place.warn(format_args!(
+            "{STEP_CA_COMMON_NAME:?} has no effect here: it is step-ca's default, and no name; the first of dnsNames is used"
+        ));
+        return Ok(None);
+    }
     if text.value.len() > MAX_COMMON_NAME {
         return Err(text.wrong(format_args!("is longer than {MAX_COMMON_NAME} characters; {FIX}")));
     }
@@ -126,11 +154,33 @@ fn common_name<T: FromStr<Err: Display> + Display>(
     }
 }
 
+/// `root` and `federatedRoots`: what clients of step-ca fetch from `/roots` and `/federation`.
+fn roots(root: &Section<'_>) -> Result<Roots, Reported> {
+    let certificates = |paths: Vec<Text<'_>>| {
+        let paths = paths.iter().filter(|text| !text.value.is_empty());
+        all(paths.map(|text| {
+            let pem = readable(text)?.1;
+            Root::all_of(&pem)
+                .map_err(|error| text.wrong(format_args!("{error}; write the path of a PEM file")))
+        }))
+    };
+    let own = root.texts_or_one("root").and_then(certificates);
+    let federated = root.texts("federatedRoots").and_then(certificates);
+    Ok(Roots {
+        own: own?.concat(),
+        federated: federated?.concat(),
+    })
+}
+
 /// The versions are JSON numbers. What is below 1.2 is not served at all (RFC 8996).
 fn versions(tls: &Section<'_>) -> Result<TlsVersions, Reported> {
     let version = |key, default| -> Result<f64, Reported> {
         const WHAT: &str = "1.2 or 1.3, as a number without quotes";
-        let Some((version, place)) = tls.number::<f64>(key, WHAT)? else {
+        // Go leaves 0 in a version that is not configured.
+        let written = tls
+            .number::<f64>(key, WHAT)?
+            .filter(|(version, _)| *version != 0.0);
+        let Some((version, place)) = written else {
             return Ok(default);
         };
         let known = [1.0, 1.1, 1.2, 1.3]
@@ -178,14 +228,19 @@ fn files(tls: &Section<'_>) -> Result<Option<(PathBuf, PathBuf)>, Reported> {
     }
 }
 
+fn readable(text: &Text<'_>) -> Result<(PathBuf, Vec<u8>), Reported> {
+    let path = absolute(text)?;
+    match std::fs::read(&path) {
+        Ok(content) => Ok((path, content)),
+        Err(error) => Err(text.wrong(format_args!(
+            "can not be read: {error}; write the path of a PEM file that this user may read"
+        ))),
+    }
+}
+
 /// A file that can be read and holds a PEM block with the label. What is inside is the business of those who use it.
 pub(crate) fn pem_file(text: &Text<'_>, label: &str) -> Result<PathBuf, Reported> {
-    let path = absolute(text)?;
-    let content = std::fs::read(&path).map_err(|error| {
-        text.wrong(format_args!(
-            "can not be read: {error}; write the path of a PEM file that this user may read"
-        ))
-    })?;
+    let (path, content) = readable(text)?;
     let content = String::from_utf8_lossy(&content);
     let begins =
         |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----"));

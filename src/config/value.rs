@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
+use std::net::ToSocketAddrs as _;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -101,7 +102,8 @@ fn term(number: &str, unit: &str) -> Result<u128, InvalidDuration> {
         .ok_or(InvalidDuration::Overflow)
 }
 
-/// `HOST:PORT` to listen on, as Go writes it: without a host it is every address, IPv4 and IPv6.
+/// `HOST:PORT` to listen on, as Go writes it: without a host it is every address, IPv4 and IPv6; the ports of http and
+/// https have names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListenAddress(pub(crate) SocketAddr);
 
@@ -112,7 +114,10 @@ pub(crate) enum InvalidListenAddress {
     NoPort,
     #[error("has no port between 1 and 65535; write e.g. \":443\"")]
     Port,
-    #[error("is no IP address and port; write e.g. \":443\", \"192.0.2.1:443\" or \"[2001:db8::1]:443\"")]
+    #[error(
+        "names neither an IP address nor localhost, and names are not looked up; write e.g. \":443\", \"192.0.2.1:443\" \
+         or \"[2001:db8::1]:443\""
+    )]
     Host,
 }
 
@@ -125,7 +130,11 @@ impl FromStr for ListenAddress {
             Some(_) | None => return Err(InvalidListenAddress::NoPort),
         };
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-        let port = port.parse().ok().filter(|port| digits && *port != 0);
+        let port = match port {
+            "https" => Some(443),
+            "http" => Some(80),
+            number => number.parse().ok().filter(|port| digits && *port != 0),
+        };
         let port: u16 = port.ok_or(InvalidListenAddress::Port)?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let ip = match (host, bracketed) {
@@ -147,6 +156,22 @@ pub(crate) struct DnsServer(pub(crate) SocketAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is no address of a DNS server; write e.g. \"10.0.0.53:53\" or \"[2001:db8::53]:53\"")]
 pub(crate) struct InvalidDnsServer;
+
+impl DnsServer {
+    /// `--resolver` as Go takes it: a host may also go by a name of the system's, such as one in `/etc/hosts`.
+    pub(crate) fn of_flag(text: &str) -> Result<SocketAddr, InvalidDnsServer> {
+        match text.parse() {
+            Ok(Self(address)) => Ok(address),
+            Err(invalid) => {
+                let named = text.to_socket_addrs().map_err(|_| invalid)?;
+                named
+                    .into_iter()
+                    .find(|address| address.port() != 0)
+                    .ok_or(invalid)
+            }
+        }
+    }
+}
 
 impl FromStr for DnsServer {
     type Err = InvalidDnsServer;
@@ -263,6 +288,8 @@ mod tests {
             ("[::]:443", "[::]:443"),
             ("[2001:db8::1]:443", "[2001:db8::1]:443"),
             ("localhost:8443", "127.0.0.1:8443"),
+            (":https", "[::]:443"),
+            ("127.0.0.1:http", "127.0.0.1:80"),
         ] {
             assert_eq!(
                 text.parse(),
@@ -279,7 +306,7 @@ mod tests {
             (":0", Port),
             (":70000", Port),
             (":+443", Port),
-            (":https", Port),
+            (":domain", Port),
             ("ca.example.com:443", Host),
             ("::1:443", Host),
         ] {
@@ -299,7 +326,17 @@ mod tests {
         }
         for text in ["", "dns.example.com", "10.0.0.53:0", "10.0.0.53:"] {
             assert_eq!(text.parse::<DnsServer>(), Err(InvalidDnsServer), "{text}");
+            assert_eq!(DnsServer::of_flag(text), Err(InvalidDnsServer), "{text}");
         }
+        for (text, address) in [
+            ("10.0.0.53", "10.0.0.53:53"),
+            ("[::1]:5353", "[::1]:5353"),
+            ("127.0.0.1:53", "127.0.0.1:53"),
+        ] {
+            assert_eq!(DnsServer::of_flag(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        let named = DnsServer::of_flag("localhost:5353").unwrap();
+        assert!(named.ip().is_loopback() && named.port() == 5353, "{named}");
     }
 
     #[test]

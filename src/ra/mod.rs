@@ -158,7 +158,11 @@ impl RegistrationAuthority {
     /// The account's order, or the one answer for orders that do not exist and orders of others.
     async fn own_order(&self, account: &Account, id: OrderId) -> Result<Versioned<Order>, Refusal> {
         match self.store.own_order(account.id(), id).await? {
-            Some(order) if order.value.account() == account.id() => Ok(order),
+            Some(order) if order.value.account() == account.id() => {
+                // From here on the log says of what order the request is.
+                tracing::Span::current().record("order.request.id", order.value.request_id());
+                Ok(order)
+            }
             Some(_) | None => Err(Problem::not_found().into()),
         }
     }

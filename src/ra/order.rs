@@ -24,6 +24,8 @@ pub struct NewOrder {
     pub identifiers: Vec<NamedIdentifier>,
     /// What the client asks for beyond that.
     pub wishes: Wishes,
+    /// The request, as the log names it.
+    pub request_id: Option<String>,
     /// The address that the request came from, if it is known.
     pub address: Option<IpAddr>,
 }
@@ -50,6 +52,7 @@ impl RegistrationAuthority {
         let NewOrder {
             identifiers,
             wishes,
+            request_id,
             address,
         } = request;
         let applicant = self.applicant(account).await?;
@@ -74,6 +77,7 @@ impl RegistrationAuthority {
             self.policy.order_lifetime(),
         )
         .placed_at(upstream, now)
+        .requested_by(request_id)
         .wishing(wishes);
         if let Some(replaced) = &order.wishes().replaces {
             self.check_replaces(account, &order, replaced).await?;

@@ -11,10 +11,12 @@ use http::header::{CONTENT_TYPE, LINK};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 
+use crate::acme::certificate::Leaf;
 use crate::acme::problem::Problem;
 use crate::acme::revocation::RevocationReason;
 use crate::ra::certificate::Revoker;
 use crate::server::Shared;
+use crate::server::access_log::Downloaded;
 use crate::server::order::parsed;
 use crate::server::respond::Rejection;
 use crate::server::signed::{ByAccountOrKey, PostAsGet};
@@ -49,7 +51,14 @@ pub(crate) async fn alternate(
 async fn chain(shared: &Shared, signed: &PostAsGet, id: &str, number: usize) -> Result<Response, Rejection> {
     let id = parsed(id)?;
     let (pem, chains) = shared.ra.certificate(&signed.account, id, number).await?;
+    let downloaded = Leaf::of_pem(&pem).map(|leaf| Downloaded {
+        leaf,
+        provisioner: signed.account.provisioner().to_owned(),
+    });
     let mut response = Response::new(Body::from(pem));
+    if let Some(downloaded) = downloaded {
+        response.extensions_mut().insert(downloaded);
+    }
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,

@@ -90,11 +90,15 @@ impl Links {
     }
 }
 
-/// The account that a `kid` names: the account URL under any of the configured names, compared as a whole
-/// (CONFORMANCE D18).
+/// The account that a `kid` names: the account URL under any of the configured names, below `/acme` or `/2.0/acme`,
+/// compared as a whole (CONFORMANCE D18).
 pub(crate) fn account_of_kid(settings: &Settings, provisioner: &str, kid: &str) -> Option<AccountName> {
     let account: AccountName = kid.rsplit('/').next()?.parse().ok()?;
-    let ours = |name| Links::new(settings, name, provisioner).account(&account) == kid;
+    let ours = |name| {
+        let links = Links::new(settings, name, provisioner);
+        let below_2_0 = links.of_request(&format!("/2.0/acme/{provisioner}/account/{account}"));
+        kid == links.account(&account) || kid == below_2_0
+    };
     settings.names.iter().any(ours).then_some(account)
 }
 

@@ -12,6 +12,7 @@ mod key_change;
 mod link;
 mod listener;
 mod nonce;
+mod operations;
 mod order;
 mod overload;
 mod peers;
@@ -22,6 +23,7 @@ mod signed;
 
 pub use crate::tls::Versions as TlsVersions;
 pub use listener::{Listener, serve_metrics};
+pub use operations::{InvalidRoot, Root, Roots};
 pub use peers::PeerLimits;
 
 use std::net::SocketAddr;
@@ -32,6 +34,7 @@ use axum::Router;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+use crate::acme::challenge::ChallengeType;
 use crate::acme::identifier::DnsName;
 use crate::acme::identifier::InvalidName;
 use crate::metrics::Metrics;
@@ -56,6 +59,8 @@ pub struct Settings {
     pub tls: TlsVersions,
     /// What the directories say of each provisioner.
     pub provisioners: Vec<Meta>,
+    /// The root certificates that clients of step-ca ask for.
+    pub roots: Roots,
     /// Whether web pages of other origins may use the directories.
     pub cors: bool,
     /// The header that carries a request's id.
@@ -127,6 +132,8 @@ pub struct Meta {
     pub caa_identities: Vec<String>,
     /// Whether new accounts need an external account binding.
     pub external_account_required: bool,
+    /// The challenges that are offered.
+    pub challenges: Vec<ChallengeType>,
 }
 
 /// What every request needs.

@@ -19,6 +19,7 @@ use crate::acme::problem::{NamedIdentifier, Problem};
 use crate::acme::renewal::InvalidCertificateId;
 use crate::ra::order::NewOrder;
 use crate::server::Shared;
+use crate::server::access_log::RequestId;
 use crate::server::link::Links;
 use crate::server::peers::Peer;
 use crate::server::respond::{self, Rejection};
@@ -113,6 +114,7 @@ pub(crate) fn wire_time(time: Timestamp) -> String {
 /// POST new-order.
 pub(crate) async fn new(
     State(shared): State<Arc<Shared>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
     peer: Option<Extension<Peer>>,
     signed: ByAccount,
 ) -> Result<Response, Rejection> {
@@ -130,6 +132,7 @@ pub(crate) async fn new(
             replaces: replaces?,
             at_most_days: None,
         },
+        request_id: Some(request_id),
         address: peer.map(|Extension(Peer(address))| address),
     };
     let order = shared.ra.new_order(&signed.account, request).await?;

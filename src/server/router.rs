@@ -14,17 +14,19 @@ use http::header::{
     CONTENT_TYPE, HOST, LINK,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::acme::problem::{Problem, ProblemType};
-use crate::metrics::Metrics;
+use crate::metrics::{AUDIT_LOG, Metrics};
 use crate::server::Shared;
-use crate::server::access_log::{endpoint_of, record, request_id};
+use crate::server::access_log::{REQUEST_ID, RequestId, Seen, record};
 use crate::server::link::Links;
 use crate::server::overload::{self, Room};
 use crate::server::peers::Peer;
 use crate::server::respond::{Rejected, Rejection};
-use crate::server::signed::provisioner_in;
-use crate::server::{account, admin, authorization, certificate, directory, key_change, order, renewal};
+use crate::server::signed::{acme_path, provisioner_in};
+use crate::server::{account, authorization, certificate, directory, key_change, operations, order, renewal};
 
 /// How long a request may be worked on. A wait for the CA's answer to a revocation ends before that.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -35,38 +37,9 @@ impl Shared {
     /// Every route of the ACME listener.
     pub(crate) fn routes(self: &Arc<Self>) -> Router {
         let shared = Arc::clone(self);
-        Router::new()
-            .route(
-                "/acme/{provisioner}/directory",
-                get(directory::get).post(directory::post),
-            )
-            .route(
-                "/acme/{provisioner}/new-nonce",
-                get(directory::nonce_get)
-                    .head(directory::nonce_head)
-                    .post(directory::nonce_post),
-            )
-            .route("/acme/{provisioner}/new-account", post(account::new))
-            .route("/acme/{provisioner}/account/{id}", post(account::post))
-            .route("/acme/{provisioner}/account/{id}/orders", post(account::orders))
-            .route("/acme/{provisioner}/new-order", post(order::new))
-            .route("/acme/{provisioner}/order/{id}", post(order::get))
-            .route("/acme/{provisioner}/order/{id}/finalize", post(order::finalize))
-            .route("/acme/{provisioner}/authz/{id}", post(authorization::post))
-            .route(
-                "/acme/{provisioner}/challenge/{authz}/{type}",
-                post(authorization::challenge),
-            )
-            .route("/acme/{provisioner}/certificate/{id}", post(certificate::get))
-            .route(
-                "/acme/{provisioner}/certificate/{id}/{number}",
-                post(certificate::alternate),
-            )
-            .route("/acme/{provisioner}/renewal-info/{id}", get(renewal::get))
-            .route("/acme/{provisioner}/revoke-cert", post(certificate::revoke))
-            .route("/acme/{provisioner}/key-change", post(key_change::post))
-            .route("/health", get(health))
-            .route("/version", get(admin::version))
+        // The second place is that of step-ca's older clients; links always lead to the first.
+        let acme = acme_below("/acme").merge(acme_below("/2.0/acme"));
+        acme.merge(operations::routes())
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
             .layer(middleware::from_fn_with_state(Arc::clone(&shared), around))
@@ -74,8 +47,30 @@ impl Shared {
     }
 }
 
-async fn health(State(shared): State<Arc<Shared>>) -> Result<Response, Rejection> {
-    admin::health(&shared.metrics)
+/// Every ACME route, below a prefix. They are not nested: handlers see the whole path, which clients sign.
+fn acme_below(prefix: &str) -> Router<Arc<Shared>> {
+    let at = |path: &str| format!("{prefix}/{{provisioner}}/{path}");
+    Router::new()
+        .route(&at("directory"), get(directory::get).post(directory::post))
+        .route(
+            &at("new-nonce"),
+            get(directory::nonce_get)
+                .head(directory::nonce_head)
+                .post(directory::nonce_post),
+        )
+        .route(&at("new-account"), post(account::new))
+        .route(&at("account/{id}"), post(account::post))
+        .route(&at("account/{id}/orders"), post(account::orders))
+        .route(&at("new-order"), post(order::new))
+        .route(&at("order/{id}"), post(order::get))
+        .route(&at("order/{id}/finalize"), post(order::finalize))
+        .route(&at("authz/{id}"), post(authorization::post))
+        .route(&at("challenge/{authz}/{type}"), post(authorization::challenge))
+        .route(&at("certificate/{id}"), post(certificate::get))
+        .route(&at("certificate/{id}/{number}"), post(certificate::alternate))
+        .route(&at("renewal-info/{id}"), get(renewal::get))
+        .route(&at("revoke-cert"), post(certificate::revoke))
+        .route(&at("key-change"), post(key_change::post))
 }
 
 async fn not_found() -> Rejection {
@@ -94,11 +89,14 @@ async fn method_not_allowed() -> Rejection {
 /// that every ACME answer has, and counts and logs the outcome.
 async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let started = shared.ra.clock().instant();
+    let seen = Seen::of(&request, &shared);
+    let request_id = &seen.request_id;
+    request.extensions_mut().insert(RequestId(request_id.clone()));
+    let span = tracing::error_span!("request", request.id = request_id, order.request.id = Empty);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let endpoint = endpoint_of(&request);
-    let request_id = request_id(&request, &shared);
-    let is_acme = path.starts_with("/acme/");
+    let endpoint = seen.endpoint;
+    let is_acme = acme_path(&path).is_some();
     let provisioner = provisioner_in(&path, &shared);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let links = provisioner
@@ -112,6 +110,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let room = request.extensions().get::<Room>().copied();
     let is_scarce = room == Some(Room::Scarce) && method == Method::POST;
     let refused = refused.or_else(|| (is_scarce && overload::is_beginning(endpoint)).then(overload::busy));
+    let refused = refused.or_else(|| unaudited(&shared, endpoint));
     let is_last = refused.is_some() || is_scarce;
     let mut response = match (refused, is_acme, &links) {
         // Before anything is read or verified.
@@ -134,6 +133,7 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
                         let _until_it_is_done = place;
                         handler.await
                     };
+                    let handler = handler.instrument(span.clone());
                     run(&shared.metrics, DEADLINE, handler).await
                 }
                 Err(busy) => busy.into_response(),
@@ -163,11 +163,14 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
             &mut response,
         );
     }
-    if let (Ok(name), Ok(value)) = (
-        HeaderName::from_bytes(shared.settings.trace_header.as_bytes()),
-        HeaderValue::from_str(&request_id),
-    ) {
-        response.headers_mut().insert(name, value);
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        let configured = HeaderName::from_bytes(shared.settings.trace_header.as_bytes());
+        for name in configured
+            .into_iter()
+            .chain([HeaderName::from_static(REQUEST_ID)])
+        {
+            response.headers_mut().insert(name, value.clone());
+        }
     }
     if is_last {
         response
@@ -175,8 +178,14 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let took = shared.ra.clock().instant().saturating_duration_since(started);
-    record(&shared, &method, &path, endpoint, &request_id, took, &response);
+    span.in_scope(|| record(&shared, &seen, took, &response));
     response
+}
+
+/// The answer while the audit log can not be written: nothing begins then that would leave no trace.
+fn unaudited(shared: &Shared, endpoint: &str) -> Option<Rejection> {
+    let is_refused = overload::is_beginning(endpoint) && shared.metrics.health.lacks(AUDIT_LOG);
+    is_refused.then(overload::busy)
 }
 
 /// RFC 8555 §6.6: "the server SHOULD send a Link header field with link relation type "help"". The provisioner's own

@@ -273,9 +273,14 @@ impl Received {
     }
 }
 
+/// What follows `/acme/` in the path of an ACME resource. step-ca has each a second time, below `/2.0`.
+pub(crate) fn acme_path(path: &str) -> Option<&str> {
+    path.strip_prefix("/2.0").unwrap_or(path).strip_prefix("/acme/")
+}
+
 /// The provisioner that a path leads to, if there is one.
 pub(crate) fn provisioner_in(path: &str, shared: &Shared) -> Option<String> {
-    let name = path.strip_prefix("/acme/")?.split('/').next()?;
+    let name = acme_path(path)?.split('/').next()?;
     let known = shared
         .settings
         .provisioners

@@ -3,6 +3,7 @@
 //! [`Store`] is the contract; `contract` is one suite of tests that every backend passes; [`sled`] is the embedded
 //! backend. Records are parsed in `codec`, nowhere else.
 
+pub mod audited;
 mod codec;
 #[cfg(test)]
 mod contract;

@@ -22,7 +22,8 @@ use crate::worker::collection::{names, verified};
 use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{
-    BACKOFF_CEILING, Context, again, again_after_fault, again_at_ca, age, ca_fault, done, elsewhere, failover,
+    BACKOFF_CEILING, Context, again, again_after_fault, again_at_ca, age, ca_fault, done, elsewhere,
+    failover, works_on,
 };
 
 /// How long an order waits before it looks again whether it is first in line for its names.
@@ -38,6 +39,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     let Some(order) = context.store.order(id).await? else {
         return Ok(done());
     };
+    works_on(&order.value);
     if let Some(settlement) = elsewhere(context, lease, &order.value) {
         return Ok(settlement);
     }

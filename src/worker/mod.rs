@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::acme::identifier::DnsName;
 use crate::acme::job::{Lane, WorkKind};
@@ -200,10 +202,13 @@ impl Worker {
                 let Ok(place) = place.try_acquire_owned() else {
                     continue;
                 };
-                tasks.spawn(async move {
+                let span =
+                    tracing::error_span!("job", order.id = %lease.job.work.order(), request.id = Empty);
+                let work = async move {
                     step(&context, lease).await;
                     drop(place);
-                });
+                };
+                tasks.spawn(work.instrument(span));
             }
             if more_may_wait && free.available_permits() > 0 {
                 continue;
@@ -281,6 +286,11 @@ async fn step(context: &Context, lease: Lease) {
     if let Err(error) = context.store.settle(lease, retry).await {
         tracing::warn!(job.work = %work, %error, "a job can not be given back");
     }
+}
+
+/// From here on the log says which request has made the order that is worked on.
+pub(crate) fn works_on(order: &Order) {
+    tracing::Span::current().record("request.id", order.request_id());
 }
 
 /// Does the job's next thing, and says what is to become of it.

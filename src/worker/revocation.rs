@@ -9,7 +9,7 @@ use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::Error;
 use crate::worker::issuance::fault_noted;
 use crate::worker::upstream::Operation;
-use crate::worker::{Context, again, ca_fault, done, elsewhere};
+use crate::worker::{Context, again, ca_fault, done, elsewhere, works_on};
 
 /// How long the job of an upstream that is not configured waits. Only lanes of configured ones are worked on.
 const UNCONFIGURED: Duration = Duration::from_secs(60);
@@ -25,6 +25,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     else {
         return Ok(done());
     };
+    works_on(&order);
     if let Some(settlement) = elsewhere(context, lease, &order) {
         return Ok(settlement);
     }

@@ -8,7 +8,7 @@ use crate::acme::id::{AccountId, ChallengeId};
 use crate::acme::job::Work;
 use crate::acme::order::{Order, Settled, Verdict};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
-use crate::worker::{Context, again, backoff, done};
+use crate::worker::{Context, again, backoff, done, works_on};
 
 /// The longest wait between two attempts. Four attempts take about half a minute of waiting.
 const RETRY_CEILING: Duration = Duration::from_secs(20);
@@ -84,6 +84,7 @@ async fn look(context: &Context, id: ChallengeId) -> Result<Look, StoreError> {
     let Some(Versioned { value: order, .. }) = context.store.order(id.authorization.order).await? else {
         return Ok(Look::Needless);
     };
+    works_on(&order);
     let now = context.clock.now();
     let (Some(attempt), Some(authorization)) =
         (order.attempt(id, now), order.authorization(id.authorization))

@@ -7,6 +7,9 @@
     reason = "a test that can not go on fails, and says where"
 )]
 
+mod audit;
+mod canary;
+mod compat;
 mod config;
 mod deep;
 mod documentation;
@@ -16,16 +19,19 @@ mod harness;
 mod import;
 mod late;
 mod layering;
+mod logs;
 mod overload;
 mod own_certificate;
 mod races;
 mod recovery;
+mod reload;
 mod requirements;
 mod rfc8555;
 mod rfc8737;
 mod rfc8738;
 mod rfc9773;
 mod start;
+mod systemd;
 mod tampered_store;
 mod upstream;
 mod upstream_cli;

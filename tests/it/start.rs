@@ -48,9 +48,7 @@ fn nothing_was_started(world: &World, output: &Output) {
 
 /// Without the warnings about the configuration, which name what is for tests only.
 fn lines(error: &str) -> impl Iterator<Item = &str> {
-    error
-        .lines()
-        .filter(|line| !line.contains(" WARN acme_proxy::cli::serve: "))
+    error.lines().filter(|line| !line.contains(" level=warning "))
 }
 
 #[tokio::test]
@@ -334,7 +332,7 @@ async fn i9_the_eab_is_in_no_log_no_page_and_no_command_line() {
     daemon.stop().await;
     let log = world.installation.log();
     assert!(
-        log.contains("TRACE") && log.contains("certificate issued"),
+        log.contains("level=trace") && log.contains("certificate issued"),
         "the log is not at trace level"
     );
     seen += &log;
@@ -347,9 +345,9 @@ async fn i9_the_eab_is_in_no_log_no_page_and_no_command_line() {
 
 /// How a secret may look inside something else: as it is, in hexadecimal, as a list of bytes, and in base64 at each of
 /// the three places that it may begin at there.
-fn forms(secret: &[u8]) -> Vec<String> {
+pub(crate) fn forms(secret: &[u8]) -> Vec<String> {
     let mut forms = vec![
-        text(secret),
+        String::from_utf8_lossy(secret).into_owned(),
         secret.iter().map(|byte| format!("{byte:02x}")).collect(),
         format!("{secret:?}").trim_matches(['[', ']']).to_owned(),
     ];

@@ -137,7 +137,7 @@ async fn c913_an_authorization_that_was_swapped_or_taken_back_in_the_store_ends_
         let id = id_of(url).to_string();
         let log = world.installation.log();
         let alert = log.lines().find(|line| {
-            line.contains("ERROR") && line.contains(&id) && line.contains("does not go to the CA")
+            line.contains("level=error") && line.contains(&id) && line.contains("does not go to the CA")
         });
         assert!(alert.is_some(), "the operator does not hear of {url}\n{log}");
     }

@@ -114,6 +114,17 @@ impl Installation {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// Waits until the log has these words so often.
+    pub(crate) async fn says(&self, words: &str, times: usize) {
+        let said = timeout(PATIENCE, async {
+            while self.log().matches(words).count() < times {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let said = said.await;
+        assert!(said.is_ok(), "{words:?} is not {times} times in:\n{}", self.log());
+    }
+
     /// The program, in an environment that says nothing to it.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_acme-proxy"));
@@ -121,6 +132,8 @@ impl Installation {
             "STEPPATH",
             "STEP_CA_QUIET",
             "ACME_PROXY_LOG",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
             "HTTPS_PROXY",
             "https_proxy",
         ] {
@@ -137,17 +150,26 @@ impl Installation {
 
     /// Starts the daemon with more flags or variables.
     pub(crate) fn start_with(&self, change: impl FnOnce(&mut Command)) -> Daemon {
+        let mut command = self.command();
+        command.arg(self.config());
+        change(&mut command);
+        self.spawned(command)
+    }
+
+    /// Starts the daemon through another program, which becomes it.
+    pub(crate) fn start_by(&self, launcher: impl FnOnce(&str) -> Command) -> Daemon {
+        let mut command = launcher(env!("CARGO_BIN_EXE_acme-proxy"));
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        self.spawned(command)
+    }
+
+    fn spawned(&self, mut command: Command) -> Daemon {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.path("log"));
         let log: File = log.unwrap();
-        let mut command = self.command();
-        command
-            .arg(self.config())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
-        change(&mut command);
+        command.stdout(log.try_clone().unwrap()).stderr(log);
         Daemon {
             child: command.spawn().unwrap(),
             metrics: self.metrics,
@@ -256,6 +278,11 @@ impl Daemon {
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// From now on it does nothing; what is sent to it waits in its sockets.

@@ -213,7 +213,7 @@ async fn c1107_a_chain_that_is_too_long_is_said_in_the_log_to_be() {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(said)).collect();
     assert_eq!(lines.len(), 1, "{log}");
     assert!(
-        lines[0].contains("WARN") && lines[0].contains("will try again"),
+        lines[0].contains("level=warning") && lines[0].contains("will try again"),
         "{log}"
     );
     daemon.stop().await;

@@ -1,0 +1,223 @@
+//! The log, as programs read it that were written for the Go program (COMPAT section 2), and as people search it.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::harness::process::{Daemon, NAME};
+use crate::harness::world::World;
+use crate::recovery::client::Client;
+use crate::recovery::ledger::Ledger;
+
+/// What the Go program says of every request, and what it says of a request that gets a certificate besides.
+const OF_EACH: [&str; 17] = [
+    "duration",
+    "duration-ns",
+    "fields.time",
+    "level",
+    "method",
+    "msg",
+    "name",
+    "path",
+    "protocol",
+    "referer",
+    "remote-address",
+    "request-id",
+    "size",
+    "status",
+    "time",
+    "user-agent",
+    "user-id",
+];
+const OF_DOWNLOADS: [&str; 7] = [
+    "issuer",
+    "provisioner",
+    "sans",
+    "serial",
+    "subject",
+    "valid-from",
+    "valid-to",
+];
+
+async fn start(world: &World, format: &str) -> Daemon {
+    world
+        .installation
+        .edit(|config| config["logger"] = json!({ "format": format }));
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    daemon
+}
+
+/// The lines of the log that are JSON.
+fn lines(world: &World) -> Vec<Value> {
+    let log = world.installation.log();
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")));
+    lines.collect()
+}
+
+fn request<'a>(lines: &'a [Value], path: &str) -> &'a Value {
+    let found = lines
+        .iter()
+        .find(|line| line["path"].as_str().is_some_and(|seen| seen.contains(path)));
+    found.unwrap_or_else(|| panic!("no request for {path}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_has_the_go_programs_fields_and_one_request_id_through_an_orders_life() {
+    let world = Arc::new(World::new().await);
+    let audit = world.installation.path("audit.log");
+    world
+        .installation
+        .edit(|config| config["authority"]["config"]["audit"] = json!({ "file": audit }));
+    let daemon = start(&world, "json").await;
+    let ledger = Arc::new(Ledger::default());
+    Client::new(&world, &ledger)
+        .obtain(&["www.test.example.com"])
+        .await;
+    ledger.audit(&world).await.assert_clean();
+    daemon.stop().await;
+    let lines = lines(&world);
+    let new_order = request(&lines, "/new-order");
+    for name in OF_EACH {
+        assert!(!new_order[name].is_null(), "{name} is not in {new_order}");
+    }
+    for (name, value) in [
+        ("level", json!("info")),
+        ("name", json!("ca")),
+        ("method", json!("POST")),
+        ("protocol", json!("HTTP/1.1")),
+        ("remote-address", json!("127.0.0.1")),
+        ("status", json!(201)),
+    ] {
+        assert_eq!(new_order[name], value, "{new_order}");
+    }
+    assert!(
+        new_order["duration-ns"].is_u64() && new_order["size"].as_u64() > Some(100),
+        "{new_order}"
+    );
+    let download = request(&lines, "/certificate/");
+    for name in OF_DOWNLOADS {
+        assert!(!download[name].is_null(), "{name} is not in {download}");
+    }
+    assert_eq!(download["sans"], json!(["www.test.example.com"]));
+    assert_eq!(download["provisioner"], "acme");
+    let id = new_order["request-id"].as_str().unwrap();
+    let has = |line: &&Value, name: &str| line[name] == id;
+    // The worker's lines are of the request that has made the order, and so is what its client asks for later.
+    for message in [
+        "identifier validated",
+        "order opened at the CA",
+        "certificate issued",
+    ] {
+        let mut of_order = lines
+            .iter()
+            .filter(|line| line["msg"] == message && has(line, "request.id"));
+        assert!(of_order.next().is_some(), "{message}");
+    }
+    for path in ["/finalize", "/certificate/"] {
+        assert!(has(&request(&lines, path), "order.request.id"), "{path}");
+    }
+    let audit = std::fs::read_to_string(audit).unwrap();
+    assert!(audit.matches(id).count() >= 7, "{audit}");
+}
+
+#[tokio::test]
+async fn c1201_the_text_format_is_logrus_and_nothing_that_a_client_sends_makes_a_line_of_its_own() {
+    let world = World::new().await;
+    let daemon = start(&world, "text").await;
+    let answer = world.installation.client();
+    let answer = answer
+        .get(format!("{}?x=%0a\"y", world.installation.directory_url()))
+        .header("user-agent", "evil\tlevel=error msg=\"hacked\" \u{9b}31m")
+        .header("referer", "r".repeat(5000))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    let log = world.installation.log();
+    let line = log.lines().find(|line| line.contains("evil")).unwrap();
+    for part in [
+        "time=\"20",
+        " level=info duration=",
+        " method=GET name=ca path=",
+        " protocol=HTTP/1.1 ",
+        " remote-address=127.0.0.1 ",
+        " status=200 ",
+        " user-id=",
+        r#"level=error msg=\"hacked\" "#,
+    ] {
+        assert!(line.contains(part), "{part:?} is not in {line}");
+    }
+    assert!(line.len() < 1500, "{line}");
+    assert!(log.chars().all(|c| c == '\n' || !c.is_control()), "{log}");
+    for banner in [
+        format!("Config file: {}", world.installation.config().display()),
+        format!(
+            "The primary server URL is https://{NAME}:{}",
+            world.installation.address.port()
+        ),
+        format!("Serving HTTPS on {} ...", world.installation.address),
+    ] {
+        assert!(log.contains(&banner), "{banner:?} is not in {log}");
+    }
+    daemon.stop().await;
+    assert!(world.installation.log().contains("msg=\"shutting down ...\""));
+}
+
+#[tokio::test]
+async fn the_common_format_has_eleven_words_and_the_format_is_exchanged_by_sighup() {
+    let world = World::new().await;
+    let daemon = start(&world, "common").await;
+    let get = async |path: &str| {
+        let url = world
+            .installation
+            .directory_url()
+            .replace("/acme/acme/directory", path);
+        let answer = world
+            .installation
+            .client()
+            .get(url)
+            .header("x-smallstep-id", "mine-1")
+            .send()
+            .await
+            .unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!(get("/acme/acme/directory").await, 200);
+    let log = world.installation.log();
+    let line = log.lines().find(|line| line.starts_with("mine-1 ")).unwrap();
+    let words: Vec<&str> = line.split(' ').collect();
+    assert_eq!(words.len(), 11, "{line}");
+    assert_eq!(words[1..4], ["127.0.0.1", "ca", "-"], "{line}");
+    assert!(
+        words[4].ends_with('Z') && words[5].parse::<u64>().is_ok(),
+        "{line}"
+    );
+    assert_eq!(
+        words[6..10],
+        ["\"GET", "/acme/acme/directory", "HTTP/1.1\"", "200"],
+        "{line}"
+    );
+    assert!(words[10].parse::<u64>().unwrap() > 100, "{line}");
+    world
+        .installation
+        .edit(|config| config["logger"] = json!({ "format": "json" }));
+    daemon.hang_up();
+    world.installation.says("configuration reloaded", 1).await;
+    assert_eq!(get("/nowhere").await, 404);
+    let log = world.installation.log();
+    let refused = log.lines().find(|line| line.contains("/nowhere")).unwrap();
+    let refused: Value = serde_json::from_str(refused).unwrap();
+    assert_eq!(refused["level"], "warning", "{refused}");
+    assert_eq!(refused["error"], "there is no such resource");
+    world
+        .installation
+        .edit(|config| drop(config.as_object_mut().unwrap().remove("logger")));
+    daemon.hang_up();
+    world.installation.says("configuration reloaded", 2).await;
+    assert_eq!(get("/still/nowhere").await, 404);
+    daemon.stop().await;
+    assert!(!world.installation.log().contains("/still/nowhere"));
+}
