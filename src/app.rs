@@ -3,6 +3,7 @@
 
 pub mod account_file;
 mod audit;
+pub mod backup;
 pub mod control;
 pub mod deep;
 pub mod import;
@@ -97,7 +98,7 @@ impl App {
         let control = match ControlSocket::bind(&directory) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab and acme-proxy upstream work only while the daemon is stopped");
+                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders and accounts work only while the daemon is stopped");
                 None
             }
         };

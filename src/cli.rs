@@ -3,6 +3,7 @@
 
 mod accounts;
 mod audit;
+mod backup;
 mod certs;
 mod check;
 mod eab;
@@ -26,6 +27,7 @@ use crate::app::control::{No, Operator, Request};
 use crate::app::log;
 use crate::cli::accounts::Accounts;
 use crate::cli::audit::Audit;
+use crate::cli::backup::{Backup, Restore};
 use crate::cli::certs::Certs;
 use crate::cli::check::Check;
 use crate::cli::eab::Eab;
@@ -78,6 +80,10 @@ enum Command {
     Eab(Eab),
     /// Checks the files of the audit log
     Audit(Audit),
+    /// Writes all that the store holds to a file, as of now; works beside a running daemon, and without
+    Backup(Backup),
+    /// Makes the store out of a backup, while no daemon runs and where no store is
+    Restore(Restore),
     /// Takes over accounts, so that clients keep their account URLs; works beside a running daemon, and without
     Import(Import),
     /// Says which names may be ordered, and which rule decides; works beside a running daemon, and without
@@ -115,6 +121,16 @@ pub fn run() -> ExitCode {
             let (config, request) = eab.into_request();
             carry_out(&config, request, print)
         }
+        Some(Command::Backup(backup)) => operate(
+            &backup.config,
+            |config| app::backup::backup(config, backup.file),
+            print,
+        ),
+        Some(Command::Restore(restore)) => operate(
+            &restore.config,
+            |config| app::backup::restore(config, restore.file),
+            print,
+        ),
         Some(Command::Import(import)) => {
             let (config, import) = import.into_parts();
             operate(&config, |config| app::import::step_ca(config, import), print)

@@ -2,10 +2,8 @@
 //!
 //! No label ever holds a name, a serial number or an account: the number of series does not grow with certificates.
 
+pub mod health;
 pub mod upstream;
-
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -14,6 +12,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::metrics::health::Health;
 use crate::metrics::upstream::UpstreamMetrics;
 
 const DAY: f64 = 86_400.0;
@@ -66,6 +65,16 @@ pub struct Metrics {
     pub store_syncs: IntCounter,
     /// `acme_proxy_store_bytes`: Bytes of the store on disk.
     pub store_bytes: IntGauge,
+    /// `acme_proxy_store_free_bytes`: Free bytes of the store's file system.
+    pub store_free_bytes: IntGauge,
+    /// `acme_proxy_certificates_valid`: Sets of names whose latest certificate has not expired.
+    pub certificates_valid: IntGauge,
+    /// `acme_proxy_certificates_expiring`: Sets of names whose latest certificate expires within so many days. Label: `days`.
+    pub certificates_expiring: IntGaugeVec,
+    /// `acme_proxy_certificates_expired`: Sets of names whose latest certificate has expired in the last 30 days.
+    pub certificates_expired: IntGauge,
+    /// `acme_proxy_ready`: Whether clients can be served: what /readyz says.
+    ready: IntGauge,
     /// `acme_proxy_own_certificate_expiry_timestamp_seconds`: When the daemon's own certificate expires, Unix time; 0 while there is none.
     pub own_certificate_expiry: IntGauge,
     /// `acme_proxy_own_certificate_days_left`: Days until the daemon's own certificate expires; 0 while there is none.
@@ -81,6 +90,12 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
+        let build = IntGaugeVec::new(
+            Opts::new("acme_proxy_build_info", "1, with the version of the program."),
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
         let metrics = Self {
             health: Health::default(),
             certificates_issued: IntCounterVec::new(
@@ -205,6 +220,29 @@ impl Metrics {
                 "acme_proxy_store_bytes",
                 "Bytes of the store on disk.",
             ))?,
+            store_free_bytes: IntGauge::with_opts(Opts::new(
+                "acme_proxy_store_free_bytes",
+                "Free bytes of the store's file system.",
+            ))?,
+            certificates_valid: IntGauge::with_opts(Opts::new(
+                "acme_proxy_certificates_valid",
+                "Sets of names whose latest certificate has not expired.",
+            ))?,
+            certificates_expiring: IntGaugeVec::new(
+                Opts::new(
+                    "acme_proxy_certificates_expiring",
+                    "Sets of names whose latest certificate expires within so many days.",
+                ),
+                &["days"],
+            )?,
+            certificates_expired: IntGauge::with_opts(Opts::new(
+                "acme_proxy_certificates_expired",
+                "Sets of names whose latest certificate has expired in the last 30 days.",
+            ))?,
+            ready: IntGauge::with_opts(Opts::new(
+                "acme_proxy_ready",
+                "Whether clients can be served: what /readyz says.",
+            ))?,
             own_certificate_expiry: IntGauge::with_opts(Opts::new(
                 "acme_proxy_own_certificate_expiry_timestamp_seconds",
                 "When the daemon's own certificate expires, Unix time; 0 while there is none.",
@@ -225,7 +263,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn Collector>; 22] = [
+        let collectors: [Box<dyn Collector>; 27] = [
             Box::new(self.certificates_issued.clone()),
             Box::new(self.certificates_revoked.clone()),
             Box::new(self.certificate_request_duration.clone()),
@@ -246,6 +284,11 @@ impl Metrics {
             Box::new(self.store_commits.clone()),
             Box::new(self.store_syncs.clone()),
             Box::new(self.store_bytes.clone()),
+            Box::new(self.store_free_bytes.clone()),
+            Box::new(self.certificates_valid.clone()),
+            Box::new(self.certificates_expiring.clone()),
+            Box::new(self.certificates_expired.clone()),
+            Box::new(self.ready.clone()),
             Box::new(self.own_certificate_expiry.clone()),
             Box::new(self.own_certificate_days_left.clone()),
         ];
@@ -261,6 +304,7 @@ impl Metrics {
     ///
     /// The library's own, if the page can not be written.
     pub fn page(&self) -> Result<String, prometheus::Error> {
+        self.ready.set(i64::from(self.health.ready().0));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
@@ -268,40 +312,6 @@ impl Metrics {
 /// Raises a counter to a total that is counted elsewhere.
 pub fn raise_to(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
-}
-
-/// What the audit log is called in the state of health.
-pub const AUDIT_LOG: &str = "audit log";
-
-/// The parts of the daemon that must work for it to be healthy, and what is wrong with those that do not.
-#[derive(Debug, Default)]
-pub struct Health {
-    missing: Mutex<BTreeMap<String, String>>,
-}
-
-impl Health {
-    /// Reports a part: `Ok` if it works, otherwise what is missing, in words for the operator.
-    pub fn report(&self, part: &str, state: Result<(), String>) {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        match state {
-            Ok(()) => missing.remove(part),
-            Err(what) => missing.insert(part.to_owned(), what),
-        };
-    }
-
-    /// Whether the part is missing.
-    pub fn lacks(&self, part: &str) -> bool {
-        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.contains_key(part)
-    }
-
-    /// What is missing, by part. Empty if all is well.
-    pub fn missing(&self) -> BTreeMap<String, String> {
-        self.missing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
 }
 
 #[cfg(test)]
@@ -342,17 +352,5 @@ mod tests {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
         assert!(page.contains("\nprocess_open_fds "));
-    }
-
-    #[test]
-    fn a_part_is_missing_until_it_is_reported_to_work() {
-        let health = Health::default();
-        health.report("store", Err("the disk is full".to_owned()));
-        assert_eq!(
-            health.missing().get("store").map(String::as_str),
-            Some("the disk is full")
-        );
-        health.report("store", Ok(()));
-        assert!(health.missing().is_empty());
     }
 }

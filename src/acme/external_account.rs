@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -129,7 +130,7 @@ impl<'de> Deserialize<'de> for MacKey {
     }
 }
 
-/// The names that the accounts of a key may order, as patterns of the policy's. The default limits nothing.
+/// What the accounts of a key may order, as patterns and networks of the policy's. The default limits nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameLimits {
     /// A name must match one of these, if there are any.
@@ -138,6 +139,15 @@ pub struct NameLimits {
     pub deny: Vec<String>,
     /// Whether wildcards may be ordered although there are patterns.
     pub wildcards: bool,
+    /// Clients must call from one of these networks, if there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
+    /// How many days a certificate may be valid at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub days: Option<u32>,
+    /// How many orders a name may have, and within which time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orders: Option<(u32, Duration)>,
 }
 
 /// What a key is good for.
@@ -293,6 +303,26 @@ mod tests {
             let error = serde_json::from_str::<MacKey>(wrong).unwrap_err().to_string();
             assert!(!error.contains("hunter2") && !error.contains("aHVud"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_was_written_of_a_key_before_there_were_limits_reads_back_without() {
+        let before = r#"{"allow":["a.example.com"],"deny":[],"wildcards":false}"#;
+        let limits: NameLimits = serde_json::from_str(before).unwrap();
+        let expected = NameLimits {
+            allow: vec!["a.example.com".to_owned()],
+            ..NameLimits::default()
+        };
+        assert_eq!(limits, expected);
+        assert_eq!(serde_json::to_string(&limits).unwrap(), before);
+        let limits = NameLimits {
+            from: vec!["10.0.0.0/8".to_owned()],
+            days: Some(30),
+            orders: Some((5, Duration::from_secs(3600))),
+            ..expected
+        };
+        let written = serde_json::to_string(&limits).unwrap();
+        assert_eq!(serde_json::from_str::<NameLimits>(&written).unwrap(), limits);
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub use chain::verify;
 use crate::app::audit::chain::{Link, MAX_LINE};
 use crate::app::log::{self, Fields};
 use crate::clock::Clock;
-use crate::metrics::{AUDIT_LOG, Metrics};
+use crate::metrics::Metrics;
+use crate::metrics::health::AUDIT_LOG;
 use crate::store::Store;
 use crate::store::audited::Audited;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use crate::app::audit;
 use crate::app::upstreams::WithoutDaemon;
@@ -84,6 +85,9 @@ impl Operator {
         let mut attempt = 0;
         loop {
             if let Some((ra, accounts)) = &self.here {
+                if let Some(why) = request.needs_daemon() {
+                    bail!("{why}");
+                }
                 return Ok(control::answer(ra, accounts, request).await);
             }
             let asked = control::ask(&path, &request).await;
@@ -95,26 +99,57 @@ impl Operator {
             if let Some(why) = request.needs_daemon() {
                 bail!("{why}");
             }
-            check_owner(&path)?;
-            let settings = self.config.store.clone();
-            match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
-                Ok(store) => {
-                    let file = self.config.audit.as_deref();
-                    let store = audit::audited(Arc::new(store), file, &Clock::system())?;
-                    let policy = Policy::new(self.config.policy.clone());
-                    let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
-                    let accounts = WithoutDaemon {
-                        configured: self.config.upstreams.clone(),
-                        store,
-                    };
-                    self.here = Some((ra, accounts));
-                    continue;
-                }
-                Err(StoreError::InUse { .. }) if attempt < ATTEMPTS => attempt += 1,
-                Err(error) => return Err(error.into()),
-            }
-            tokio::time::sleep(PAUSE).await;
+            self.open(&mut attempt).await?;
         }
+    }
+
+    /// Writes a backup of the store.
+    ///
+    /// # Errors
+    ///
+    /// Why not, in one sentence.
+    pub(crate) async fn backup_into(&mut self, out: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
+        let path = self.config.store.path.clone();
+        let mut attempt = 0;
+        loop {
+            if let Some((ra, _)) = &self.here {
+                let mut backup = ra.backup();
+                while let Some(lines) = backup.next().await? {
+                    out.write_all(&lines).await?;
+                }
+                return Ok(());
+            }
+            let by_daemon = control::backup_into(&path, out).await;
+            if by_daemon.with_context(|| format!("the backup of the store {} broke off", path.display()))? {
+                return Ok(());
+            }
+            self.open(&mut attempt).await?;
+        }
+    }
+
+    /// Opens the store, or waits a moment for the daemon that has it.
+    async fn open(&mut self, attempt: &mut u32) -> anyhow::Result<()> {
+        check_owner(&self.config.store.path)?;
+        let settings = self.config.store.clone();
+        match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
+            Ok(store) => {
+                let file = self.config.audit.as_deref();
+                let store = audit::audited(Arc::new(store), file, &Clock::system())?;
+                let policy = Policy::new(self.config.policy.clone());
+                let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
+                let accounts = WithoutDaemon {
+                    configured: self.config.upstreams.clone(),
+                    store,
+                };
+                self.here = Some((ra, accounts));
+            }
+            Err(StoreError::InUse { .. }) if *attempt < ATTEMPTS => {
+                *attempt += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 }
 

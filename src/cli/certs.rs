@@ -42,7 +42,6 @@ Examples:
   acme-proxy certs revoke 0123456789abcdef0123456789abcdef --yes /etc/acme-proxy/ca.json
   acme-proxy certs revoke 89abcdef0123456789abcdef01234567 --reason keyCompromise --yes /etc/acme-proxy/ca.json";
 
-/// Looks through the certificates, and revokes them
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Certs {

@@ -11,8 +11,15 @@ use crate::cli::serve::Network;
 use crate::cli::{EXIT_FAILURE, fail};
 use crate::config::Config;
 
+const EXAMPLES: &str = "\
+Examples:
+  acme-proxy check /etc/acme-proxy/ca.json
+  acme-proxy check --deep /etc/acme-proxy/ca.json
+  acme-proxy check --deep --json /etc/acme-proxy/ca.json";
+
 /// What can be said to the check.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Check {
     /// The configuration
     config: PathBuf,

@@ -7,7 +7,28 @@ use clap::{Args, Subcommand};
 use crate::app::control::{NewKey, Request};
 use crate::config::GoDuration;
 
+const EXAMPLES: &str = "\
+Examples:
+  acme-proxy eab add --kid web-team --allow '*.web.example.com' /etc/acme-proxy/ca.json
+  acme-proxy eab list /etc/acme-proxy/ca.json
+  acme-proxy eab revoke web-team /etc/acme-proxy/ca.json";
+
+const ADD_EXAMPLES: &str = "\
+Examples:
+  acme-proxy eab add /etc/acme-proxy/ca.json
+  acme-proxy eab add --one-time --expires 72h /etc/acme-proxy/ca.json
+  acme-proxy eab add --kid web-team --allow '*.web.example.com' /etc/acme-proxy/ca.json";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  acme-proxy eab list /etc/acme-proxy/ca.json";
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  acme-proxy eab revoke web-team /etc/acme-proxy/ca.json";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Eab {
     #[command(subcommand)]
     command: Command,
@@ -24,6 +45,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(after_help = ADD_EXAMPLES)]
 struct Add {
     /// The key's id [default: a random one]
     #[arg(long)]
@@ -40,6 +62,18 @@ struct Add {
     /// Its accounts may order wildcards although --allow or --deny is given
     #[arg(long)]
     wildcards: bool,
+    /// Its clients must call from such a network; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    from: Vec<String>,
+    /// Its accounts' certificates may be valid for so many days
+    #[arg(long, value_name = "DAYS")]
+    days: Option<u32>,
+    /// A name that its accounts order may have so many orders --within a time
+    #[arg(long, value_name = "NUMBER", requires = "within")]
+    orders: Option<u32>,
+    /// The time for --orders, e.g. 168h
+    #[arg(long, value_name = "DURATION", requires = "orders")]
+    within: Option<GoDuration>,
     /// The upstream of its accounts' orders, whatever their names [default: chosen by provisioner and names]
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
@@ -54,12 +88,14 @@ struct Add {
 }
 
 #[derive(Args)]
+#[command(after_help = LIST_EXAMPLES)]
 struct List {
     /// The configuration
     config: PathBuf,
 }
 
 #[derive(Args)]
+#[command(after_help = REVOKE_EXAMPLES)]
 struct Revoke {
     /// The key's id
     kid: String,
@@ -83,6 +119,12 @@ impl Eab {
                     allow: add.allow,
                     deny: add.deny,
                     wildcards: add.wildcards,
+                    from: add.from,
+                    days: add.days,
+                    orders: add
+                        .orders
+                        .zip(add.within)
+                        .map(|(orders, GoDuration(within))| (orders, within)),
                     upstream: add.upstream,
                     lifetime,
                 };

@@ -11,7 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   acme-proxy policy explain www.example.com /etc/acme-proxy/ca.json
   acme-proxy policy explain '*.example.com' --from 10.1.2.3 /etc/acme-proxy/ca.json
-  acme-proxy policy explain www.example.com --account 0123456789abcdef0123456789abcdef /etc/acme-proxy/ca.json
+  acme-proxy policy explain www.example.com --account fedcba9876543210fedcba9876543210 /etc/acme-proxy/ca.json
 
 Exit codes: 0 an order would be taken, 3 it would be refused, 1 wrong flags or unreadable configuration, 2 anything else.";
 

@@ -20,6 +20,30 @@ Examples:
   acme-proxy upstream import ~/.lego/accounts/ca.example/me@example.com /etc/acme-proxy/ca.json
   acme-proxy upstream register --again --upstream spare /etc/acme-proxy/ca.json";
 
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  acme-proxy upstream show /etc/acme-proxy/ca.json
+  acme-proxy upstream show --upstream default /etc/acme-proxy/ca.json";
+
+const REGISTER_EXAMPLES: &str = "\
+Examples:
+  acme-proxy upstream register /etc/acme-proxy/ca.json
+  acme-proxy upstream register --again --upstream spare /etc/acme-proxy/ca.json";
+
+const ROTATE_KEY_EXAMPLES: &str = "\
+Examples:
+  acme-proxy upstream rotate-key /etc/acme-proxy/ca.json";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  acme-proxy upstream export account.json /etc/acme-proxy/ca.json
+  acme-proxy upstream export - /etc/acme-proxy/ca.json";
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  acme-proxy upstream import account.json /etc/acme-proxy/ca.json
+  acme-proxy upstream import ~/.lego/accounts/ca.example/me@example.com /etc/acme-proxy/ca.json";
+
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Upstream {
@@ -42,6 +66,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(after_help = SHOW_EXAMPLES)]
 struct Show {
     /// The configuration
     config: PathBuf,
@@ -51,6 +76,7 @@ struct Show {
 }
 
 #[derive(Args)]
+#[command(after_help = REGISTER_EXAMPLES)]
 struct Register {
     /// The configuration
     config: PathBuf,
@@ -62,6 +88,7 @@ struct Register {
 }
 
 #[derive(Args)]
+#[command(after_help = ROTATE_KEY_EXAMPLES)]
 struct RotateKey {
     /// The configuration
     config: PathBuf,
@@ -70,6 +97,7 @@ struct RotateKey {
 }
 
 #[derive(Args)]
+#[command(after_help = EXPORT_EXAMPLES)]
 struct Export {
     /// A file that does not exist yet, or - for the standard output
     file: PathBuf,
@@ -80,6 +108,7 @@ struct Export {
 }
 
 #[derive(Args)]
+#[command(after_help = IMPORT_EXAMPLES)]
 struct Import {
     /// What export has written, or the account's directory of certbot, lego or acme.sh
     file: PathBuf,

@@ -171,15 +171,21 @@ impl TryFrom<&NameLimits> for NameRules {
 fn sorted(texts: &[String]) -> Result<(Vec<NamePattern>, Vec<IpNet>), InvalidLimit> {
     let (mut patterns, mut networks) = (Vec::new(), Vec::new());
     for text in texts {
-        let address = text.parse::<IpAddr>().map(IpNet::from);
         // Addresses first: the text of an IPv4 address would be a name, too.
-        match (address.or_else(|_| text.parse()), text.parse()) {
-            (Ok(network), _) if network == network.trunc() => networks.push(network),
-            (Err(_), Ok(pattern)) => patterns.push(pattern),
-            (Ok(_), _) | (Err(_), Err(_)) => return Err(InvalidLimit(text.clone())),
+        match (network(text), text.parse()) {
+            (Some(Some(network)), _) => networks.push(network),
+            (None, Ok(pattern)) => patterns.push(pattern),
+            (Some(None), _) | (None, Err(_)) => return Err(InvalidLimit(text.clone())),
         }
     }
     Ok((patterns, networks))
+}
+
+/// The network or single address that the text is, if it is one: none that can be used if it has bits beyond its prefix.
+pub(crate) fn network(text: &str) -> Option<Option<IpNet>> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let network = address.or_else(|_| text.parse::<IpNet>()).ok()?;
+    Some(Some(network).filter(|network| *network == network.trunc()))
 }
 
 /// The text is no pattern for names and no network.
@@ -188,7 +194,7 @@ fn sorted(texts: &[String]) -> Result<(Vec<NamePattern>, Vec<IpNet>), InvalidLim
     "{0:?} stands for no names; write one name (host.example.com), *.example.com for all names one label below, or an \
      address or network (10.0.0.0/8)"
 )]
-pub struct InvalidLimit(String);
+pub struct InvalidLimit(pub(crate) String);
 
 pub(crate) fn listed<T: fmt::Display>(patterns: &[T]) -> String {
     let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();
@@ -413,6 +419,7 @@ mod tests {
                 allow: texts(allow),
                 deny: texts(deny),
                 wildcards,
+                ..NameLimits::default()
             })
         };
         assert_eq!(rules(&[], &[], false), Ok(NameRules::default()));

@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::acme::external_account::KeyId;
+use crate::acme::external_account::NameLimits;
 use crate::acme::identifier::Identifier;
 use crate::acme::problem::Problem;
 use crate::acme::problem::cleaned;
 use crate::policy::clients::ClientRules;
 use crate::policy::decision::Decision;
+use crate::policy::names::InvalidLimit;
 use crate::policy::names::NameRules;
+use crate::policy::names::network;
 use crate::policy::per_name::NameLimit;
 use crate::policy::per_name::Quota;
 
@@ -30,6 +34,33 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The rules of an external account key of the store.
+    ///
+    /// # Errors
+    ///
+    /// What is no pattern or no network.
+    pub fn of_key(kid: &KeyId, limits: &NameLimits) -> Result<Self, InvalidLimit> {
+        let from = limits.from.iter().map(|text| {
+            let invalid = || InvalidLimit(text.clone());
+            network(text).flatten().ok_or_else(invalid)
+        });
+        let quota = limits.orders.map(|(orders, within)| Quota { orders, within });
+        let each = NameLimit {
+            days: limits.days,
+            quota,
+            ..NameLimit::default()
+        };
+        Ok(Self {
+            prefix: format!("external account key {kid}: "),
+            names: limits.try_into()?,
+            clients: ClientRules {
+                allow: from.collect::<Result<_, _>>()?,
+                deny: Vec::new(),
+            },
+            per_name: Vec::from_iter((each != NameLimit::default()).then_some(each)),
+        })
+    }
+
     /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
         let Self {
@@ -203,5 +234,115 @@ impl<'a> Levels<'a> {
         let placed =
             |(place, limit): (String, &NameLimit)| limit.quota.map(|quota| PlacedQuota { quota, place });
         limits.filter_map(placed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(prefix: &str, denied: &[&str], per_name: Vec<NameLimit>) -> Rules {
+        Rules {
+            prefix: prefix.to_owned(),
+            names: NameRules {
+                deny: denied.iter().map(|text| text.parse().unwrap()).collect(),
+                ..NameRules::default()
+            },
+            clients: ClientRules::default(),
+            per_name,
+        }
+    }
+
+    fn limit(names: &[&str], days: Option<u32>, orders: Option<u32>) -> NameLimit {
+        NameLimit {
+            names: names.iter().map(|text| text.parse().unwrap()).collect(),
+            networks: Vec::new(),
+            days,
+            quota: orders.map(|orders| Quota {
+                orders,
+                within: Duration::from_hours(1),
+            }),
+        }
+    }
+
+    fn dns(name: &str) -> Identifier {
+        Identifier::dns(name).unwrap()
+    }
+
+    #[test]
+    fn c413_the_first_level_that_refuses_a_name_says_so_with_its_rule() {
+        let general = level("authority.policy.", &["a.example.com"], Vec::new());
+        let provisioner = level("p.", &["b.example.com", "a.example.com"], Vec::new());
+        let key = level("key: ", &["c.example.com", "b.example.com"], Vec::new());
+        let levels = Levels::new(&general, &provisioner, Some(&key));
+        for (name, told) in [
+            (
+                "a.example.com",
+                Some("the policy of this server denies this identifier (authority.policy.x509.deny.dns[0])"),
+            ),
+            (
+                "b.example.com",
+                Some("the policy of this server denies this identifier (p.x509.deny.dns[0])"),
+            ),
+            (
+                "c.example.com",
+                Some("the external account key of this account is not for this name (key: x509.deny.dns[0])"),
+            ),
+            ("d.example.com", None),
+        ] {
+            assert_eq!(levels.refusal(&dns(name)).as_deref(), told, "{name}");
+        }
+        let places: Vec<&str> = levels.all().map(Rules::place).collect();
+        assert_eq!(places, ["authority.policy", "p", "key"]);
+    }
+
+    #[test]
+    fn h10_the_shortest_days_of_all_names_and_levels_count_also_for_a_wildcard_that_covers_one() {
+        let general = level("g.", &[], vec![limit(&[], Some(90), None)]);
+        let provisioner = level("p.", &[], vec![limit(&["a.example.com"], Some(7), Some(1))]);
+        let levels = Levels::new(&general, &provisioner, None);
+        let longest = |names: &[&str]| {
+            let names: Vec<Identifier> = names.iter().map(|name| dns(name)).collect();
+            let longest = levels.longest(&names).unwrap();
+            (longest.days, longest.place)
+        };
+        assert_eq!(longest(&["b.example.com"]), (90, "g.per_name[0]".to_owned()));
+        assert_eq!(longest(&["*.other.example"]), (90, "g.per_name[0]".to_owned()));
+        for names in [
+            &["a.example.com"][..],
+            &["b.example.com", "a.example.com"],
+            &["*.example.com"],
+        ] {
+            assert_eq!(longest(names), (7, "p.per_name[0]".to_owned()), "{names:?}");
+        }
+        assert_eq!(levels.quotas(&dns("*.example.com")).len(), 1);
+        assert!(levels.quotas(&dns("b.example.com")).is_empty());
+        assert!(levels.quotas(&Identifier::ip("10.0.0.1").unwrap()).is_empty());
+        let none = Rules::default();
+        assert_eq!(
+            Levels::new(&none, &none, None).longest(&[dns("a.example.com")]),
+            None
+        );
+    }
+
+    #[test]
+    fn h10_what_is_asked_for_is_measured_from_its_beginning_to_the_second() {
+        let rules = level("p.", &[], vec![limit(&[], Some(1), None)]);
+        let none = Rules::default();
+        let levels = Levels::new(&none, &rules, None);
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let names = [dns("a.example.com")];
+        let asked = |from: Option<i64>, to: Option<i64>| {
+            let (from, to) = (from.map(at), to.map(at));
+            levels
+                .validity(&names, from, to, at(1000))
+                .map_err(|problem| problem.kind)
+        };
+        assert_eq!(asked(None, None), Ok(Some(1)));
+        assert_eq!(asked(None, Some(1000 + 86_400)), Ok(Some(1)));
+        assert_eq!(asked(Some(5000), Some(5000 + 86_400)), Ok(Some(1)));
+        let too_long = Err(crate::acme::problem::ProblemType::Malformed);
+        assert_eq!(asked(None, Some(1000 + 86_401)), too_long);
+        assert_eq!(asked(Some(999), Some(1000 + 86_400)), too_long);
     }
 }

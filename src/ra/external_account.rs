@@ -15,7 +15,7 @@ use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::upstream::UpstreamName;
 use crate::jose::eab::{BadBinding, Unverified};
 use crate::policy::Provisioner;
-use crate::policy::names::NameRules;
+use crate::policy::per_name::LONGEST_COUNT;
 use crate::policy::rules::Rules;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
@@ -35,6 +35,15 @@ pub struct NewKey {
     pub deny: Vec<String>,
     /// Whether they may order wildcards although one of the lists has an entry.
     pub wildcards: bool,
+    /// The only networks that its clients may call from, if there are any.
+    #[serde(default)]
+    pub from: Vec<String>,
+    /// How many days their certificates may be valid.
+    #[serde(default)]
+    pub days: Option<u32>,
+    /// How many orders a name may have, and within which time.
+    #[serde(default)]
+    pub orders: Option<(u32, Duration)>,
     /// The upstream of their orders, whatever the names.
     #[serde(default)]
     pub upstream: Option<String>,
@@ -206,8 +215,23 @@ impl RegistrationAuthority {
             allow: new.allow,
             deny: new.deny,
             wildcards: new.wildcards,
+            from: new.from,
+            days: new.days,
+            orders: new.orders,
         };
-        NameRules::try_from(&names).map_err(|error| KeyError::Refused(error.to_string()))?;
+        Rules::of_key(&kid, &names).map_err(|error| KeyError::Refused(error.to_string()))?;
+        if names.days == Some(0) || names.orders.is_some_and(|(orders, _)| orders == 0) {
+            let text = "0 days or orders would refuse every name; write 1 or more";
+            return Err(KeyError::Refused(text.to_owned()));
+        }
+        let minute = Duration::from_secs(60);
+        if names
+            .orders
+            .is_some_and(|(_, within)| within > LONGEST_COUNT || within < minute)
+        {
+            let text = "orders are counted within a minute at least and 720h at most";
+            return Err(KeyError::Refused(text.to_owned()));
+        }
         let upstream = new.upstream.map(|text| self.upstream_named(&text)).transpose()?;
         let now = self.clock.now();
         let expires = new.lifetime.map(|lifetime| {
@@ -422,16 +446,11 @@ fn configured(provisioner: &Provisioner, kid: &KeyId) -> Option<Known> {
 }
 
 fn rules_of(key: &ExternalAccountKey) -> Result<Rules, StoreError> {
-    let names = NameRules::try_from(&key.terms().names).map_err(|_| {
+    Rules::of_key(key.kid(), &key.terms().names).map_err(|_| {
         StoreError::Corrupt(format!(
             "the names of external account key {} can not be read",
             key.kid()
         ))
-    })?;
-    Ok(Rules {
-        prefix: format!("external account key {}: ", key.kid()),
-        names,
-        ..Rules::default()
     })
 }
 

@@ -36,14 +36,7 @@ impl RegistrationAuthority {
             return Ok(Imported::Now);
         }
         match self.store.create_account(account).await {
-            Ok(Registration::Created) => {
-                tracing::info!(
-                    audit = true, account.id = %account.id(), account.name = %account.name(),
-                    account.status = %account.status(), account.key = account.key().thumbprint(),
-                    provisioner = account.provisioner(), "account imported"
-                );
-                Ok(Imported::Now)
-            }
+            Ok(Registration::Created) => Ok(Imported::Now),
             // Somebody was faster.
             Ok(Registration::Exists(_) | Registration::KeyUsed) | Err(StoreError::Conflict) => {
                 self.in_the_way(account).await?.ok_or(StoreError::Conflict)

@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod authorization;
+pub mod backup;
 pub mod certificate;
 pub mod external_account;
 pub mod import;
@@ -66,9 +67,10 @@ impl From<StoreError> for Refusal {
             StoreError::Conflict | StoreError::LeaseLost => {
                 ("the object changed while it was worked on; try again", 1)
             }
-            StoreError::InUse { .. } | StoreError::Corrupt(_) | StoreError::Failed(_) => {
-                ("the server met an internal error; try again later", 60)
-            }
+            StoreError::InUse { .. }
+            | StoreError::Corrupt(_)
+            | StoreError::Overtaken
+            | StoreError::Failed(_) => ("the server met an internal error; try again later", 60),
         };
         Self::Later {
             problem: Problem::new(ProblemType::ServerInternal, detail).with_status(503),
@@ -84,6 +86,7 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: Arc<RateLimits>,
+    /// Held while the orders of a name are counted and one more is stored.
     counting: Arc<tokio::sync::Mutex<()>>,
     own_keys: Option<Arc<dyn OwnKeys>>,
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::acme::account::Account;
 use crate::acme::challenge::ChallengeType;
 use crate::acme::external_account::{Binding, KeyId};
-use crate::acme::id::AccountId;
+use crate::acme::id::{AccountId, AccountName};
 use crate::acme::identifier::Identifier;
 use crate::acme::order::{Order, after};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType, cleaned};
@@ -290,8 +290,8 @@ impl RegistrationAuthority {
 
     async fn account_named(&self, text: &str) -> Result<Versioned<Account>, KeyError> {
         let id = text.rsplit('/').next().unwrap_or(text);
-        let account = match id.parse::<AccountId>() {
-            Ok(id) => self.store.account(id).await?,
+        let account = match id.parse::<AccountName>() {
+            Ok(name) => self.store.account(name.id()).await?,
             Err(_) => None,
         };
         account.ok_or_else(|| KeyError::Refused(format!("there is no account {text:?}")))

@@ -13,6 +13,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::metrics::Metrics;
+use crate::metrics::health::Checks;
 use crate::server::respond::{self, Rejection};
 
 #[derive(Serialize)]
@@ -20,6 +21,12 @@ struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     missing: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Checked {
+    status: &'static str,
+    checks: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -31,7 +38,9 @@ struct Version {
 pub(crate) fn metrics_routes(metrics: Arc<Metrics>) -> Router {
     let routes = Router::new()
         .route("/metrics", get(page))
-        .route("/health", get(health_of));
+        .route("/health", get(health_of))
+        .route("/livez", get(alive))
+        .route("/readyz", get(ready));
     routes.with_state(metrics)
 }
 
@@ -50,6 +59,31 @@ pub(crate) async fn version() -> Result<Response, Rejection> {
 
 async fn health_of(State(metrics): State<Arc<Metrics>>) -> Result<Response, Rejection> {
     health(&metrics)
+}
+
+/// GET livez: whether the process is of any use. If not, a restart helps.
+async fn alive(State(metrics): State<Arc<Metrics>>) -> Result<Response, Rejection> {
+    checks(metrics.health.alive())
+}
+
+/// GET readyz: whether clients can be served.
+async fn ready(State(metrics): State<Arc<Metrics>>) -> Result<Response, Rejection> {
+    checks(metrics.health.ready())
+}
+
+/// 200 or 503, with each check and what is wrong with it.
+fn checks((good, checks): (bool, Checks)) -> Result<Response, Rejection> {
+    let (status, word) = match good {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+    };
+    let said = |state: Result<(), String>| state.err().unwrap_or_else(|| "ok".to_owned());
+    let checks = checks.into_iter().map(|(part, state)| (part, said(state)));
+    let answer = Checked {
+        status: word,
+        checks: checks.collect(),
+    };
+    respond::json(status, [], &answer)
 }
 
 async fn page(State(metrics): State<Arc<Metrics>>) -> Response {

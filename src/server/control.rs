@@ -5,6 +5,7 @@
 //! opens the store itself and calls [`answer`].
 
 pub mod accounts;
+mod backup;
 pub mod certs;
 mod eab;
 mod import;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -52,6 +53,9 @@ const DEADLINE: Duration = Duration::from_secs(300);
 /// How long the command line waits for its answer.
 const PATIENCE: Duration = Duration::from_secs(310);
 
+/// How much of a backup is read at a time, in bytes.
+const PIECE: usize = 64 * 1024;
+
 /// How long to wait after the system could not give us a connection.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -76,6 +80,8 @@ pub enum Request {
         /// Whether it is only to be seen what would be done.
         dry_run: bool,
     },
+    /// A backup. The answer to this one is the backup itself, over a connection of its own ([`backup_into`]).
+    Backup,
     /// What the policy says.
     ExplainPolicy(Question),
     /// Something about our accounts at the CAs.
@@ -169,6 +175,7 @@ pub async fn answer(
         Request::ListKeys => eab::list(ra).await,
         Request::RevokeKey { kid, provisioner } => eab::revoke(ra, &kid, provisioner.as_deref()).await,
         Request::ImportAccounts { accounts, dry_run } => import::accounts(ra, &accounts, dry_run).await,
+        Request::Backup => Err(KeyError::Refused("a backup is no text".to_owned())),
         Request::ExplainPolicy(question) => match policy::explain(ra, question).await {
             Ok((true, text)) => Ok(text),
             Ok((false, text)) => return Answer::No(text),
@@ -233,12 +240,8 @@ impl ControlSocket {
                 Ok((stream, _)) => {
                     let (server, upstreams) = (server.clone(), Arc::clone(&upstreams));
                     connections.spawn(async move {
-                        match timeout(DEADLINE, serve_one(stream, &server, upstreams.as_ref())).await {
-                            Ok(Ok(())) => {}
-                            Ok(Err(error)) => {
-                                tracing::warn!(%error, "a request on the control socket broke off");
-                            }
-                            Err(_) => tracing::warn!("a request on the control socket took too long"),
+                        if let Err(error) = serve_one(stream, &server, upstreams.as_ref()).await {
+                            tracing::warn!(%error, "a request on the control socket broke off");
                         }
                     });
                 }
@@ -267,8 +270,14 @@ async fn serve_one(
     let mut bytes = Vec::new();
     let mut request = (&mut stream).take(MAX_REQUEST);
     timeout(READ, request.read_to_end(&mut bytes)).await??;
+    let shared = server.shared();
     let answer = match serde_json::from_slice(&bytes) {
-        Ok(request) => answer(&server.shared().ra, upstreams, request).await,
+        // It takes as long as it takes.
+        Ok(Request::Backup) => {
+            backup::stream(&shared.ra, &mut stream).await?;
+            return stream.shutdown().await;
+        }
+        Ok(request) => timeout(DEADLINE, answer(&shared.ra, upstreams, request)).await?,
         Err(_) => {
             Answer::Refused("the daemon is of another version, and does not know this command".to_owned())
         }
@@ -283,18 +292,8 @@ async fn serve_one(
 ///
 /// The system's, or that the daemon answers what nobody understands.
 pub async fn ask(store: &Path, request: &Request) -> io::Result<Option<Answer>> {
-    let mut stream = match UnixStream::connect(store.join(SOCKET)).await {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                // The last one: the path is too long for a socket, also for the daemon's.
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidInput
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
+    let Some(mut stream) = connect(store).await? else {
+        return Ok(None);
     };
     let exchange = async {
         stream.write_all(&serde_json::to_vec(request)?).await?;
@@ -304,4 +303,41 @@ pub async fn ask(store: &Path, request: &Request) -> io::Result<Option<Answer>> 
         Ok(serde_json::from_slice(&bytes)?)
     };
     timeout(PATIENCE, exchange).await?.map(Some)
+}
+
+/// Has the daemon that has this store open write a backup; false if there is none.
+///
+/// # Errors
+///
+/// The system's.
+pub async fn backup_into(store: &Path, out: &mut (impl AsyncWrite + Unpin)) -> io::Result<bool> {
+    let Some(mut stream) = connect(store).await? else {
+        return Ok(false);
+    };
+    stream.write_all(&serde_json::to_vec(&Request::Backup)?).await?;
+    stream.shutdown().await?;
+    let mut bytes = vec![0; PIECE];
+    loop {
+        let count = timeout(PATIENCE, stream.read(&mut bytes)).await??;
+        match bytes.get(..count) {
+            None | Some([]) => return Ok(true),
+            Some(piece) => out.write_all(piece).await?,
+        }
+    }
+}
+
+async fn connect(store: &Path) -> io::Result<Option<UnixStream>> {
+    match UnixStream::connect(store.join(SOCKET)).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                // The last one: the path is too long for a socket, also for the daemon's.
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -119,7 +119,7 @@ impl Listener {
     }
 }
 
-/// Serves `/metrics` and `/health` over plain HTTP until told to stop.
+/// Serves `/metrics`, `/health`, `/livez` and `/readyz` over plain HTTP until told to stop.
 pub async fn serve_metrics(listener: Listener, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
     let routes = admin::metrics_routes(metrics);
     let places = Places::new(at_most(METRICS_CONNECTIONS));

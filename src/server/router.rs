@@ -18,7 +18,8 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::acme::problem::{Problem, ProblemType};
-use crate::metrics::{AUDIT_LOG, Metrics};
+use crate::metrics::Metrics;
+use crate::metrics::health::AUDIT_LOG;
 use crate::server::Shared;
 use crate::server::access_log::{REQUEST_ID, RequestId, Seen, record};
 use crate::server::link::Links;

@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use crate::acme::account::{Account, AccountStatus};
 use crate::acme::certificate::{Der, Fingerprint};
 use crate::acme::external_account::{ExternalAccountKey, KeyId};
-use crate::acme::id::{AccountId, OrderId};
+use crate::acme::id::{AccountId, AccountName, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::history::{Step, StepKind};
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
-use crate::store::{Census, Lease, Registration, Settlement, Store, StoreError, Versioned};
+use crate::store::{Census, Lease, Registration, Settlement, Snapshot, Store, StoreError, Versioned};
 
 /// Where the events are found that are for the audit log alone.
 pub const TARGET: &str = "acme_proxy::audit";
@@ -110,11 +110,17 @@ impl Store for Audited {
     async fn create_account(&self, account: &Account) -> Result<Registration, StoreError> {
         let registration = self.inner.create_account(account).await?;
         if let Registration::Created = registration {
+            let (id, provisioner, key) = (account.id(), account.provisioner(), account.key().thumbprint());
             let kid = account.binding().map(|binding| binding.kid().as_str());
-            event!(
-                account.id = %account.id(), provisioner = account.provisioner(), account.key = account.key().thumbprint(),
-                eab.kid = kid, "account created"
-            );
+            match account.name() {
+                AccountName::Ours(_) => {
+                    event!(account.id = %id, provisioner, account.key = key, eab.kid = kid, "account created");
+                }
+                AccountName::Foreign(name) => event!(
+                    account.id = %id, account.name = %name, account.status = %account.status(), provisioner,
+                    account.key = key, "account imported"
+                ),
+            }
         }
         Ok(registration)
     }
@@ -350,6 +356,10 @@ impl Store for Audited {
 
     async fn check_room(&self) -> Result<(), StoreError> {
         self.inner.check_room().await
+    }
+
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        self.inner.snapshot()
     }
 
     async fn failed(&self) -> StoreError {

@@ -1,9 +1,11 @@
 //! The contract of [`Store`] as tests, run against each backend: `contract!(Backend)` in the backend's own tests.
 
+pub(crate) mod counting;
 pub(crate) mod external_accounts;
 pub(crate) mod jobs;
 pub(crate) mod records;
 pub(crate) mod renewals;
+pub(crate) mod snapshots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +48,7 @@ fn opened() -> UpstreamOrder {
     UpstreamOrder::new("https://ca.example.com/1", "https://ca.example.com/account")
 }
 
-/// Makes a test of each function of `external_accounts`, `records`, `renewals` and `jobs`.
+/// Makes a test of each function of `external_accounts`, `records`, `renewals`, `jobs` and `snapshots`.
 macro_rules! contract {
     ($backend:ty) => {
         $crate::store::contract::contract! { $backend:
@@ -74,6 +76,7 @@ macro_rules! contract {
             external_accounts::a_one_time_key_stays_used_whatever_becomes_of_its_account
             external_accounts::a_key_is_replaced_by_compare_and_swap
             external_accounts::keys_are_listed_the_oldest_first_and_are_there_after_reopening
+            counting::orders_count_for_their_names_once_they_are_finalized_unless_they_fail
             renewals::n2_a_certificate_is_found_by_its_name_as_long_as_its_order_is_there
             renewals::n4_of_many_orders_that_replace_a_certificate_one_is_stored
             renewals::n4_a_failed_replacement_frees_the_certificate
@@ -94,6 +97,8 @@ macro_rules! contract {
             jobs::f24_a_crash_voids_leases_but_loses_no_job
             jobs::a_waiting_worker_is_woken
             jobs::jobs_of_unknown_kinds_are_left_alone
+            snapshots::a_snapshot_shows_one_moment_whatever_is_written_meanwhile
+            snapshots::a_snapshot_that_is_taken_amid_writes_has_each_of_them_whole_or_not_at_all
         }
     };
     ($backend:ty: $($module:ident::$name:ident)*) => {

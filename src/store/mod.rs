@@ -117,6 +117,8 @@ pub struct Census {
     pub lanes: BTreeMap<Lane, Waiting>,
     /// Bytes on disk.
     pub bytes_on_disk: u64,
+    /// Free bytes of its file system.
+    pub bytes_free: u64,
     /// Syncs since the start.
     pub syncs: u64,
     /// Commits since the start.
@@ -162,6 +164,11 @@ pub enum StoreError {
     /// A record can not be read.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// Too many writes have gone by a snapshot that is being read.
+    #[error(
+        "more has changed in the meantime than the store can remember; make the backup when less is going on"
+    )]
+    Overtaken,
     /// The disk failed. The store takes no more writes; only a restart, which reads the disk again, can tell what is
     /// on it.
     #[error("the store failed: {0}")]
@@ -354,8 +361,27 @@ pub trait Store: Send + Sync + 'static {
     /// Whether there is room for new accounts and orders.
     async fn check_room(&self) -> Result<(), StoreError>;
 
+    /// Everything that is stored as of now, to be read while writes go on: each write is in it whole, or not at all.
+    fn snapshot(&self) -> Box<dyn Snapshot>;
+
     /// Returns once the store has failed and the process must end.
     async fn failed(&self) -> StoreError;
+}
+
+/// Everything that was stored at one moment, for a backup. To hold it costs memory for what is overwritten meanwhile.
+#[async_trait]
+pub trait Snapshot: Send {
+    /// The next entries; none at the end.
+    async fn next(&mut self) -> Result<Vec<Entry>, StoreError>;
+}
+
+/// A stored entry, as its backend keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What stands under it.
+    pub value: Vec<u8>,
 }
 
 /// Stands for the order's names: the same for the same set of names.

@@ -5,12 +5,14 @@
 //! for is in `operations`.
 
 mod committer;
+mod frozen;
 mod keys;
 mod open;
 mod operations;
 mod put;
 mod queue;
 mod record;
+mod restore;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -37,7 +39,7 @@ use crate::store::sled::queue::Queue;
 use crate::store::sled::record::View as _;
 use crate::store::sled::room::Room;
 use crate::store::sled::view::{Durable, end_of, failure};
-use crate::store::{Settings, StoreError, Versioned, codec};
+use crate::store::{Entry, Settings, StoreError, Versioned, codec};
 
 /// The embedded store.
 #[derive(Debug)]
@@ -84,6 +86,19 @@ impl SledStore {
             // Without the file's times, but with its size and extents: all that reading it back takes.
             Box::new(move || log.sync_data())
         })
+    }
+
+    /// Makes a store in the settings' directory, which must be empty or not exist, out of the entries of a backup. Blocks
+    /// until all of it is on the disk. After an error the directory is of no use.
+    ///
+    /// # Errors
+    ///
+    /// The entries', or as [`Self::open`].
+    pub fn restore<E: From<StoreError>>(
+        settings: &Settings,
+        entries: impl Iterator<Item = Result<Entry, E>>,
+    ) -> Result<(), E> {
+        restore::restore(settings, entries)
     }
 
     /// Opens the store with another way to sync the log, so that tests can let a sync fail.

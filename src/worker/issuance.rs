@@ -201,6 +201,16 @@ fn collected(
         );
     }
     let lifetime = certificate.not_after().as_second() - certificate.not_before().as_second();
+    // A day more than asked for is what CAs add so that a certificate is valid where clocks are slow.
+    if asked
+        .at_most_days
+        .is_some_and(|days| lifetime > (i64::from(days) + 1) * 86_400)
+    {
+        tracing::warn!(
+            order.id = %order.value.id(), certificate.not_after = %certificate.not_after(),
+            "the CA has issued for longer than the policy's days"
+        );
+    }
     let waited = order
         .value
         .in_line_since()

@@ -5,6 +5,7 @@
 
 mod collection;
 mod failover;
+mod inventory;
 mod issuance;
 mod late;
 pub(crate) mod own_certificate;
@@ -192,6 +193,7 @@ impl Worker {
         let mut tasks = JoinSet::new();
         while !*stop.borrow() {
             while tasks.try_join_next().is_some() {}
+            self.context.metrics.health.turns(&name_of(lane));
             let free_now = self.places(lane, free.available_permits(), places);
             let (limit, share) = portion(lane.kind(), free_now);
             let leased = self.lease(lane, limit, share).await;
@@ -220,6 +222,7 @@ impl Worker {
                 Some(_) = tasks.join_next() => {}
             }
         }
+        self.context.metrics.health.ends(&name_of(lane));
         while tasks.join_next().await.is_some() {}
     }
 
@@ -248,6 +251,15 @@ impl Worker {
                 })
             }
         }
+    }
+}
+
+/// A lane for people.
+fn name_of(lane: Lane) -> String {
+    let kind = lane.kind().name();
+    match lane.upstream() {
+        Some(upstream) => format!("{kind} {upstream}"),
+        None => kind.to_owned(),
     }
 }
 

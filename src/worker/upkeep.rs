@@ -12,11 +12,12 @@ use tokio::task::JoinSet;
 
 use crate::acme::job::{Lane, WorkKind};
 use crate::acme::upstream::UpstreamName;
+use crate::metrics::health::{ACCOUNT, RESOLVER, STORE};
 use crate::metrics::{Metrics, raise_to};
 use crate::store::{Waiting, offers};
 use crate::upstream::Error;
 use crate::worker::upstream::{Operation, Watched};
-use crate::worker::{Context, backoff, failover, own_certificate, renewal};
+use crate::worker::{Context, backoff, failover, inventory, own_certificate, renewal};
 
 /// How often deletable orders are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -39,14 +40,25 @@ const PREPARE_CEILING: Duration = Duration::from_secs(60);
 /// The wait after the CA has refused the account for good: somebody must do something first (SECURITY F10).
 const PREPARE_REFUSED: Duration = Duration::from_secs(3600);
 
+/// How often the DNS servers for challenge look-ups are asked something.
+const RESOLVER_EVERY: Duration = Duration::from_secs(30);
+
+/// So often in a row they must be silent to count as away: one lost packet is none of anybody's business.
+const RESOLVER_SILENT: u32 = 2;
+
 const OWN_CERTIFICATE: &str = "own certificate";
-const STORE: &str = "store";
+
+/// What the loop of the figures is called.
+const UPKEEP: &str = "upkeep";
 
 /// Says what is missing before anything has been looked at: nobody is told that all is well before it is.
 pub(crate) fn report_unknown(context: &Context) {
     let health = &context.metrics.health;
     for name in context.upstreams.keys() {
         report_unknown_account(&context.metrics, *name);
+    }
+    for part in [STORE, RESOLVER] {
+        health.report(part, Err(format!("the {part} has not been looked at yet")));
     }
     if context.settings.own_certificate_names.is_some() {
         let certificate = "the own certificate has not been looked up yet".to_owned();
@@ -68,7 +80,7 @@ fn forget_others(context: &Context) {
         if !context.upstreams.keys().any(|known| known.as_str() == name) {
             metrics.upstream.forget(&name);
             if let Ok(name) = name.parse() {
-                metrics.health.report(&account_at(name), Ok(()));
+                metrics.health.forget(&account_at(name));
             }
         }
     }
@@ -92,8 +104,8 @@ fn labels_of(gauges: &IntGaugeVec) -> Vec<String> {
 /// What the account at the CA is called in the state of health.
 pub(crate) fn account_at(name: UpstreamName) -> String {
     match name.is_default() {
-        true => "upstream account".to_owned(),
-        false => format!("upstream account {name}"),
+        true => ACCOUNT.to_owned(),
+        false => format!("{ACCOUNT} {name}"),
     }
 }
 
@@ -112,13 +124,23 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
             )
         });
     }
-    let work = async { tokio::join!(own(&context), sweep(&context), census(&context)) };
+    let work = async {
+        tokio::join!(
+            own(&context),
+            sweep(&context),
+            census(&context),
+            resolver(&context),
+            inventory::run(&context),
+            store_failure(&context)
+        )
+    };
     tokio::select! {
         _ = work => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
     // Until they are gone, they hold the store.
     upstreams.shutdown().await;
+    context.metrics.health.ends(UPKEEP);
 }
 
 /// Asks for the account at the CA until there is one, and again whenever something has become of it. Only while there is
@@ -217,6 +239,32 @@ async fn own(context: &Context) {
     }
 }
 
+async fn resolver(context: &Context) {
+    // Nobody has heard of them yet.
+    let mut silent = RESOLVER_SILENT;
+    loop {
+        silent = match context.validator.resolver_answers().await {
+            true => 0,
+            false => silent.saturating_add(1),
+        };
+        let state = match silent {
+            0 => Ok(()),
+            _ => Err(
+                "no DNS server for challenge look-ups answers; challenges can not be validated".to_owned(),
+            ),
+        };
+        if silent == 0 || silent >= RESOLVER_SILENT {
+            context.metrics.health.report(RESOLVER, state);
+        }
+        tokio::time::sleep(RESOLVER_EVERY).await;
+    }
+}
+
+async fn store_failure(context: &Context) {
+    let failure = context.store.failed().await;
+    context.metrics.health.store_has_failed(failure.to_string());
+}
+
 async fn sweep(context: &Context) {
     loop {
         match context.store.sweep(context.clock.now(), SWEEP_BATCH).await {
@@ -233,6 +281,7 @@ async fn census(context: &Context) {
     let metrics = &context.metrics;
     let mut unconfigured = BTreeSet::new();
     loop {
+        metrics.health.turns(UPKEEP);
         match context.store.census().await {
             Ok(census) => {
                 for name in census.lanes.keys().filter_map(|lane| lane.upstream()) {
@@ -248,6 +297,7 @@ async fn census(context: &Context) {
                 raise_to(&metrics.store_commits, census.commits);
                 raise_to(&metrics.store_syncs, census.syncs);
                 metrics.store_bytes.set(whole(census.bytes_on_disk));
+                metrics.store_free_bytes.set(whole(census.bytes_free));
             }
             Err(error) => tracing::error!(%error, "the store can not be counted"),
         }

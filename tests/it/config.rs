@@ -438,7 +438,10 @@ fn the_policy_of_step_ca_is_read_for_all_and_for_each_provisioner() {
         ),
     ])
     .unwrap();
-    let (general, own) = (&config.policy.names, &config.policy.provisioners[0].names);
+    let (general, own) = (
+        &config.policy.rules.names,
+        &config.policy.provisioners[0].rules.names,
+    );
     assert_eq!(
         general.to_string(),
         "only *.example.com, but not www.example.com, mail.example.com, and no wildcards; no address"
@@ -449,13 +452,14 @@ fn the_policy_of_step_ca_is_read_for_all_and_for_each_provisioner() {
         load(&[("/authority/policy", wildcards)])
             .unwrap()
             .policy
+            .rules
             .names
             .wildcards
     );
-    let open = load(&[]).unwrap().policy.names;
+    let open = load(&[]).unwrap().policy.rules.names;
     assert_eq!(open.to_string(), "every name; every address");
     let denied = json!({"x509": {"deny": {"ip": ["10.0.0.0/8"]}}});
-    let denied = load(&[("/authority/policy", denied)]).unwrap().policy.names;
+    let denied = load(&[("/authority/policy", denied)]).unwrap().policy.rules.names;
     assert_eq!(
         denied.to_string(),
         "every name, and no wildcards; every address, but not 10.0.0.0/8"

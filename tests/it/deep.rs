@@ -437,7 +437,7 @@ async fn f13_a_dns_provider_is_tried_with_a_record_that_is_taken_back() {
     );
     assert_eq!(knot.texts(&name).unwrap(), ["theirs"], "ours is taken back");
     assert!(!format!("{:?}", said.findings).contains(SECRET));
-    let wrong = "d3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmc";
+    let wrong = "d3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmc=";
     use_secret(wrong);
     let said = deep(&world.installation).await;
     said.says("dns-provider", "failure", &["rfc2136", "env_vars"]);

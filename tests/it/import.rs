@@ -245,6 +245,13 @@ async fn accounts_are_imported_once_and_counted_with_a_daemon_and_without() {
                 .await
                 .contains(&"here before: 11".to_owned())
         );
+        // The operator may name it as its client does.
+        let id = "R5zyUjDMmwGUWZVKVjH7ncaANWnRufAq";
+        let shown = world.installation.prints("accounts", &["show", id]).await;
+        assert!(
+            shown.contains(&format!("imported as: {id}")) && shown.contains("mailto:ops@example.com"),
+            "{shown}"
+        );
         if let Some(daemon) = daemon {
             daemon.stop().await;
             assert_eq!(world.installation.log().matches("account imported").count(), 11);

@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod backup;
 mod canary;
 mod compat;
 mod config;
@@ -16,13 +17,17 @@ mod documentation;
 mod eab_cli;
 mod gate;
 mod harness;
+mod health;
 mod import;
 mod late;
 mod layering;
 mod logs;
+mod monitoring;
 mod overload;
 mod own_certificate;
+mod policy;
 mod races;
+mod records;
 mod recovery;
 mod reload;
 mod requirements;

@@ -57,7 +57,7 @@ async fn another_policy_holds_for_the_next_request_and_clients_keep_what_they_ha
     })
     .await;
     // With the nonce that it had before.
-    let refused = order(&account, "www.test.example.com").await.unwrap_err();
+    let refused = order(&account, "www.test.example.com").await.err().unwrap();
     assert!(refused.contains("rejectedIdentifier"), "{refused}");
     order(&account, "other.test.example.com").await.unwrap();
     reload(&world, &daemon, RELOADED, |config| {

@@ -17,22 +17,26 @@ use crate::harness::world::{Request, World};
 /// How long all that is under way may take to end once the CA is back.
 const END: Duration = Duration::from_secs(120);
 
-async fn account(world: &World) -> Account {
-    let http = world.installation.client();
+pub(crate) async fn account(world: &World) -> Account {
+    account_by(world.installation.client(), world.installation.directory_url()).await
+}
+
+pub(crate) async fn account_by(http: reqwest::Client, directory_url: String) -> Account {
     let newcomer = NewAccount {
         contact: &[],
         terms_of_service_agreed: true,
         only_return_existing: false,
     };
-    let created = Account::builder_with_http(Box::new(InstantHttp(http))).create(
-        &newcomer,
-        world.installation.directory_url(),
-        None,
-    );
+    let created =
+        Account::builder_with_http(Box::new(InstantHttp(http))).create(&newcomer, directory_url, None);
     created.await.unwrap().0
 }
 
-async fn comes_to(account: &Account, url: &str, status: OrderStatus) -> Option<instant_acme::Problem> {
+pub(crate) async fn comes_to(
+    account: &Account,
+    url: &str,
+    status: OrderStatus,
+) -> Option<instant_acme::Problem> {
     let there = async {
         loop {
             let mut order = account.order(url.to_owned()).await.unwrap();
@@ -48,7 +52,7 @@ async fn comes_to(account: &Account, url: &str, status: OrderStatus) -> Option<i
 }
 
 /// An order with all of its names proved, and finalized.
-async fn finalized(world: &World, account: &Account, names: &[&str]) -> String {
+pub(crate) async fn finalized(world: &World, account: &Account, names: &[&str]) -> String {
     let identifiers: Vec<_> = names
         .iter()
         .map(|name| Identifier::Dns((*name).to_owned()))

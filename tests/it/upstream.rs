@@ -17,7 +17,7 @@ mod meter;
 mod offers;
 mod outage;
 mod pebble;
-mod scene;
+pub(crate) mod scene;
 mod table;
 mod way;
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::acme::account::{Account, AccountStatus};
-use crate::acme::id::AccountId;
+use crate::acme::id::{AccountId, AccountName};
 use crate::ra::account::AccountUpdate;
 use crate::ra::external_account::KeyError;
 use crate::ra::inventory::{Found, Part, SCANNED, Walk, parsed};
@@ -31,6 +31,9 @@ pub struct AccountFilter {
 pub struct AccountRecord {
     /// Its id.
     pub id: AccountId,
+    /// The id that it was imported with, which is the one in its URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign_id: Option<String>,
     /// RFC 8555 §7.1.6.
     pub status: String,
     /// When it was made.
@@ -144,7 +147,8 @@ impl RegistrationAuthority {
     }
 
     async fn account_with_id(&self, id: &str) -> Result<Account, KeyError> {
-        let account = self.store.account(parsed(id)?).await?;
+        let name: AccountName = parsed(id)?;
+        let account = self.store.account(name.id()).await?;
         account
             .map(|account| account.value)
             .ok_or_else(|| KeyError::Refused(format!("there is no account with the id {id}")))
@@ -164,6 +168,10 @@ fn status_named(text: &str) -> Result<AccountStatus, KeyError> {
 fn record_of(account: &Account) -> AccountRecord {
     AccountRecord {
         id: account.id(),
+        foreign_id: match account.name() {
+            AccountName::Ours(_) => None,
+            AccountName::Foreign(foreign) => Some(foreign.to_string()),
+        },
         status: account.status().to_string(),
         created: account.created(),
         deactivated: account.deactivated_at(),

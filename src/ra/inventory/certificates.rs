@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::acme::certificate::{self, Details};
-use crate::acme::id::{AccountId, OrderId};
+use crate::acme::id::{AccountId, AccountName, OrderId};
 use crate::acme::order::{Order, after};
 use crate::acme::problem::Problem;
 use crate::acme::revocation::{Revocation, RevocationReason};
@@ -119,7 +119,8 @@ impl RegistrationAuthority {
         filter: &CertificateFilter,
         part: &Part,
     ) -> Result<Found<CertificateRecord>, KeyError> {
-        let account = filter.account.as_deref().map(parsed).transpose()?;
+        let account = filter.account.as_deref().map(parsed::<AccountName>).transpose()?;
+        let account = account.map(|name| name.id());
         let serial = filter.serial.as_deref().map(serial_number).transpose()?;
         let now = self.clock.now();
         let found = match &filter.id {

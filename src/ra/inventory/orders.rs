@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acme::authorization::{Authorization, AuthorizationStatus};
 use crate::acme::challenge::ChallengeState;
-use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
+use crate::acme::id::{AccountId, AccountName, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::job::{Job, Work};
 use crate::acme::order::history::{Step, StepKind};
 use crate::acme::order::{Order, OrderStatus};
@@ -114,7 +114,8 @@ impl RegistrationAuthority {
         filter: &OrderFilter,
         part: &Part,
     ) -> Result<Found<OrderRecord>, KeyError> {
-        let account = filter.account.as_deref().map(parsed).transpose()?;
+        let account = filter.account.as_deref().map(parsed::<AccountName>).transpose()?;
+        let account = account.map(|name| name.id());
         let status = filter.status.as_deref().map(status_named).transpose()?;
         let now = self.clock.now();
         let wanted = |order: &Order| {
@@ -277,12 +278,13 @@ fn next_look(job: Option<Job>, order: &Order, now: Timestamp) -> String {
     let mut latest_first = order.steps().iter().rev();
     let fault = latest_first.find(|step| step.kind == StepKind::CaFailed);
     match (job, fault) {
-        (Some(job), Some(fault)) if job.faults > 0 => {
+        (Some(job), Some(fault)) if job.faults > 1 => {
             format!(
                 "{next}; it has failed {} times in a row, the latest: {}",
                 job.faults, fault.about
             )
         }
+        (Some(job), Some(fault)) if job.faults == 1 => format!("{next}; it has failed: {}", fault.about),
         (Some(_) | None, Some(_) | None) => next,
     }
 }

@@ -94,6 +94,9 @@ fn shown(details: &AccountDetails) -> String {
 fn write_account(out: &mut String, details: &AccountDetails) -> std::fmt::Result {
     let record = &details.record;
     writeln!(out, "{}", record.id)?;
+    if let Some(foreign) = &record.foreign_id {
+        writeln!(out, "  imported as: {foreign}")?;
+    }
     writeln!(out, "  status: {}", record.status)?;
     writeln!(out, "  created: {:.0}", record.created)?;
     if let Some(deactivated) = record.deactivated {

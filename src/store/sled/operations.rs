@@ -23,7 +23,8 @@ use crate::store::sled::record::{Head, View as _};
 use crate::store::sled::view::{beginning_with, end_of};
 use crate::store::sled::{SledStore, keys, named, named_by, record};
 use crate::store::{
-    Census, Lease, Next, Registration, Settlement, Store, StoreError, Versioned, codec, line_of, names_of,
+    Census, Lease, Next, Registration, Settlement, Snapshot, Store, StoreError, Versioned, codec, line_of,
+    names_of,
 };
 
 /// How long [`Store::job_added`] waits at most.
@@ -363,6 +364,7 @@ impl Store for SledStore {
         Ok(Census {
             lanes,
             bytes_on_disk,
+            bytes_free: self.shared.room.free(),
             syncs: self.shared.syncs.load(Ordering::Relaxed),
             commits: self.shared.commits.load(Ordering::Relaxed),
         })
@@ -370,6 +372,10 @@ impl Store for SledStore {
 
     async fn check_room(&self) -> Result<(), StoreError> {
         self.shared.room.check()
+    }
+
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        Box::new(self.shared.durable.freeze())
     }
 
     async fn failed(&self) -> StoreError {

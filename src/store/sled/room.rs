@@ -48,6 +48,11 @@ impl Room {
         self.require(self.look()?, self.reserve / FLOOR)
     }
 
+    /// Free bytes; 0 if the file system does not tell.
+    pub(crate) fn free(&self) -> u64 {
+        self.look().unwrap_or_default()
+    }
+
     fn require(&self, free: u64, needed: u64) -> Result<(), StoreError> {
         match free < needed {
             true => Err(StoreError::Full {

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use sled::{IVec, Tree};
 
 use crate::store::StoreError;
+use crate::store::sled::frozen::{Frozen, Kept};
 use crate::store::sled::keys::Key;
 use crate::store::sled::record::{View, Writes};
 
@@ -22,6 +23,7 @@ pub(crate) type Undo = BTreeMap<Key, Option<IVec>>;
 pub(crate) struct Durable {
     tree: Tree,
     undo: RwLock<Undo>,
+    frozen: Mutex<Vec<Weak<Mutex<Kept>>>>,
 }
 
 impl Durable {
@@ -30,7 +32,18 @@ impl Durable {
         Self {
             tree,
             undo: RwLock::default(),
+            frozen: Mutex::default(),
         }
+    }
+
+    /// The durable state of this moment, whatever is written from now on.
+    pub(crate) fn freeze(&self) -> Frozen {
+        let mut frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is hidden is not on the disk yet, and the committer hides nothing more while this lock is held.
+        let undo = self.undo.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = Arc::new(Mutex::new(Kept::of(undo.clone())));
+        frozen.push(Arc::downgrade(&kept));
+        Frozen::new(self.tree.clone(), kept)
     }
 
     /// A view that does not change while it is held, which must not be for long: the committer waits for it.
@@ -45,6 +58,15 @@ impl Durable {
     pub(crate) fn hide(&self, writes: &Writes) -> Result<(), StoreError> {
         let old = |key: &Key| Ok((key.clone(), self.tree.get(key).map_err(|e| failure(&e))?));
         let undo = writes.keys().map(old).collect::<Result<Undo, StoreError>>()?;
+        let mut frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
+        frozen.retain(|kept| match kept.upgrade() {
+            Some(kept) => {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.keep(&undo);
+                true
+            }
+            None => false,
+        });
         *self.undo.write().unwrap_or_else(PoisonError::into_inner) = undo;
         Ok(())
     }

@@ -70,6 +70,22 @@ const BAD_VALUES: &str = r#"
 /authority/provisioners | [{"type": "ACME", "name": "a"}, {"type": "acme", "name": "a"}] | provisioners[1].name: "a" is taken already; write another name
 /authority/policy | {"x509": {"allow": {"dns": ["*"]}}} | allow.dns[0]: "*" is no pattern
 /authority/provisioners/0/policy | {"x509": {"deny": {"dns": "example.com"}}} | provisioners[0].policy.x509.deny.dns: is a string; write a list
+/authority/policy | {"clients": {"allow": ["10.0.0.1/8"]}} | authority.policy.clients.allow[0]: "10.0.0.1/8" has bits set beyond its prefix length
+/authority/policy | {"clients": {"deny": ["intranet"]}} | authority.policy.clients.deny[0]: "intranet" is no network; write
+/authority/policy | {"clients": ["10.0.0.0/8"]} | authority.policy.clients: is a list; write an object
+/authority/policy | {"per_name": {"days": 30}} | authority.policy.per_name: is an object; write a list
+/authority/policy | {"per_name": [{}]} | authority.policy.per_name[0].days: is missing, and so is orders: the entry limits nothing; write
+/authority/policy | {"per_name": [{"days": 0}]} | authority.policy.per_name[0].days: 0 would refuse every name; write a number of days
+/authority/policy | {"per_name": [{"days": "30"}]} | authority.policy.per_name[0].days: is a string; write a number of days
+/authority/policy | {"per_name": [{"days": -1}]} | authority.policy.per_name[0].days: -1 is out of range; write a number of days
+/authority/policy | {"per_name": [{"orders": 0, "within": "24h"}]} | authority.policy.per_name[0].orders: 0 would refuse every name; write
+/authority/policy | {"per_name": [{"orders": 5}]} | authority.policy.per_name[0].within: is missing; write e.g. "orders": 5, "within": "168h"
+/authority/policy | {"per_name": [{"days": 9, "within": "24h"}]} | authority.policy.per_name[0].orders: is missing; write e.g. "orders": 5, "within": "168h"
+/authority/policy | {"per_name": [{"orders": 5, "within": "721h"}]} | authority.policy.per_name[0].within: is longer than orders are counted; write "720h" at most
+/authority/policy | {"per_name": [{"orders": 5, "within": "1s"}]} | authority.policy.per_name[0].within: is less than a minute; write
+/authority/policy | {"per_name": [{"orders": 5, "within": "1d"}]} | authority.policy.per_name[0].within: "1d" is no duration; write
+/authority/provisioners/0/policy | {"per_name": [{"days": 9, "dns": ["*"]}]} | provisioners[0].policy.per_name[0].dns[0]: "*" is no pattern
+/authority/provisioners/0/eabKeys | [{"kid": "a", "hmacKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "policy": {"per_name": [{"days": 9, "ip": ["x"]}]}}] | eabKeys[0].policy.per_name[0].ip[0]: "x" is no network; write
 /authority/config/ca_url | "" | ca_url: is missing; write the CA's directory URL
 /authority/config/ca_url | "http://ca.example.com" | "http://ca.example.com" is not an https URL
 /authority/config/ca_url | "https://ca.example.com/ dir" | is not an https URL; write

@@ -9,13 +9,14 @@ use acme_proxy::acme::account::Account;
 use acme_proxy::acme::certificate::{Der, Fingerprint};
 use acme_proxy::acme::external_account::{ExternalAccountKey, KeyId};
 use acme_proxy::acme::id::{AccountId, OrderId};
+use acme_proxy::acme::identifier::Identifier;
 use acme_proxy::acme::job::{Job, Lane, Work};
 use acme_proxy::acme::order::Order;
 use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
 use acme_proxy::store::sled::SledStore;
-use acme_proxy::store::{Census, Lease, Registration, Settlement, Store, StoreError, Versioned};
+use acme_proxy::store::{Census, Lease, Registration, Settlement, Snapshot, Store, StoreError, Versioned};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
@@ -285,6 +286,10 @@ impl Store for Shaken {
 
     async fn check_room(&self) -> Result<(), StoreError> {
         self.store.check_room().await
+    }
+
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        self.store.snapshot()
     }
 
     async fn failed(&self) -> StoreError {

@@ -68,6 +68,7 @@ fn wishes() -> Wishes {
         not_after: Some("2027-01-01T00:00:00.5Z".parse().unwrap()),
         profile: Some("shortlived".to_owned()),
         replaces: Some(REPLACED.parse().unwrap()),
+        at_most_days: None,
     }
 }
 
