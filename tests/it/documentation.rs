@@ -127,7 +127,8 @@ fn every_command_that_is_shown_is_one_that_the_program_understands() {
                 .unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
             // In a sentence, "acme-proxy eab" may stand for all of its commands.
-            let only_begun = said.contains("required arguments were not provided") || said.contains("\nCommands:");
+            let only_begun =
+                said.contains("required arguments were not provided") || said.contains("\nCommands:");
             if said.contains("Usage:") && !only_begun {
                 wrong.push(format!("{}: acme-proxy {command}: {said}", name(&document)));
             }
@@ -139,7 +140,9 @@ fn every_command_that_is_shown_is_one_that_the_program_understands() {
 
 /// What GitHub makes of a heading.
 fn anchor(heading: &str) -> String {
-    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
 }
 
@@ -152,7 +155,9 @@ fn every_link_within_the_documentation_leads_somewhere() {
             if link.starts_with("http") {
                 continue;
             }
-            let (file, heading) = link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
+            let (file, heading) = link
+                .split_once('#')
+                .map_or((link, None), |(file, heading)| (file, Some(heading)));
             let target = match file {
                 "" => document.clone(),
                 _ => document.parent().unwrap().join(file),
