@@ -7,9 +7,10 @@ POWERCUT_CYCLES ?= 200
 SOAK_CYCLES ?= 1000
 RACE_SCHEDULES ?= 10000
 LIVES_CASES ?= 100000
+CERTIFICATES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients suite powercut powercut-short soak races lives fuzz fuzz-short bench delivery delivery-installer delivery-packages FORCE build dist deb image install needs needs-fuzz needs-test needs-delivery clean
+.PHONY: help demo test check unit clients suite powercut powercut-short soak races series lives fuzz fuzz-short bench delivery delivery-installer delivery-packages FORCE build dist deb image install needs needs-fuzz needs-test needs-delivery clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -52,6 +53,9 @@ soak: needs ## kill -9 at each step of issuance and at random, again and again (
 
 races: needs ## Races between clients, worker and clock, in random schedules (RACE_SCHEDULES=10000)
 	RACE_SCHEDULES=$(RACE_SCHEDULES) $(CARGO) test --locked --test it -- --nocapture races::
+
+series: needs ## As many series of metrics with many certificates as with one (CERTIFICATES=100000)
+	CERTIFICATES=$(CERTIFICATES) $(CARGO) test --locked --test it -- --nocapture monitoring::there_are_no_more
 
 lives: needs ## Random lives of orders against a model of RFC 8555 section 7.1.6 (LIVES_CASES=100000)
 	LIVES_CASES=$(LIVES_CASES) $(CARGO) test --locked --test it -- --nocapture lives::
@@ -123,7 +127,8 @@ needs-fuzz:
 needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
 	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl \
-	  systemd:systemd-analyze systemd:systemd-socket-activate python3-seccomp:seccomp.py
+	  systemd:systemd-analyze systemd:systemd-socket-activate python3-seccomp:seccomp.py \
+	  prometheus:promtool
 
 needs-delivery:
 	@./tests/needs.sh debootstrap:debootstrap shellcheck:shellcheck binutils:strip buildah:buildah curl:curl python3-venv:ensurepip.py

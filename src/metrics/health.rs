@@ -18,6 +18,9 @@ pub const AUDIT_LOG: &str = "audit log";
 /// What the store is called.
 pub const STORE: &str = "store";
 
+/// What the audit log is called.
+pub const AUDIT_LOG: &str = "audit log";
+
 /// A loop that has not turned for so long is stuck: the slowest one turns every second.
 const STUCK: Duration = Duration::from_secs(60);
 
@@ -41,6 +44,11 @@ impl Health {
     /// Reports a part: `Ok` if it works, otherwise what is missing, in words for the operator.
     pub fn report(&self, part: &str, state: Result<(), String>) {
         self.parts().insert(part.to_owned(), state);
+    }
+
+    /// Whether the part is missing.
+    pub fn lacks(&self, part: &str) -> bool {
+        self.parts().get(part).is_some_and(Result::is_err)
     }
 
     /// Nobody asks for a part any more.

@@ -66,10 +66,9 @@ async fn f14_it_lives_and_is_not_ready_before_there_is_an_account_and_a_certific
     assert_eq!(daemon.health().await.unwrap()["status"], "degraded");
     world.ca.behaves();
     let checks = until(&world, "/readyz", |status, _| status == 200).await;
-    assert_eq!(
-        checks,
-        json!({"own certificate": "ok", "resolver": "ok", "store": "ok", "upstream account": "ok"})
-    );
+    for part in ["own certificate", "resolver", "store", "upstream account"] {
+        assert_eq!(checks[part], "ok", "{checks}");
+    }
     let alive = until(&world, "/livez", |status, checks| {
         status == 200 && checks["loop upkeep"] == "ok"
     })

@@ -129,3 +129,33 @@ async fn each_file_that_people_have_starts_and_gets_its_certificate() {
         daemon.stop().await;
     }
 }
+
+#[tokio::test]
+async fn the_flags_of_a_unit_for_the_go_program_are_taken_and_the_dead_ones_named() {
+    let world = World::new().await;
+    let mut daemon = world.installation.start_with(|command| {
+        // A name is looked up as the system does it, as Go does with /etc/hosts.
+        command.args(["--resolver", "localhost:5353", "--password-file", "/nowhere"]);
+        command.args([
+            "--issuer-password-file",
+            "/nowhere",
+            "--acme-strict-fqdn",
+            "--context",
+            "x",
+        ]);
+    });
+    daemon.is_well().await;
+    daemon.stop().await;
+    let log = world.installation.log();
+    for flag in [
+        "--password-file",
+        "--issuer-password-file",
+        "--acme-strict-fqdn",
+        "--context",
+    ] {
+        let named = log
+            .lines()
+            .filter(|line| line.contains(&format!("{flag} ")) && line.contains("has no effect here"));
+        assert_eq!(named.count(), 1, "{flag}: {log}");
+    }
+}

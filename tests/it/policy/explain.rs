@@ -116,7 +116,7 @@ async fn c413_h8_what_is_explained_is_what_the_server_does_for_all_names_and_lev
             let answer = stranger.post(&url, json!({})).await;
             let free = (answer.status == 201)
                 .then(|| Client::new(&stranger.site, stranger.key.clone(), Some(answer.location())));
-            for client in free {
+            if let Some(client) = free {
                 for name in NAMES {
                     match compare(&daemon, &client, address, name).await.0 {
                         true => allowed += 1,
