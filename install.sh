@@ -297,13 +297,14 @@ uninstall() {
     if [ -f "$DESTDIR$UNIT" ] && ! grep -q "^ExecStart=$PROGRAM " "$DESTDIR$UNIT"; then
         fail "$UNIT does not start $PROGRAM: it is not of this installation, and nothing was removed"
     fi
-    if has_systemd && [ -f "$UNIT" ]; then
-        systemctl disable --now acme-proxy
-    fi
-    for unit in "$HERE"/systemd/*; do
-        rm -f "$DESTDIR$UNIT_DIR/$(basename -- "$unit")"
+    # The socket unit, which is optional, would start the service again.
+    for unit in acme-proxy.socket acme-proxy.service; do
+        if has_systemd && [ -f "$UNIT_DIR/$unit" ]; then
+            systemctl disable --now "$unit"
+        fi
+        rm -f "$DESTDIR$UNIT_DIR/$unit"
     done
-    rm -f "$DESTDIR$UNIT" "$DESTDIR$PROGRAM"
+    rm -f "$DESTDIR$PROGRAM"
     if has_systemd; then
         systemctl daemon-reload
     fi

@@ -368,8 +368,10 @@ with_systemd() {
     is "$(cat "$root/called")" "daemon-reload
 enable acme-proxy"
     rm "$root/called"
+    touch "$root/etc/systemd/system/acme-proxy.socket"
     inside /source/install.sh --uninstall
-    is "$(cat "$root/called")" "disable --now acme-proxy
+    is "$(cat "$root/called")" "disable --now acme-proxy.socket
+disable --now acme-proxy.service
 daemon-reload"
     clean_root
 }
