@@ -12,9 +12,6 @@ pub const ACCOUNT: &str = "upstream account";
 /// What the DNS servers for challenge look-ups are called.
 pub const RESOLVER: &str = "resolver";
 
-/// What the audit log is called.
-pub const AUDIT_LOG: &str = "audit log";
-
 /// What the store is called.
 pub const STORE: &str = "store";
 
@@ -54,11 +51,6 @@ impl Health {
     /// Nobody asks for a part any more.
     pub fn forget(&self, part: &str) {
         self.parts().remove(part);
-    }
-
-    /// Whether the part is missing.
-    pub fn lacks(&self, part: &str) -> bool {
-        matches!(self.parts().get(part), Some(Err(_)))
     }
 
     /// What is missing, by part. Empty if all is well. The DNS servers are left out, for without them certificates are
