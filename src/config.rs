@@ -267,7 +267,8 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         let policy = policy::read(authority, names.as_deref(), mode);
         Ok((policy?, of_config?))
     });
-    (monitoring?, crl?);
+    monitoring?;
+    crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
     let (mut policy, (upstreams, mut validate, deadline, metrics, limits, audit, cors, blocked_keys)) =
         authority?;

@@ -26,7 +26,7 @@ pub struct Account {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     binding: Option<Box<Binding>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    foreign_id: Option<ForeignId>,
+    foreign_id: Option<Box<ForeignId>>,
 }
 
 /// An account of a step-ca, as it is to go on here.
@@ -58,7 +58,7 @@ impl From<Foreign> for Account {
             created: foreign.created,
             deactivated: foreign.deactivated,
             binding: None,
-            foreign_id: Some(foreign.id),
+            foreign_id: Some(Box::new(foreign.id)),
         }
     }
 }
@@ -119,7 +119,7 @@ impl Account {
     /// What the account is called in its URLs.
     pub fn name(&self) -> AccountName {
         match &self.foreign_id {
-            Some(foreign) => AccountName::Foreign(foreign.clone()),
+            Some(foreign) => AccountName::Foreign(foreign.as_ref().clone()),
             None => AccountName::Ours(self.id),
         }
     }

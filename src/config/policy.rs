@@ -63,7 +63,11 @@ pub(crate) fn read(
         lifetimes: lifetimes.unwrap_or(Lifetimes::OF_STEP_CA),
     };
     let provisioners = provisioners(authority, context);
-    (kind?, admin?, backdate?, lifetimes?, deployment?);
+    kind?;
+    admin?;
+    backdate?;
+    lifetimes?;
+    deployment?;
     Ok(Settings {
         provisioners: provisioners?,
         rules: rules?,
@@ -203,7 +207,8 @@ fn provisioner(section: &Section<'_>, context: Context<'_>) -> Result<Provisione
     for key in ["attestationFormats", "attestationRoots"] {
         section.ignore(key, "device attestation is not served");
     }
-    (options?, claims?);
+    options?;
+    claims?;
     let mut challenges = challenges?;
     if challenges.is_empty() {
         challenges = ENABLED_BY_DEFAULT.to_vec();
