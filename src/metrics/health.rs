@@ -15,9 +15,6 @@ pub const RESOLVER: &str = "resolver";
 /// What the store is called.
 pub const STORE: &str = "store";
 
-/// What the audit log is called.
-pub const AUDIT_LOG: &str = "audit log";
-
 /// A loop that has not turned for so long is stuck: the slowest one turns every second.
 const STUCK: Duration = Duration::from_secs(60);
 

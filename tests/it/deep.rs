@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
 use acme_proxy::app::deep::Check;
+use acme_proxy::clock::Clock;
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::process::Command;
@@ -294,7 +295,7 @@ async fn f30_a_clock_that_differs_from_the_cas_is_a_warning_and_then_a_failure()
         (-3600, "failure"),
     ] {
         let world = World::new().await;
-        let theirs = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+        let theirs = Clock::system().now() + jiff::SignedDuration::from_secs(seconds);
         let date = theirs.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         world
             .ca
@@ -353,7 +354,7 @@ async fn own_certificate_files_must_be_a_pair_in_time_with_every_name() {
         let key = rcgen::KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = rcgen::CertificateParams::new(names).unwrap();
-        let now = jiff::Timestamp::now().as_second();
+        let now = Clock::system().now().as_second();
         let at = |day: i64| {
             let date = jiff::Timestamp::from_second(now + day * 86_400).unwrap();
             let date = jiff::tz::TimeZone::UTC.to_datetime(date).date();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use acme_proxy::acme::id::OrderId;
 use acme_proxy::acme::order::Order;
+use acme_proxy::clock::Clock;
 use acme_proxy::store::Store as _;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -99,7 +100,7 @@ async fn busy() -> (Arc<World>, Daemon, String) {
     }
 }
 
-/// The metrics of an expression in PromQL, each with the labels that it is selected and grouped by there.
+/// The metrics of an expression of Prometheus, each with the labels that it is selected and grouped by there.
 fn used(expression: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -270,6 +271,10 @@ fn promtool_finds_nothing_wrong_with_the_rules_and_every_alert_fires_when_it_sho
 }
 
 /// `CERTIFICATES=100000` puts so many into the store.
+#[expect(
+    clippy::print_stdout,
+    reason = "with many certificates, the figures are what it is run for"
+)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn there_are_no_more_series_with_many_certificates_than_with_one() {
     let many: usize = std::env::var("CERTIFICATES").map_or(500, |many| many.parse().unwrap());
@@ -346,7 +351,7 @@ async fn issued(store: &acme_proxy::store::sled::SledStore) -> Order {
 fn copied(template: &str, issued: &Order, number: usize) -> Order {
     let end = issued.certificate().unwrap().not_after();
     let days = i64::try_from(number % 90).unwrap();
-    let other_end = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days + 12);
+    let other_end = Clock::system().now() + jiff::SignedDuration::from_hours(24 * days + 12);
     let text = template
         .replace(&issued.id().to_string(), &OrderId::random().to_string())
         .replace("www.test.example.com", &format!("host-{number}.test.example.com"))

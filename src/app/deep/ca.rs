@@ -106,7 +106,7 @@ async fn proxy(upstream: &Upstream) -> Option<Finding> {
     Some(Finding::failure(Check::Proxy, upstream.name, text, fix))
 }
 
-/// As programs read NO_PROXY: names with everything below them, and `*`.
+/// As programs read `NO_PROXY`: names with everything below them, and `*`.
 fn is_excepted(host: &str, excepted: &str) -> bool {
     excepted.split(',').map(str::trim).any(|entry| {
         let entry = entry.trim_start_matches("*.").trim_start_matches('.');
