@@ -46,7 +46,7 @@ async fn certificates_are_found_shown_and_exported_beside_a_daemon_and_without_o
         );
         assert_eq!(
             records(&world, "certs", &["--serial", &colons(&serial)]).await,
-            [one.clone()]
+            std::slice::from_ref(&one)
         );
         assert_eq!(
             records(&world, "certs", &["--name", "*.test.example.com"])
