@@ -18,9 +18,6 @@ pub const AUDIT_LOG: &str = "audit log";
 /// What the store is called.
 pub const STORE: &str = "store";
 
-/// What the audit log is called.
-pub const AUDIT_LOG: &str = "audit log";
-
 /// A loop that has not turned for so long is stuck: the slowest one turns every second.
 const STUCK: Duration = Duration::from_secs(60);
 
@@ -54,11 +51,6 @@ impl Health {
     /// Nobody asks for a part any more.
     pub fn forget(&self, part: &str) {
         self.parts().remove(part);
-    }
-
-    /// Whether the part is missing.
-    pub fn lacks(&self, part: &str) -> bool {
-        matches!(self.parts().get(part), Some(Err(_)))
     }
 
     /// What is missing, by part. Empty if all is well. The DNS servers are left out, for without them certificates are
