@@ -10,7 +10,7 @@ LIVES_CASES ?= 100000
 CERTIFICATES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients suite powercut powercut-short soak races series lives fuzz fuzz-short bench build install needs needs-fuzz needs-test clean
+.PHONY: help demo test check unit clients suite powercut powercut-short soak races series lives fuzz fuzz-short bench delivery delivery-installer delivery-packages FORCE build dist deb image install needs needs-fuzz needs-test needs-delivery clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -20,7 +20,7 @@ demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps
 	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
 	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
 
-test: check unit clients suite powercut-short fuzz-short ## Proves the project: everything below but bench, in short forms
+test: check unit clients suite powercut-short fuzz-short delivery ## Proves the project: everything below but bench, in short forms
 	@echo "All of make test has passed."
 
 check: needs ## Format, lints with warnings denied, one crypto provider
@@ -70,8 +70,44 @@ bench: needs ## Issuances per second, latency, CPU, memory, syncs; release build
 	$(CARGO) build --locked --release --bin acme-proxy --examples
 	$(TARGET_DIR)/release/examples/bench
 
-build: needs ## The release binary
-	$(CARGO) build --locked --release --bin acme-proxy
+# Only the last step differs from `cargo build`: the C library goes into the program, which then runs on any Linux.
+STATIC := --locked --bin acme-proxy
+STATIC_FLAGS := -- -C target-feature=+crt-static
+DELIVERY := $(abspath $(TARGET_DIR))/delivery
+
+delivery: needs needs-delivery ## install.sh, and the packages, in clean Debian roots
+	$(CARGO) build --locked --example throwaway_ca
+	$(CARGO) rustc $(STATIC) $(STATIC_FLAGS)
+	@mkdir -p $(DELIVERY)
+	strip -o $(DELIVERY)/acme-proxy $(TARGET_DIR)/debug/acme-proxy
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(DELIVERY)/root $(DELIVERY)/tools
+	@$(MAKE) --no-print-directory -j2 --output-sync=target delivery-installer delivery-packages
+
+$(DELIVERY)/root: FORCE
+	@$(SUDO) ./tests/delivery/root.sh $@
+
+$(DELIVERY)/tools: FORCE
+	@./tests/delivery/tools.sh $@
+
+delivery-installer:
+	@$(SUDO) ./tests/delivery/installer.sh $(DELIVERY)/acme-proxy $(DELIVERY)/root
+
+delivery-packages:
+	@$(SUDO) ./tests/delivery/packages.sh $(DELIVERY)/acme-proxy $(DELIVERY)/root $(DELIVERY)/tools $(abspath $(TARGET_DIR))/debug/examples/throwaway_ca
+
+build: needs ## The release binary, which needs no library
+	$(CARGO) rustc --release $(STATIC) $(STATIC_FLAGS)
+
+dist: build ## The release archive with its checksum, in target/dist
+	./deploy/dist.sh $(TARGET_DIR)/release/acme-proxy target/dist
+
+deb: build $(DELIVERY)/tools ## The Debian package, in target/dist
+	./deploy/debian/stage.sh $(TARGET_DIR)/release/acme-proxy target/deb
+	PATH=$(DELIVERY)/tools/bin:$$PATH cargo-deb --no-build --no-strip --output target/dist/
+
+image: build ## What an image is built from, in target/image; then: podman build -f deploy/container/Containerfile target/image
+	./deploy/container/root.sh $(TARGET_DIR)/release/acme-proxy target/image/root
+	mkdir -p target/image/store
 
 install: build ## Installs binary, unit and a first ca.json; see install.sh for its variables
 	$(SUDO) env BINARY=$(TARGET_DIR)/release/acme-proxy ./install.sh
@@ -93,6 +129,9 @@ needs-test:
 	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl \
 	  systemd:systemd-analyze systemd:systemd-socket-activate python3-seccomp:seccomp.py \
 	  prometheus:promtool
+
+needs-delivery:
+	@./tests/needs.sh debootstrap:debootstrap shellcheck:shellcheck binutils:strip buildah:buildah curl:curl python3-venv:ensurepip.py
 
 clean: ## Removes what was built
 	$(CARGO) clean

@@ -250,6 +250,9 @@ fn opened(path: &Path) -> anyhow::Result<(File, Remains)> {
     if file.try_lock().is_err() {
         bail!(unusable("is written by another process"));
     }
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        bail!(unusable("is no regular file"));
+    }
     let (whole, rest) = tail(&mut file).with_context(|| unusable("can not be read"))?;
     let latest = match whole.as_deref().map(Link::read) {
         None => Some(Link::none()),

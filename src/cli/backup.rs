@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 const BACKUP_EXAMPLES: &str = "\
-Example:
+Examples:
   acme-proxy backup /var/backups/acme-proxy-$(date +%F) /etc/acme-proxy/ca.json";
 
 const RESTORE_EXAMPLES: &str = "\
-Example:
+Examples:
   systemctl stop acme-proxy
   mv /var/lib/acme-proxy/db /var/lib/acme-proxy/db.old
   sudo -u acme-proxy acme-proxy restore /var/backups/acme-proxy-2026-11-22 /etc/acme-proxy/ca.json";

@@ -12,9 +12,6 @@ pub const ACCOUNT: &str = "upstream account";
 /// What the DNS servers for challenge look-ups are called.
 pub const RESOLVER: &str = "resolver";
 
-/// What the audit log is called.
-pub const AUDIT_LOG: &str = "audit log";
-
 /// What the store is called.
 pub const STORE: &str = "store";
 

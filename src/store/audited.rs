@@ -118,7 +118,7 @@ impl Store for Audited {
                 }
                 AccountName::Foreign(name) => event!(
                     account.id = %id, account.name = %name, account.status = %account.status(), provisioner,
-                    account.key = key, "account imported"
+                    account.key = key, "account imported from step-ca"
                 ),
             }
         }

@@ -169,7 +169,7 @@ pub(crate) fn look_at_files(context: &Context) -> State {
     show_days_left(context, end);
     match end {
         Some(end) if end <= context.clock.now() => State::Missing(
-            "the certificate of tls.certificate has expired; put another one in its place and restart"
+            "the certificate of tls.certificate has expired; put another one in its place and reload (SIGHUP)"
                 .to_owned(),
         ),
         // What rustls serves and we can not read is for the clients to judge.

@@ -331,7 +331,15 @@ impl CaHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acme::certificate::Der;
+    use crate::acme::offers::Offers;
+    use crate::acme::order::ValidatedOrder;
+    use crate::acme::order::late::AwaitedOrder;
+    use crate::acme::renewal::CertificateId;
+    use crate::acme::revocation::RevocationReason;
+    use crate::acme::upstream::UpstreamOrder;
     use crate::clock::Clock;
+    use crate::upstream::{Progress, Suggestion};
 
     fn ready(now: Timestamp) -> CaHealth {
         let ca = CaHealth::failing_since(now);
@@ -340,6 +348,71 @@ mod tests {
     }
 
     const UP: Result<(), Error> = Ok(());
+
+    /// A CA that is never asked.
+    struct Silent;
+
+    #[async_trait::async_trait]
+    impl Issuer for Silent {
+        async fn prepare(&self) -> Result<(), Error> {
+            unreachable!()
+        }
+
+        async fn open(&self, _: &ValidatedOrder) -> Result<UpstreamOrder, Error> {
+            unreachable!()
+        }
+
+        async fn advance(&self, _: &ValidatedOrder) -> Result<Progress, Error> {
+            unreachable!()
+        }
+
+        async fn look(&self, _: &AwaitedOrder) -> Result<Progress, Error> {
+            unreachable!()
+        }
+
+        async fn revoke(&self, _: &Der, _: Option<&str>, _: Option<RevocationReason>) -> Result<(), Error> {
+            unreachable!()
+        }
+
+        async fn renewal(&self, _: &CertificateId) -> Result<Suggestion, Error> {
+            unreachable!()
+        }
+
+        async fn probe(&self) -> Result<Offers, Error> {
+            unreachable!()
+        }
+    }
+
+    fn of(issuer: &Arc<dyn Issuer>) -> Upstream {
+        Upstream {
+            name: UpstreamName::DEFAULT,
+            ca_url: "https://ca.example/directory".to_owned(),
+            issuer: Arc::clone(issuer),
+            failover: None,
+        }
+    }
+
+    #[test]
+    fn f3_how_long_a_ca_has_asked_to_be_left_alone_outlives_a_reload() {
+        let now = Clock::system().now();
+        let issuer: Arc<dyn Issuer> = Arc::new(Silent);
+        let before = Watched::new(of(&issuer), now);
+        before.health.set_ready();
+        before.health.failed(now, Some(seconds(3600)), Says::SlowDown);
+        before.health.prepare_later(now, seconds(600));
+        let same = before.followed_by(of(&issuer), now);
+        let later = after(now, seconds(3601));
+        assert_eq!(same.health.places(64, 64, now), 0);
+        assert_eq!(
+            same.health.places(64, 64, later),
+            64,
+            "its account is still there"
+        );
+        let other: Arc<dyn Issuer> = Arc::new(Silent);
+        let changed = same.followed_by(of(&other), now);
+        assert_eq!(changed.health.waits(now), (seconds(3600), seconds(600)));
+        assert_eq!(changed.health.places(64, 64, later), 0, "is there an account?");
+    }
 
     fn down() -> Result<(), Error> {
         Err(Error::transient("no answer").of_the_ca())

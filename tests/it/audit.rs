@@ -2,16 +2,20 @@
 //! in the documentation of what can stand in it (SECURITY I10, F39).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use instant_acme::NewAccount;
 use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
 
-use crate::harness::documented::{quoted, root, rows};
-use crate::harness::process::text;
+use crate::harness::documented::{quoted, root};
+use crate::harness::process::{PATIENCE, text};
 use crate::harness::world::World;
 use crate::recovery::client::Client;
-use crate::recovery::ledger::Ledger;
+use crate::recovery::ledger::{Ledger, builder};
 
 /// Where events come from: the store's changes, and what changes no record.
 const SOURCES: [&str; 5] = [
@@ -141,27 +145,114 @@ async fn a_rotation_with_sighup_and_a_kill_in_the_middle_of_a_line_keep_the_chai
 #[tokio::test]
 async fn f39_what_can_not_be_written_is_health_and_nothing_begins_meanwhile() {
     let world = World::new().await;
-    // It takes nothing, as a full disk.
+    let disk = world.installation.path("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let file = disk.join("audit.log");
     world
         .installation
-        .edit(|config| config["authority"]["config"]["audit"] = json!({ "file": "/dev/full" }));
-    let output = world.installation.run(|command| {
+        .edit(|config| config["authority"]["config"]["audit"] = json!({ "file": file }));
+    // A disk of 16 KiB that only the daemon sees.
+    const SCRIPT: &str = "mount -t tmpfs -o size=16k none \"$0\" && exec \"$@\"";
+    let mut daemon = world.installation.start_by(|program| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", SCRIPT])
+            .arg(&disk)
+            .arg(program);
         command.arg(world.installation.config());
+        command
     });
-    let output = output.await;
-    assert_eq!(output.status.code(), Some(2));
-    let error = text(&output.stderr);
-    assert!(
-        error.contains("authority.config.audit.file: /dev/full can not be"),
-        "{error}"
-    );
+    daemon.is_well().await;
+    let newcomer = NewAccount {
+        contact: &[],
+        terms_of_service_agreed: true,
+        only_return_existing: false,
+    };
+    let http = world.installation.client();
+    let register = async || {
+        let created = builder(&http).create(&newcomer, world.installation.directory_url(), None);
+        created.await.map(drop).map_err(|error| error.to_string())
+    };
+    let mut made = 0;
+    let refused = loop {
+        match register().await {
+            Ok(()) => made += 1,
+            Err(refused) => break refused,
+        }
+        assert!(made < 5000, "all of them on 16 KiB?");
+    };
+    assert!(refused.contains("the server is busy"), "{refused}");
+    let missing = daemon.health().await.unwrap()["missing"]["audit log"].clone();
+    let missing = missing.as_str().unwrap();
+    for says in ["No space left on device", "nothing new is taken on"] {
+        assert!(missing.contains(says), "{missing}");
+    }
+    grow(daemon.pid(), &disk).await;
+    daemon.is_well().await;
+    register().await.unwrap();
+    let seen = format!("/proc/{}/root{}", daemon.pid(), file.display());
+    let copy = world.installation.path("copy.log");
+    let complete = async {
+        let is_complete = || {
+            std::fs::copy(&seen, &copy).unwrap();
+            let log = std::fs::read_to_string(&copy).unwrap();
+            log.matches("\"account created\"").count() == made + 1
+        };
+        while !is_complete() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, complete).await.expect("an event is lost");
+    let (code, said) = verify(&world, &[&copy]).await;
+    assert_eq!(code, Some(0), "{said}");
+    daemon.stop().await;
+}
+
+/// Gives the disk more room.
+async fn grow(pid: u32, disk: &Path) {
+    let mut command = Command::new("nsenter");
+    command.args(["--mount", "--target", &pid.to_string()]);
+    command.args(["mount", "-o", "remount,size=16m"]).arg(disk);
+    assert!(command.status().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_the_log_stops_the_start() {
+    let world = World::new().await;
+    let nowhere = world.installation.path("missing/audit.log");
+    for (file, says) in [
+        (PathBuf::from("/dev/full"), "/dev/full is no regular file"),
+        (
+            nowhere,
+            "missing/audit.log can not be opened; give the service's user access to it",
+        ),
+    ] {
+        world
+            .installation
+            .edit(|config| config["authority"]["config"]["audit"] = json!({ "file": file }));
+        let output = world.installation.run(|command| {
+            command.arg(world.installation.config());
+        });
+        let output = output.await;
+        assert_eq!(output.status.code(), Some(2));
+        let error = text(&output.stderr);
+        assert!(error.contains("authority.config.audit.file: "), "{error}");
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]
 fn i10_the_documentation_names_every_event_that_there_is_and_no_other() {
-    let documented: BTreeSet<String> = rows("docs/OPERATIONS.md", |cell| cell.starts_with("audit: "))
-        .iter()
-        .flat_map(|cells| quoted(&cells[0]).map(str::to_owned).collect::<Vec<_>>())
+    let chapters = std::fs::read_to_string(root().join("docs/OPERATIONS.md")).unwrap();
+    let chapter = chapters
+        .split("\n## ")
+        .find(|chapter| chapter.starts_with("Audit log\n"));
+    let rows = chapter
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let documented: BTreeSet<String> = rows
+        .flat_map(|cell| quoted(&format!("`{cell}")).map(str::to_owned).collect::<Vec<_>>())
         .collect();
     let mut source = String::new();
     for path in SOURCES {
@@ -195,7 +286,7 @@ fn i10_the_documentation_names_every_event_that_there_is_and_no_other() {
     assert_eq!(there, documented);
 }
 
-fn read(path: &std::path::Path) -> String {
+fn read(path: &Path) -> String {
     if path.is_file() {
         return std::fs::read_to_string(path).unwrap();
     }

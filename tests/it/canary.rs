@@ -93,8 +93,8 @@ async fn i9_no_secret_is_in_any_log_any_answer_any_page_or_proc() {
     for file in ["cmdline", "environ"] {
         seen += &std::fs::read_to_string(format!("/proc/{}/{file}", daemon.pid())).unwrap();
     }
-    daemon.stop().await;
     ledger.audit(&world).await.assert_clean();
+    daemon.stop().await;
     seen += &world.installation.log();
     seen += &std::fs::read_to_string(&audit).unwrap();
     assert!(seen.contains("level=trace") && seen.contains("\"level\":\"trace\""));

@@ -13,6 +13,7 @@ mod canary;
 mod compat;
 mod config;
 mod deep;
+mod documentation;
 mod eab_cli;
 mod gate;
 mod harness;

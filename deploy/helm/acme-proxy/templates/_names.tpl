@@ -1,0 +1,48 @@
+{{- define "acme-proxy.name" -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "acme-proxy.selector" -}}
+app.kubernetes.io/name: acme-proxy
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "acme-proxy.labels" -}}
+{{ include "acme-proxy.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "acme-proxy.eabSecret" -}}
+{{- $eab := .Values.ca.eab -}}
+{{- if and $eab.existingSecret (or $eab.kid $eab.hmacKey) -}}
+{{- fail "ca.eab: give existingSecret, or kid and hmacKey, and not both" -}}
+{{- else if $eab.existingSecret -}}
+{{- $eab.existingSecret -}}
+{{- else if and $eab.kid $eab.hmacKey -}}
+{{- include "acme-proxy.name" . }}-eab
+{{- else if or $eab.kid $eab.hmacKey -}}
+{{- fail "ca.eab: kid and hmacKey belong together" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "acme-proxy.configuration" -}}
+{{- $ca := dict "ca_url" .Values.ca.url -}}
+{{- if .Values.ca.email -}}
+{{- $_ := set $ca "account_email" .Values.ca.email -}}
+{{- end -}}
+{{- if include "acme-proxy.eabSecret" . -}}
+{{- $_ := set $ca "eab_kid" "file:/run/secrets/acme-proxy/kid" -}}
+{{- $_ := set $ca "eab_hmac_key" "file:/run/secrets/acme-proxy/hmac-key" -}}
+{{- end -}}
+{{- $base := dict
+  "address" ":443"
+  "metricsAddress" ":9123"
+  "dnsNames" .Values.dnsNames
+  "commonName" (first .Values.dnsNames)
+  "logger" (dict "format" "json")
+  "db" (dict "type" "sled" "dataSource" "/var/lib/acme-proxy/sled")
+  "authority" (dict "type" "externalcas" "config" $ca "provisioners" .Values.provisioners) -}}
+{{- mergeOverwrite $base (deepCopy .Values.config) | toPrettyJson -}}
+{{- end -}}
