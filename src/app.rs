@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Interval;
 
@@ -183,9 +183,10 @@ impl App {
         let mut in_force = self.in_force;
         let (stopper, stopped) = watch::channel(false);
         let mut parts = JoinSet::new();
-        let accounts = watch::Sender::new(Arc::clone(&in_force.work.borrow().accounts));
+        let accounts = Arc::clone(&in_force.work.borrow().accounts);
+        let accounts = AccountsInForce(Arc::new(RwLock::new(accounts)));
         if let Some(control) = self.control {
-            let accounts = Arc::new(AccountsInForce(accounts.subscribe()));
+            let accounts = Arc::new(accounts.clone());
             parts.spawn(control.serve(in_force.server.clone(), accounts, stopped.clone()));
         }
         parts.spawn(self.acme.serve_acme(in_force.server.clone(), stopped.clone()));

@@ -7,10 +7,12 @@
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
+use tokio::time::timeout;
 
 use crate::acme::upstream::UpstreamName;
 use crate::app;
@@ -30,6 +32,9 @@ use crate::validate::Validator;
 use crate::worker::Worker;
 use crate::worker::upstream::Upstream;
 
+/// How long the files of the configuration may take to be read. Nothing else is heard of meanwhile.
+const LOAD: Duration = Duration::from_secs(20);
+
 /// How the configuration is read anew, and when.
 pub struct Reloads {
     /// Asks for it. What is asked while one is under way is asked once.
@@ -44,6 +49,9 @@ pub(crate) struct Work {
     pub(crate) worker: Worker,
     pub(crate) accounts: Arc<Accounts>,
 }
+
+/// What the next worker is made of.
+type Parts = (Vec<Upstream>, Validator, Arc<Accounts>);
 
 /// What holds now.
 pub(crate) struct InForce {
@@ -61,11 +69,15 @@ impl InForce {
         systemd::reloading();
         tracing::info!("reloading ...");
         let load = Arc::clone(&reloads.load);
-        let loaded = tokio::task::spawn_blocking(move || load()).await;
+        let loaded = timeout(LOAD, tokio::task::spawn_blocking(move || load())).await;
         let changed = match loaded {
-            Ok(Ok(config)) => self.change(config).await,
+            Ok(Ok(Ok(config))) => self.change(config).await,
+            Ok(Ok(Err(error))) => Err(error.into()),
             Ok(Err(error)) => Err(error.into()),
-            Err(error) => Err(error.into()),
+            Err(_) => Err(anyhow!(
+                "the configuration, or a file that it names, can not be read within {} s",
+                LOAD.as_secs()
+            )),
         };
         match changed {
             Ok(()) => {
@@ -89,22 +101,24 @@ impl InForce {
             tracing::warn!("{warning}");
         }
         let until_a_restart = keep(&mut config, &self.config);
-        // All that may fail comes before anything is changed.
+        // All that may fail comes before anything is changed; of what changes something, each is whole or not at all.
         let tls = tls::server_config(Arc::clone(&self.slot), config.server.tls)?;
-        let work = match self.works_the_same(&config) {
+        let parts = match self.works_the_same(&config) {
             true => None,
-            false => Some(self.next_work(&config)?),
+            false => Some(self.parts_of_next_work(&config)?),
         };
-        install_files(&self.slot, &config.server.own_certificate)?;
         if let Some(logs) = log::logs() {
             logs.audit.reopen()?;
         }
+        install_files(&self.slot, &config.server.own_certificate)?;
         log::change_format(config.logger.format);
         let policy = Policy::new(config.policy.clone());
         let settings = config.server.clone();
         self.server.change(settings, |ra| ra.under(policy), Arc::new(tls));
-        if let Some(work) = work {
-            self.work.send_replace(work);
+        if let Some((upstreams, validator, accounts)) = parts {
+            let before = self.work.borrow().worker.clone();
+            let worker = before.followed_by(upstreams, validator, config.worker.clone());
+            self.work.send_replace(Work { worker, accounts });
         }
         self.config = config;
         for sentence in until_a_restart {
@@ -124,7 +138,7 @@ impl InForce {
             && config.upstreams.iter().zip(&before.upstreams).all(same)
     }
 
-    fn next_work(&self, config: &Config) -> anyhow::Result<Work> {
+    fn parts_of_next_work(&self, config: &Config) -> anyhow::Result<Parts> {
         let before = self.work.borrow();
         let known = |wanted: &config::Upstream| {
             let mut settings = self.config.upstreams.iter();
@@ -136,11 +150,7 @@ impl InForce {
         };
         let (upstreams, accounts) = upstreams(&config.upstreams, known, &self.store, &self.metrics)?;
         let validator = Validator::new(config.validate.clone())?;
-        let settings = config.worker.clone();
-        Ok(Work {
-            worker: before.worker.followed_by(upstreams, validator, settings),
-            accounts: Arc::new(accounts),
-        })
+        Ok((upstreams, validator, Arc::new(accounts)))
     }
 }
 
@@ -246,11 +256,11 @@ pub(crate) fn install_files(slot: &CertificateSlot, from: &OwnCertificate) -> an
     Ok(slot.install_pem(&read(certificate)?, &read(key)?)?)
 }
 
-/// Runs one worker after the other until told to stop. Each finishes its steps before the next begins: all of them have
-/// deadlines.
+/// Runs one worker after the other until told to stop. Each finishes its steps before the next begins, and so does the
+/// operator's command that is under way: all of them have deadlines.
 pub(crate) async fn work(
     mut next: watch::Receiver<Work>,
-    accounts: watch::Sender<Arc<Accounts>>,
+    accounts: AccountsInForce,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut is_first = true;
@@ -259,7 +269,7 @@ pub(crate) async fn work(
             worker,
             accounts: own,
         } = next.borrow_and_update().clone();
-        accounts.send_replace(own);
+        *accounts.0.write().await = own;
         if !is_first {
             tracing::info!("the reloaded configuration holds for all work");
         }
@@ -276,17 +286,17 @@ pub(crate) async fn work(
     }
 }
 
-/// The accounts of the worker that runs.
-pub(crate) struct AccountsInForce(pub(crate) watch::Receiver<Arc<Accounts>>);
+/// The accounts of the worker that runs. Whoever does something with them holds them.
+#[derive(Clone)]
+pub(crate) struct AccountsInForce(pub(crate) Arc<RwLock<Arc<Accounts>>>);
 
 #[async_trait]
 impl UpstreamAccounts for AccountsInForce {
     async fn answer(&self, request: UpstreamRequest) -> Result<String, String> {
-        let accounts = Arc::clone(&self.0.borrow());
-        accounts.answer(request).await
+        self.0.read().await.answer(request).await
     }
+
     async fn health(&self, upstream: &str) -> String {
-        let accounts = Arc::clone(&self.0.borrow());
-        accounts.health(upstream).await
+        self.0.read().await.health(upstream).await
     }
 }

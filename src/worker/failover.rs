@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::timeout;
+
 use crate::acme::job::Lane;
 use crate::acme::order::history::StepKind;
 use crate::acme::order::{Order, OrderStatus};
@@ -22,10 +25,10 @@ const BATCH: usize = 64;
 /// How long a job that stays is left alone.
 const STAYS: Duration = Duration::from_secs(10);
 
-/// Moves the CA's orders whenever that is due, while its own queue does not: it is paused, or there is no account.
-pub(crate) async fn watch(context: &Context, first: &Watched) {
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+/// Moves the CA's orders whenever that is due, while its own queue does not: it is paused, or there is no account. Ends
+/// between two looks, so that it leaves no job leased.
+pub(crate) async fn watch(context: &Context, first: &Watched, mut stop: watch::Receiver<bool>) {
+    while timeout(LOOK_EVERY, stop.wait_for(|stop| *stop)).await.is_err() {
         if first.health.places(1, 1, context.clock.now()) == 0
             && let Some(second) = stand_in(context, first)
         {

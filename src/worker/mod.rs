@@ -279,6 +279,7 @@ fn portion(kind: WorkKind, free: usize) -> (usize, usize) {
 async fn step(context: &Context, lease: Lease) {
     let work = lease.job.work;
     let mut found = None;
+    let mut put_off = None;
     for _ in 0..MAX_CONFLICTS {
         let settlement = decide(context, &lease, &mut found).await;
         let next = settlement.next;
@@ -286,15 +287,21 @@ async fn step(context: &Context, lease: Lease) {
             Ok(()) => return,
             // Somebody else has changed the order: what was found out is held against what is there now.
             Err(StoreError::Conflict) if found.is_some() => {}
-            Err(StoreError::Conflict) => break,
+            Err(StoreError::Conflict) => {
+                put_off = matches!(next, Next::Again { .. }).then_some(next);
+                break;
+            }
             Err(error) => {
                 tracing::warn!(job.work = %work, ?next, %error, "a job can not be given back");
                 return;
             }
         }
     }
-    // The next step decides again on what is there then.
-    let retry = again(context, Duration::ZERO, lease.job.faults);
+    // The next step decides again on what is there then; a wait that the other side has asked for stays one.
+    let retry = match put_off {
+        Some(next) => Settlement { next, ..done() },
+        None => again(context, Duration::ZERO, lease.job.faults),
+    };
     if let Err(error) = context.store.settle(lease, retry).await {
         tracing::warn!(job.work = %work, %error, "a job can not be given back");
     }

@@ -115,12 +115,20 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
     let mut upstreams = JoinSet::new();
     for upstream in context.upstreams.values() {
         let (context, upstream) = (Arc::clone(&context), Arc::clone(upstream));
+        let (of_prepare, of_failover, mut stop) = (stop.clone(), stop.clone(), stop.clone());
         upstreams.spawn(async move {
+            let looks = async {
+                let looks =
+                    async { tokio::join!(probe(&context, &upstream), renewal::run(&context, &upstream)) };
+                tokio::select! {
+                    _ = looks => {}
+                    _ = stop.wait_for(|stop| *stop) => {}
+                }
+            };
             tokio::join!(
-                prepare(&context, &upstream),
-                probe(&context, &upstream),
-                renewal::run(&context, &upstream),
-                failover::watch(&context, &upstream)
+                prepare(&context, &upstream, of_prepare),
+                failover::watch(&context, &upstream, of_failover),
+                looks
             )
         });
     }
@@ -138,32 +146,31 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
         _ = work => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
-    // Until they are gone, they hold the store.
-    upstreams.shutdown().await;
+    // None is cut off: an answer that is lost may be one that names the account, and the EAB is spent.
+    while upstreams.join_next().await.is_some() {}
     context.metrics.health.ends(UPKEEP);
 }
 
 /// Asks for the account at the CA until there is one, and again whenever something has become of it. Only while there is
-/// one are orders worked on (SECURITY F9).
-async fn prepare(context: &Context, upstream: &Watched) {
+/// one are orders worked on (SECURITY F9). Ends between two requests.
+async fn prepare(context: &Context, upstream: &Watched, mut stop: watch::Receiver<bool>) {
     let (name, part) = (upstream.name(), account_at(upstream.name()));
     let metrics = &context.metrics;
     let ready = metrics.upstream.ready.with_label_values(&[name.as_str()]);
     let mut faults = 0_u32;
     // A worker before this one may have been told to wait.
-    let (_, wait) = upstream.health.waits(context.clock.now());
-    let _early = tokio::time::timeout(wait, upstream.issuer().account_changed()).await;
-    loop {
+    let (paused, unasked) = upstream.health.waits(context.clock.now());
+    let mut wait = Some(paused.max(unasked));
+    while waited(upstream, wait, &mut stop).await {
         let request = upstream.issuer().prepare();
-        let wait = match upstream.asked(context, Operation::Register, request).await {
+        wait = match upstream.asked(context, Operation::Register, request).await {
             Ok(()) => {
                 faults = 0;
                 tracing::info!(upstream = %name, "the account at the CA is ready");
                 metrics.health.report(&part, Ok(()));
                 upstream.health.set_ready();
                 ready.set(1);
-                upstream.issuer().account_changed().await;
-                continue;
+                None
             }
             Err(error) => {
                 faults = faults.saturating_add(1);
@@ -173,7 +180,7 @@ async fn prepare(context: &Context, upstream: &Watched) {
                 tracing::error!(upstream = %name, %error, faults, "there is no account at the CA");
                 let missing = format!("there is no account at the CA: {error}");
                 metrics.health.report(&part, Err(missing));
-                match error {
+                Some(match error {
                     Error::Permanent(_) => PREPARE_REFUSED,
                     Error::Transient { retry_after, .. } => {
                         let asked = retry_after.unwrap_or(Duration::ZERO);
@@ -181,11 +188,25 @@ async fn prepare(context: &Context, upstream: &Watched) {
                         asked.max(backoff(faults, PREPARE_CEILING))
                     }
                     Error::OrderGone(_) | Error::OrderUnseen(_) => backoff(faults, PREPARE_CEILING),
-                }
+                })
             }
         };
-        // However it ends, it is time to try again.
-        let _early = tokio::time::timeout(wait, upstream.issuer().account_changed()).await;
+    }
+}
+
+/// Waits for so long, or for ever, but not after the account has changed. Says whether to go on: not if it is time to stop.
+async fn waited(upstream: &Watched, wait: Option<Duration>, stop: &mut watch::Receiver<bool>) -> bool {
+    let over = async {
+        match wait {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => false,
+        () = upstream.issuer().account_changed() => true,
+        () = over => true,
     }
 }
 

@@ -15,6 +15,9 @@ use crate::upstream::dns::provider::Action;
 /// How often the record is taken back before it is left to the operator.
 const WITHDRAWALS: u32 = 3;
 
+/// The longest wait before one, whatever the provider asks for: somebody waits for the outcome.
+const PAUSE_CEILING: Duration = Duration::from_secs(60);
+
 /// The longest pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -96,7 +99,7 @@ impl Solver {
     async fn taken_back(&self, at: &Record) -> Result<(), String> {
         let mut why = String::new();
         for _ in 0..WITHDRAWALS {
-            sleep(self.desk.pause().unwrap_or_default()).await;
+            sleep(self.desk.pause().unwrap_or_default().min(PAUSE_CEILING)).await;
             match self.desk.apply(Action::Withdraw, at).await {
                 Ok(()) => return Ok(()),
                 Err(refused) => why = refused.detail,
