@@ -65,8 +65,9 @@ async fn all_commands(world: &World) -> Vec<(Vec<String>, String)> {
 
 /// The command in a line of examples, behind which may stand what it does; `None` if it is another program's.
 fn example_in(line: &str) -> Option<&str> {
-    let begin = line.find("acme-proxy ")?;
-    line[begin..].split("  ").next()
+    let command = line.split("  ").next()?;
+    // Before it may stand `sudo -u acme-proxy`.
+    Some(&command[command.rfind("acme-proxy ")?..])
 }
 
 /// An example as the arguments of a command line: no more of a shell than quotes and `>` is understood.
