@@ -260,7 +260,11 @@ async fn accounts_are_imported_once_and_counted_with_a_daemon_and_without() {
             daemon.stop().await;
         }
         let events = std::fs::read_to_string(&audit).unwrap();
-        assert_eq!(events.matches("\"account imported from step-ca\"").count(), 11, "{events}");
+        assert_eq!(
+            events.matches("\"account imported from step-ca\"").count(),
+            11,
+            "{events}"
+        );
     }
 }
 
