@@ -281,6 +281,9 @@ fn opened(path: &Path) -> anyhow::Result<(File, Remains)> {
             let aside = aside();
             std::fs::rename(path, &aside).with_context(|| unusable("is damaged and can not be put aside"))?;
             let file = open().with_context(|| unusable("can not be made"))?;
+            if file.try_lock().is_err() {
+                bail!(unusable("is written by another process"));
+            }
             tracing::error!(
                 file = %path.display(), aside = %aside.display(),
                 "the audit log ends with a line that is not as it was written; a new one begins, and this one is put aside"

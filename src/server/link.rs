@@ -104,6 +104,10 @@ pub(crate) fn account_of_kid(settings: &Settings, provisioner: &str, kid: &str) 
 
 /// Whether this is what the URLs of the provisioner's accounts begin with, under one of the configured names.
 pub(crate) fn begins_account_urls(settings: &Settings, provisioner: &str, prefix: &str) -> bool {
-    let ours = |name| Links::new(settings, name, provisioner).to("account/") == prefix;
+    let ours = |name| {
+        let links = Links::new(settings, name, provisioner);
+        links.to("account/") == prefix
+            || links.of_request(&format!("/2.0/acme/{provisioner}/account/")) == prefix
+    };
     settings.names.iter().any(ours)
 }

@@ -143,15 +143,22 @@ impl Worker {
     pub fn followed_by(&self, upstreams: Vec<Upstream>, validator: Validator, settings: Settings) -> Self {
         let before = &self.context;
         let now = before.clock.now();
+        let names: Vec<UpstreamName> = upstreams.iter().map(|upstream| upstream.name).collect();
         let upstreams = upstreams.into_iter().map(|upstream| {
-            let stays = before.upstreams.get(&upstream.name);
-            let stays = stays.filter(|known| known.upstream.ca_url == upstream.ca_url);
+            // It may have got another name.
+            let renamed = before
+                .upstreams
+                .values()
+                .filter(|known| !names.contains(&known.name()));
+            let stays = before.upstreams.get(&upstream.name).into_iter().chain(renamed);
+            let mut stays = stays.filter(|known| known.upstream.ca_url == upstream.ca_url);
+            let stays = stays.next();
+            if stays.is_none_or(|known| known.name() != upstream.name) {
+                upkeep::report_unknown_account(&before.metrics, upstream.name);
+            }
             let watched = match stays {
                 Some(known) => known.followed_by(upstream, now),
-                None => {
-                    upkeep::report_unknown_account(&before.metrics, upstream.name);
-                    Watched::new(upstream, now)
-                }
+                None => Watched::new(upstream, now),
             };
             (watched.name(), Arc::new(watched))
         });

@@ -261,8 +261,11 @@ async fn own(context: &Context) {
 }
 
 async fn resolver(context: &Context) {
-    // Nobody has heard of them yet.
-    let mut silent = RESOLVER_SILENT;
+    // If nobody has heard of them yet, the first silence counts.
+    let mut silent = match context.metrics.health.lacks(RESOLVER) {
+        true => RESOLVER_SILENT,
+        false => 0,
+    };
     loop {
         silent = match context.validator.resolver_answers().await {
             true => 0,

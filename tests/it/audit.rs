@@ -18,7 +18,9 @@ use crate::recovery::client::Client;
 use crate::recovery::ledger::{Ledger, builder};
 
 /// Where events come from: the store's changes, and what changes no record.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 7] = [
+    "src/ra/inventory",
+    "src/server/control/backup.rs",
     "src/store/audited.rs",
     "src/app/audit.rs",
     "src/app/reload.rs",

@@ -253,10 +253,15 @@ fn disk(facts: &Facts) -> Option<Finding> {
 /// The configuration puts our store beside a database of the Go program.
 fn go_database(facts: &Facts) -> Option<Finding> {
     let store = &facts.config.store.path;
-    let database = store.with_extension("");
-    let beside = store.extension().is_some_and(|extension| extension == "sled") && database.exists();
+    // bbolt's file has ours beside it, badger's directory has it inside.
+    let around = store.parent().filter(|_| store.ends_with("sled"));
+    let database = match around.filter(|directory| directory.join("MANIFEST").exists()) {
+        Some(badger) => badger.to_owned(),
+        None => store.with_extension(""),
+    };
+    let is_theirs = database != *store && database.exists();
     let shown = database.display();
-    if !beside {
+    if !is_theirs {
         return None;
     }
     let fix = format!(
@@ -272,7 +277,7 @@ fn go_database(facts: &Facts) -> Option<Finding> {
         false => Finding::warning(
             Check::GoDatabase,
             shown,
-            "the accounts in it do not come along by themselves: clients register again",
+            "the accounts in it do not come along by themselves",
             fix,
         ),
     })

@@ -142,7 +142,7 @@ impl RegistrationAuthority {
         let deactivated = deactivated.map_err(|refusal| match refusal {
             Refusal::Problem(problem) | Refusal::Later { problem, .. } => KeyError::Refused(problem.detail),
         })?;
-        tracing::info!(audit = true, account.id = %account.id(), "account deactivated by the operator");
+        tracing::info!(target: "acme_proxy::operator", audit = true, account.id = %account.id(), "account deactivated by the operator");
         Ok(record_of(&deactivated))
     }
 

@@ -199,7 +199,7 @@ impl RegistrationAuthority {
             )));
         }
         tracing::info!(
-            audit = true, account.id = %order.account(), order.id = %order.id(), ?reason,
+            target: "acme_proxy::operator", audit = true, account.id = %order.account(), order.id = %order.id(), ?reason,
             certificate.sha256 = %bought.leaf().fingerprint(), "revocation asked for by the operator"
         );
         let leaf = bought.leaf().as_bytes().to_vec();

@@ -28,6 +28,6 @@ pub(crate) async fn stream(
             }
         }
     }
-    tracing::info!(store.entries = backup.entries(), "a backup was made");
+    tracing::info!(target: "acme_proxy::operator", audit = true, store.entries = backup.entries(), "backup made");
     Ok(())
 }

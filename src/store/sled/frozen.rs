@@ -73,10 +73,13 @@ impl Kept {
 
     /// Forgets what stands at keys up to this one.
     fn read_up_to(&mut self, last: Key) {
-        let later = self.old.split_off(&last);
+        let mut later = self.old.split_off(&last);
+        if let Some(old) = later.remove(&last) {
+            self.old.insert(last.clone(), old);
+        }
+        let forgotten: usize = self.old.iter().map(weight).sum();
+        self.bytes = self.bytes.saturating_sub(forgotten);
         self.old = later;
-        self.old.remove(&last);
-        self.bytes = self.old.iter().map(weight).sum();
         self.read = Some(last);
     }
 }
