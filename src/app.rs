@@ -10,12 +10,14 @@ pub mod import;
 mod listen;
 pub mod log;
 mod reload;
+mod resolver;
 mod systemd;
 mod upstreams;
 
 pub use audit::verify as verify_audit_log;
 pub use listen::Sockets;
 pub use reload::Reloads;
+pub(crate) use resolver::dns_server;
 
 use std::io;
 use std::net::SocketAddr;
