@@ -18,8 +18,8 @@ in_root() {
 }
 {
     in_root apt-get update
-    in_root apt-get install --yes --no-install-recommends systemd systemd-sysv systemd-resolved libnss-resolve dbus certbot curl knot \
-        openssl procps sudo
+    in_root apt-get install --yes --no-install-recommends systemd systemd-sysv systemd-resolved libnss-resolve dbus certbot curl \
+        iproute2 knot openssl procps sudo
     in_root systemctl disable knot.service
 } >"$work/packages.log" 2>&1 || {
     tail -n 20 "$work/packages.log" >&2
