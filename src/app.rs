@@ -133,6 +133,7 @@ impl App {
             Arc::clone(&slot),
             config.worker.clone(),
         );
+        worker.show_own_certificate().await;
         let accounts = Arc::new(accounts);
         let in_force = InForce {
             config,
