@@ -5,6 +5,7 @@
 //! for is in `operations`.
 
 mod committer;
+mod completion;
 mod frozen;
 mod keys;
 mod open;
@@ -116,7 +117,8 @@ impl SledStore {
             commits: AtomicU64::new(0),
         });
         let (requests, received) = channel();
-        let committer = Committer::new(Arc::clone(&shared), sync(log), received, settings.gather);
+        let mut committer = Committer::new(Arc::clone(&shared), sync(log), received, settings.gather);
+        completion::complete(&shared, &mut committer)?;
         let thread = thread::Builder::new().name("committer".to_owned());
         let thread = thread.spawn(move || committer.run());
         let thread = thread.map_err(|e| StoreError::Failed(format!("starting the committer: {e}")))?;

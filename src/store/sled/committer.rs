@@ -26,7 +26,7 @@ use crate::store::sled::view::{Overlay, failure};
 use crate::store::{Lease, Next, StoreError, codec};
 
 /// The most that one group writes, unless a single change is larger.
-const GROUP_BYTES: usize = 64 * 1024;
+pub(crate) const GROUP_BYTES: usize = 64 * 1024;
 
 /// What a change costs beyond its bodies: keys, heads, index entries.
 const OVERHEAD_BYTES: usize = 512;
@@ -90,7 +90,8 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    fn weight(&self) -> usize {
+    /// What it costs in a group.
+    pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Write { put, constants, .. } => {
                 let bodies = put.iter().map(|put| put.body.len());
@@ -164,10 +165,7 @@ impl Committer {
                 .into_iter()
                 .map(|request| (request.change, request.reply))
                 .unzip();
-            // sled panics on some kinds of damage. Whatever it had done by then is not known to be on the disk.
-            let written = catch_unwind(AssertUnwindSafe(|| self.commit(changes)));
-            let written = written.unwrap_or_else(|_| Err(StoreError::Failed("sled panicked".to_owned())));
-            match written {
+            match self.guarded(changes) {
                 Ok(outcomes) => {
                     for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
                         // A caller that has gone away needs no answer.
@@ -177,6 +175,16 @@ impl Committer {
                 Err(cause) => return self.fail(cause, waiters),
             }
         }
+    }
+
+    /// Decides each change, and writes those that are accepted. sled panics on some kinds of damage: whatever it had done
+    /// by then is not known to be on the disk.
+    pub(crate) fn guarded(
+        &mut self,
+        changes: Vec<Change>,
+    ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let written = catch_unwind(AssertUnwindSafe(|| self.commit(changes)));
+        written.unwrap_or_else(|_| Err(StoreError::Failed("sled panicked".to_owned())))
     }
 
     /// Takes no more writes.
