@@ -22,7 +22,7 @@ use crate::store::sled::{completion, keys};
 use crate::store::{Settings, StoreError, codec};
 
 /// sled's log.
-const LOG: &str = "db";
+pub(crate) const LOG: &str = "db";
 const LOCK: &str = "lock";
 const FORMAT: &str = "format";
 
