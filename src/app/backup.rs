@@ -237,9 +237,7 @@ impl Lines {
 
 fn is_missing(store: &Path) -> bool {
     match fs::read_dir(store) {
-        Ok(mut entries) => {
-            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND))
-        }
+        Ok(mut entries) => entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND)),
         Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }

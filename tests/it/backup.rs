@@ -39,14 +39,14 @@ async fn back_up(world: &World, name: &str) -> PathBuf {
     file
 }
 
-async fn restore(world: &World, file: &std::path::Path) -> String {
+async fn restore(world: &World, file: &Path) -> String {
     world
         .installation
         .prints("restore", &[file.to_str().unwrap()])
         .await
 }
 
-async fn refused(world: &World, command: &str, file: &std::path::Path) -> String {
+async fn refused(world: &World, command: &str, file: &Path) -> String {
     let why = world
         .installation
         .complains(command, &[file.to_str().unwrap()])
@@ -56,7 +56,7 @@ async fn refused(world: &World, command: &str, file: &std::path::Path) -> String
 }
 
 /// The entries of a backup, without when it was made.
-fn entries(file: &std::path::Path) -> Vec<String> {
+fn entries(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.pop();
@@ -235,10 +235,7 @@ async fn nothing_is_overwritten_and_each_bad_backup_has_its_own_sentence() {
         std::fs::write(&bad, content).unwrap();
         let why = refused(&world, "restore", &bad).await;
         assert!(why.contains(sentence), "{why}");
-        assert!(
-            !store.exists(),
-            "{sentence}"
-        );
+        assert!(!store.exists(), "{sentence}");
     }
     let missing = world.installation.path("missing");
     assert!(
@@ -298,7 +295,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        let unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
         drop(unmounted);
         drop(std::fs::remove_dir(&self.0));
     }
@@ -348,7 +348,9 @@ async fn a_store_is_restored_into_a_directory_that_can_not_be_replaced() {
     goes_on(&world).await;
     std::fs::remove_file(&store).unwrap();
 
-    let Some(_mounted) = Mounted::on(&store, "128m") else { return };
+    let Some(_mounted) = Mounted::on(&store, "128m") else {
+        return;
+    };
     // As mkfs makes it.
     std::fs::create_dir(store.join("lost+found")).unwrap();
     restore(&world, &backup).await;
@@ -360,7 +362,9 @@ async fn a_store_is_restored_into_a_directory_that_can_not_be_replaced() {
 async fn f21_a_restore_that_the_disk_has_no_room_for_leaves_what_was_there() {
     let (world, backup) = without_store().await;
     let store = world.installation.store();
-    let Some(_mounted) = Mounted::on(&store, "100k") else { return };
+    let Some(_mounted) = Mounted::on(&store, "100k") else {
+        return;
+    };
     std::fs::create_dir(store.join("lost+found")).unwrap();
     let why = refused(&world, "restore", &backup).await;
     assert!(why.contains("No space left on device"), "{why}");
@@ -383,7 +387,8 @@ async fn a_restore_that_was_killed_is_no_store_and_no_new_one_is_made_in_its_pla
             command.arg(world.installation.config());
         })
         .await;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(
         !output.status.success() && said.contains("its log, the file db, is missing"),
         "{said}"
@@ -405,7 +410,8 @@ async fn a_restore_that_was_killed_is_no_store_and_no_new_one_is_made_in_its_pla
             command.arg(world.installation.config());
         })
         .await;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(
         !output.status.success() && said.contains("there is restore.partial, but no log"),
         "{said}"

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use sled::Batch;
 use serde::{Deserialize, Serialize};
+use sled::Batch;
 use tracing::warn;
 
 use crate::acme::id::OrderId;
