@@ -54,6 +54,9 @@ pub struct Question {
     pub name: String,
     /// The account that would order it; its URL will do.
     pub account: Option<String>,
+    /// In place of an account: the external account key that a new one would be made with.
+    #[serde(default)]
+    pub eab: Option<String>,
     /// The provisioner; may be left out if it is clear.
     pub provisioner: Option<String>,
     /// The address that the client would call from, if that matters.
@@ -67,8 +70,10 @@ pub struct Explanation {
     pub name: String,
     /// The provisioner.
     pub provisioner: String,
-    /// The account, and the external account key that it was made with.
-    pub account: Option<(AccountId, Option<KeyId>)>,
+    /// The account.
+    pub account: Option<AccountId>,
+    /// The external account key that it was made with, or would be.
+    pub key: Option<KeyId>,
     /// What each level says.
     pub levels: Vec<Level>,
     /// The challenges that the client would be offered, and where the order would go.
@@ -206,7 +211,7 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// There is no such account or provisioner.
+    /// There is no such account, key or provisioner.
     pub async fn explain(&self, question: Question) -> Result<Explanation, KeyError> {
         let stored = match &question.account {
             Some(text) => Some(self.account_named(text).await?),
@@ -230,13 +235,21 @@ impl RegistrationAuthority {
             kind: named.to_owned(),
             value: question.name.clone(),
         };
-        let key = match &account {
-            Some(account) => self.rules_of_key(account).await,
-            None => Ok(None),
-        };
-        let (key, revoked) = match key {
-            Ok(key) => (key, None),
-            Err(refusal) => (None, Some(refusal)),
+        let mut kid = account
+            .as_ref()
+            .and_then(Account::binding)
+            .map(|binding| binding.kid().clone());
+        let (key, unusable) = match (&account, &question.eab) {
+            (Some(account), _) => match self.rules_of_key(account).await {
+                Ok(key) => (key, None),
+                Err(refusal) => (None, Some(problem_of(refusal))),
+            },
+            (None, Some(named)) => {
+                let (known, rules, unusable) = self.rules_of_kid(provisioner, named).await?;
+                kid = Some(known);
+                (Some(rules), unusable)
+            }
+            (None, None) => (None, None),
         };
         let applicant = Applicant { provisioner, key };
         let levels = self.levels_of(&applicant);
@@ -262,7 +275,7 @@ impl RegistrationAuthority {
         let quotas = self.check_quotas(&levels, identifier.iter()).await;
         // In the order of a request: who signs, from where, what for, how much of it.
         let signer = stored.and_then(|account| usable(account).err());
-        let refusal = signer.or(revoked).map(problem_of).or(client.err());
+        let refusal = signer.map(problem_of).or(unusable).or(client.err());
         let (way, refused) = match admitted {
             Ok(Admitted {
                 identifiers,
@@ -277,10 +290,8 @@ impl RegistrationAuthority {
             name: identifier.as_ref().map_or(question.name, ToString::to_string),
             provisioner: provisioner.name.clone(),
             levels: levels.all().map(place_of).collect(),
-            account: account.map(|account| {
-                let kid = account.binding().map(|binding| binding.kid().clone());
-                (account.id(), kid)
-            }),
+            account: account.map(|account| account.id()),
+            key: kid,
             way,
             longest,
             counts,

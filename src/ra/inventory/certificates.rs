@@ -13,7 +13,7 @@ use crate::acme::revocation::{Revocation, RevocationReason};
 use crate::acme::upstream::UpstreamName;
 use crate::ra::certificate::Revoker;
 use crate::ra::external_account::KeyError;
-use crate::ra::inventory::{Found, Part, has_name, parsed};
+use crate::ra::inventory::{Found, Part, has_name, name_to_find, parsed};
 use crate::ra::{Refusal, RegistrationAuthority};
 
 /// Which certificates are wanted: those for which all of it is true.
@@ -122,6 +122,7 @@ impl RegistrationAuthority {
         let account = filter.account.as_deref().map(parsed::<AccountName>).transpose()?;
         let account = account.map(|name| name.id());
         let serial = filter.serial.as_deref().map(serial_number).transpose()?;
+        let name = filter.name.as_deref().map(name_to_find).transpose()?;
         let now = self.clock.now();
         let found = match &filter.id {
             Some(id) => {
@@ -133,10 +134,7 @@ impl RegistrationAuthority {
             }
             None => {
                 let wanted = |order: &Order| {
-                    filter
-                        .name
-                        .as_ref()
-                        .is_none_or(|name| has_name(order.identifiers(), name))
+                    name.is_none_or(|name| has_name(order.identifiers(), name))
                         && is_of_time(order, filter, now)
                         && serial.as_ref().is_none_or(|serial| has_serial(order, serial))
                 };
