@@ -9,6 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::io::AsyncWriteExt as _;
 
+use crate::app::audit;
 use crate::app::control::{Answer, Operator, check_owner};
 use crate::config::Config;
 use crate::ra::backup::{BadBackup, Header, Reading};
@@ -78,10 +79,11 @@ async fn write(config: Config, made: File, partial: &Path, file: &Path) -> anyho
 ///
 /// What is wrong with the file or the store. Then there is no store, as before.
 pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<String> {
-    tokio::task::spawn_blocking(move || restore_from(&config.store, &file)).await?
+    tokio::task::spawn_blocking(move || restore_from(&config, &file)).await?
 }
 
-fn restore_from(settings: &Settings, file: &Path) -> anyhow::Result<String> {
+fn restore_from(config: &Config, file: &Path) -> anyhow::Result<String> {
+    let settings = &config.store;
     let store = &settings.path;
     if !is_missing(store) {
         bail!(
@@ -98,6 +100,7 @@ fn restore_from(settings: &Settings, file: &Path) -> anyhow::Result<String> {
             partial.display()
         );
     }
+    audit::begin(config.audit.as_deref())?;
     let built = build(
         &Settings {
             path: partial.clone(),
@@ -120,6 +123,10 @@ fn restore_from(settings: &Settings, file: &Path) -> anyhow::Result<String> {
         drop(fs::remove_dir_all(&partial));
     }
     built?;
+    tracing::info!(
+        target: "acme_proxy::operator", audit = true, store.path = %store.display(), store.entries = entries,
+        backup.made = %header.made, "store restored from a backup"
+    );
     sync_parent(store)?;
     Ok(format!(
         "{}: {entries} entries, as of {:.0}. What came after is lost: docs/OPERATIONS.md says what that means.\n",
