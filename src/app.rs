@@ -13,6 +13,7 @@ mod reload;
 mod systemd;
 mod upstreams;
 
+pub use audit::export_for_transparency;
 pub use audit::verify as verify_audit_log;
 pub use listen::Sockets;
 pub use reload::Reloads;
@@ -103,6 +104,7 @@ impl App {
             }
         };
         let metrics = Arc::new(Metrics::new()?);
+        log::count_dropped(&metrics.log_lines_dropped);
         let slot = Arc::new(CertificateSlot::with_stand_in()?);
         reload::install_files(&slot, &config.server.own_certificate)?;
         let (upstreams, accounts) = reload::upstreams(&config.upstreams, |_| None, &store, &metrics)?;
@@ -195,7 +197,7 @@ impl App {
             parts.spawn(server::serve_metrics(listener, metrics, stopped.clone()));
         }
         if in_force.config.audit.is_some() {
-            parts.spawn(audit::tend(Arc::clone(&in_force.metrics), stopped.clone()));
+            parts.spawn(audit::watch(Arc::clone(&in_force.metrics), stopped.clone()));
         }
         parts.spawn(reload::work(in_force.work.subscribe(), accounts, stopped));
         systemd::ready("serving");

@@ -231,12 +231,15 @@ where
         Err(error) => return fail(&error, error.exit_code()),
     };
     // Without a daemon, the audit events are this process's.
-    log::start(&config.logger, false);
+    if let Err(error) = log::start(&config.logger, false) {
+        return fail(&format!("{error:#}"), EXIT_FAILURE);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(operation(config)),
         Err(error) => Err(error.into()),
     };
+    log::finish();
     ended(done.and_then(|text| hand_over(&text)))
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::io::AsyncWriteExt as _;
 
+use crate::app::audit;
 use crate::app::control::{Answer, Operator, check_owner};
 use crate::config::Config;
 use crate::ra::backup::{BadBackup, Header, Reading};
@@ -84,10 +85,11 @@ async fn write(config: Config, made: File, partial: &Path, file: &Path) -> anyho
 ///
 /// What is wrong with the file or the store. Then there is no store, as before.
 pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<String> {
-    tokio::task::spawn_blocking(move || restore_from(&config.store, &file)).await?
+    tokio::task::spawn_blocking(move || restore_from(&config, &file)).await?
 }
 
-fn restore_from(settings: &Settings, file: &Path) -> anyhow::Result<String> {
+fn restore_from(config: &Config, file: &Path) -> anyhow::Result<String> {
+    let settings = &config.store;
     let store = &settings.path;
     let building = store.join(BUILDING);
     if building.symlink_metadata().is_ok() {
@@ -112,6 +114,7 @@ fn restore_from(settings: &Settings, file: &Path) -> anyhow::Result<String> {
     }
     check_owner(store)?;
     let (header, entries) = read(file, |_| Ok(()))?;
+    audit::begin(config.audit.as_deref())?;
     let is_new = !store.exists();
     let inside = Settings {
         path: building.clone(),
@@ -130,6 +133,10 @@ fn restore_from(settings: &Settings, file: &Path) -> anyhow::Result<String> {
         drop(fs::remove_dir(store));
     }
     restored?;
+    tracing::info!(
+        target: "acme_proxy::operator", audit = true, store.path = %store.display(), store.entries = entries,
+        backup.made = %header.made, "store restored from a backup"
+    );
     sync_parent(store)?;
     Ok(format!(
         "{}: {entries} entries, as of {:.0}. What came after is lost: docs/OPERATIONS.md says what that means.\n",
