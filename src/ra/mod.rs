@@ -70,6 +70,7 @@ impl From<StoreError> for Refusal {
             StoreError::InUse { .. }
             | StoreError::Corrupt(_)
             | StoreError::Overtaken
+            | StoreError::Stalled { .. }
             | StoreError::Failed(_) => ("the server met an internal error; try again later", 60),
         };
         Self::Later {

@@ -161,6 +161,12 @@ pub enum StoreError {
         /// The other process, or `unknown`.
         pid: String,
     },
+    /// A write has been under way for so long that the disk must hang. It may still end.
+    #[error("the store has been writing the same thing for {seconds} s: its disk hangs")]
+    Stalled {
+        /// For how many seconds.
+        seconds: u64,
+    },
     /// A record can not be read.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
@@ -358,7 +364,7 @@ pub trait Store: Send + Sync + 'static {
     /// Counts, for metrics.
     async fn census(&self) -> Result<Census, StoreError>;
 
-    /// Whether there is room for new accounts and orders.
+    /// Whether there is room for new accounts and orders, and writes reach the disk ([`StoreError::Stalled`] if not).
     async fn check_room(&self) -> Result<(), StoreError>;
 
     /// Everything that is stored as of now, to be read while writes go on: each write is in it whole, or not at all.

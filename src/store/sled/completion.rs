@@ -121,7 +121,7 @@ impl Group {
             constants: Vec::new(),
             jobs: Jobs::Untouched,
         };
-        let weight = change.weight();
+        let weight = committer.weight(&change);
         if self.bytes + weight > GROUP_BYTES {
             self.write(committer)?;
         }

@@ -371,6 +371,7 @@ impl Store for SledStore {
     }
 
     async fn check_room(&self) -> Result<(), StoreError> {
+        self.shared.progress.check()?;
         self.shared.room.check()
     }
 
