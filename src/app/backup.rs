@@ -15,8 +15,14 @@ use crate::ra::backup::{BadBackup, Header, Reading};
 use crate::store::sled::SledStore;
 use crate::store::{Entry, Settings};
 
-/// What is added to the name of a file or directory that is not whole yet.
+/// What is added to the name of a file that is not whole yet.
 const PARTIAL: &str = ".partial";
+
+/// The directory inside the store's own in which it is built.
+const BUILDING: &str = "restore.partial";
+
+/// What a file system of its own has, though it is empty.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// Writes a backup of the store to a file, which must not exist, and gives what is to be said about it.
 ///
@@ -83,49 +89,84 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<String> {
 
 fn restore_from(settings: &Settings, file: &Path) -> anyhow::Result<String> {
     let store = &settings.path;
+    let building = store.join(BUILDING);
+    if building.symlink_metadata().is_ok() {
+        bail!(
+            "{} exists: another restore is under way, or one has broken off; then empty the directory {}",
+            building.display(),
+            store.display()
+        );
+    }
+    if store.is_symlink() && !store.exists() {
+        bail!(
+            "{} is a symbolic link that leads nowhere: make what it leads to, or remove it",
+            store.display()
+        );
+    }
     if !is_missing(store) {
         bail!(
-            "there is a store {} already, perhaps of a daemon that runs: stop it and move the directory away first",
+            "there is a store {} already, perhaps of a daemon that runs: stop it and move the directory away first; \
+             where it can not be moved, as a mounted file system, move what is in it",
             store.display()
         );
     }
     check_owner(store)?;
     let (header, entries) = read(file, |_| Ok(()))?;
-    let partial = with_suffix(store);
-    if partial.symlink_metadata().is_ok() {
-        bail!(
-            "{} exists: another restore is under way, or one has broken off; then remove it",
-            partial.display()
-        );
+    let is_new = !store.exists();
+    let inside = Settings {
+        path: building.clone(),
+        ..settings.clone()
+    };
+    let mut moved = Vec::new();
+    let restored = build(&inside, file).and_then(|()| take_out(store, &mut moved));
+    // Of what has failed nothing stays, except what was here before.
+    if restored.is_err() {
+        for path in &moved {
+            drop(remove(path));
+        }
     }
-    let built = build(
-        &Settings {
-            path: partial.clone(),
-            ..settings.clone()
-        },
-        file,
-    )
-    .and_then(|()| {
-        // An empty directory may be in its place.
-        fs::rename(&partial, store).with_context(|| {
-            format!(
-                "{} can not be given its name {}",
-                partial.display(),
-                store.display()
-            )
-        })
-    });
-    if built.is_err() {
-        // It may not be there at all.
-        drop(fs::remove_dir_all(&partial));
+    drop(remove(&building));
+    if restored.is_err() && is_new {
+        drop(fs::remove_dir(store));
     }
-    built?;
+    restored?;
     sync_parent(store)?;
     Ok(format!(
         "{}: {entries} entries, as of {:.0}. What came after is lost: docs/OPERATIONS.md says what that means.\n",
         store.display(),
         header.made
     ))
+}
+
+/// Moves the store that was built inside its directory to its place. The directory itself may not be replaced: it may be
+/// a mount point. sled's log comes last: without it nobody takes what is there for a store, nor makes a new one in it.
+fn take_out(store: &Path, moved: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let building = store.join(BUILDING);
+    let failed = || format!("the store can not be moved from {}", building.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&building).with_context(failed)? {
+        names.push(entry.with_context(failed)?.file_name());
+    }
+    // Whoever has opened it has its own.
+    names.retain(|name| name != "lock");
+    names.sort_by_key(|name| name == SledStore::LOG);
+    for name in names {
+        if name == SledStore::LOG {
+            sync(store)?;
+        }
+        let place = store.join(&name);
+        renameat_with(CWD, building.join(&name), CWD, &place, RenameFlags::NOREPLACE)
+            .with_context(|| format!("{} can not be made", place.display()))?;
+        moved.push(place);
+    }
+    sync(store)
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
 }
 
 /// Builds a store, and looks whether it can be opened.
@@ -196,7 +237,7 @@ impl Lines {
 
 fn is_missing(store: &Path) -> bool {
     match fs::read_dir(store) {
-        Ok(mut entries) => entries.next().is_none(),
+        Ok(mut entries) => entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND)),
         Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
@@ -209,8 +250,11 @@ fn with_suffix(path: &Path) -> PathBuf {
 
 fn sync_parent(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .with_context(|| format!("{} can not be synced", parent.display()))
+    sync(parent.unwrap_or(Path::new(".")))
+}
+
+fn sync(directory: &Path) -> anyhow::Result<()> {
+    File::open(directory)
+        .and_then(|open| open.sync_all())
+        .with_context(|| format!("{} can not be synced", directory.display()))
 }

@@ -78,6 +78,9 @@ impl Shared {
 }
 
 impl SledStore {
+    /// The file without which a store's directory is none.
+    pub const LOG: &str = open::LOG;
+
     /// Opens the store in the settings' directory, or makes one if the directory is empty or does not exist. Blocks
     /// while the log is read.
     ///

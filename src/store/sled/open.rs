@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use sled::Batch;
 use serde::{Deserialize, Serialize};
+use sled::Batch;
 use tracing::warn;
 
 use crate::acme::id::OrderId;
@@ -22,7 +22,7 @@ use crate::store::sled::{completion, keys};
 use crate::store::{Settings, StoreError, codec};
 
 /// sled's log.
-const LOG: &str = "db";
+pub(crate) const LOG: &str = "db";
 const LOCK: &str = "lock";
 const FORMAT: &str = "format";
 

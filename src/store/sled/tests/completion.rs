@@ -139,7 +139,10 @@ async fn an_order_that_can_not_be_read_keeps_no_other_one_from_being_indexed() {
     drop(db);
     let store = opened(&settings(place.0.path()));
     assert_eq!(store.orders_for(&name(), at(0)).await.unwrap().len(), ORDERS - 1);
-    assert!(matches!(store.order(orders[7]).await, Err(StoreError::Corrupt(_))));
+    assert!(matches!(
+        store.order(orders[7]).await,
+        Err(StoreError::Corrupt(_))
+    ));
 }
 
 #[tokio::test]
