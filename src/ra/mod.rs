@@ -87,8 +87,6 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: Arc<RateLimits>,
-    /// Held while the orders of a name are counted and one more is stored.
-    counting: Arc<tokio::sync::Mutex<()>>,
     own_keys: Option<Arc<dyn OwnKeys>>,
 }
 
@@ -107,7 +105,6 @@ impl RegistrationAuthority {
             store,
             policy,
             clock,
-            counting: Arc::default(),
             own_keys: None,
         }
     }
@@ -128,7 +125,6 @@ impl RegistrationAuthority {
                 true => Arc::clone(&self.limits),
                 false => Arc::new(RateLimits::new(policy.limits())),
             },
-            counting: Arc::clone(&self.counting),
             policy,
             clock: self.clock.clone(),
             own_keys: self.own_keys.clone(),

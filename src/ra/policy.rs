@@ -16,11 +16,12 @@ use crate::acme::problem::{NamedIdentifier, Problem, ProblemType, cleaned};
 use crate::acme::upstream::UpstreamName;
 use crate::policy::Provisioner;
 use crate::policy::decision::Decision;
+use crate::policy::per_name::Quota;
 use crate::policy::rules::{Levels, Longest, PlacedQuota, Rules};
 use crate::ra::account::usable;
 use crate::ra::external_account::{KeyError, KeyRules};
 use crate::ra::{Refusal, RegistrationAuthority};
-use crate::store::{StoreError, Versioned};
+use crate::store::{NameQuota, StoreError, Versioned};
 
 /// Whose orders the policy is asked about.
 pub(crate) struct Applicant<'a> {
@@ -92,6 +93,29 @@ pub struct Level {
     pub name: Option<Decision>,
     /// About the client, if an address was given.
     pub client: Option<Decision>,
+}
+
+/// What the store is to see to when the order is finalized.
+pub(crate) fn quotas_of(levels: &Levels<'_>, order: &Order, now: Timestamp) -> Vec<NameQuota> {
+    let of_name = |name: &Identifier| {
+        let rules = levels.quotas(name).into_iter();
+        let name = name.clone();
+        rules.map(move |rule| NameQuota {
+            name: name.clone(),
+            since: counting_from(&rule.quota, now),
+            orders: most_of(&rule.quota),
+        })
+    };
+    order.identifiers().flat_map(of_name).collect()
+}
+
+/// From when on orders count.
+fn counting_from(quota: &Quota, now: Timestamp) -> Timestamp {
+    now.checked_sub(quota.within).unwrap_or(Timestamp::MIN)
+}
+
+fn most_of(quota: &Quota) -> usize {
+    usize::try_from(quota.orders).unwrap_or(usize::MAX)
 }
 
 impl RegistrationAuthority {
@@ -188,9 +212,9 @@ impl RegistrationAuthority {
         let mut counts = Vec::new();
         for rule in levels.quotas(identifier) {
             let within = rule.quota.within;
-            let since = now.checked_sub(within).unwrap_or(Timestamp::MIN);
+            let since = counting_from(&rule.quota, now);
             let orders = self.store.orders_for(identifier, since).await?;
-            let most = usize::try_from(rule.quota.orders).unwrap_or(usize::MAX);
+            let most = most_of(&rule.quota);
             // Once this one does not count any more, one fewer do than may.
             let last = orders.len().checked_sub(most).and_then(|index| orders.get(index));
             counts.push(Count {

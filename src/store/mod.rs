@@ -110,6 +110,17 @@ pub struct Settlement {
     pub issuers: Vec<Der>,
 }
 
+/// How many orders a name may have (`policy.per_name`), as the store is to see to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameQuota {
+    /// The name.
+    pub name: Identifier,
+    /// From when on they count ([`Store::orders_for`]).
+    pub since: Timestamp,
+    /// The most that there may be, the one that is written among them.
+    pub orders: usize,
+}
+
 /// What the store says about itself.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
@@ -302,6 +313,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
+
+    /// The same of an order that begins to count for its names: `Conflict`, and nothing is written, if that is more than
+    /// one of them may have. However many are written at once, and by whomever, together they are not more either.
+    async fn commit_within(
+        &self,
+        order: Versioned<Order>,
+        work: Option<Job>,
+        quotas: &[NameQuota],
+    ) -> Result<(), StoreError>;
 
     /// The job of this work, as it waits or was leased, if there is one. For people: it may be another one at once.
     async fn job(&self, work: &Work) -> Result<Option<Job>, StoreError>;

@@ -165,7 +165,17 @@ impl SledStore {
         jobs: Jobs,
     ) -> Result<(), StoreError> {
         let put = put.map(Box::new);
-        let change = Change::Write { put, constants, jobs };
+        let change = Change::Write {
+            put,
+            constants,
+            jobs,
+            bounds: Vec::new(),
+        };
+        self.taken_is_conflict(change).await
+    }
+
+    /// Submits a change that nobody else's unique index entry may stand in the way of.
+    async fn taken_is_conflict(&self, change: Change) -> Result<(), StoreError> {
         match self.submit(change).await? {
             Outcome::Written => Ok(()),
             Outcome::Taken => Err(StoreError::Conflict),

@@ -23,7 +23,7 @@ use crate::acme::job::{Job, Work};
 use crate::store::sled::Shared;
 use crate::store::sled::keys::{self, Key};
 use crate::store::sled::record::{self, Head, Index, View, Writes};
-use crate::store::sled::view::{Overlay, failure};
+use crate::store::sled::view::{Overlay, Range, failure};
 use crate::store::{Lease, Next, StoreError, codec};
 
 /// The most that one group writes, unless a single change is larger.
@@ -93,6 +93,8 @@ pub(crate) enum Change {
         constants: Vec<(Key, Vec<u8>)>,
         /// The queue.
         jobs: Jobs,
+        /// How many keys there may be at most, before this change, in some ranges.
+        bounds: Vec<(Range, usize)>,
     },
     /// Deletes an order of that version, with all that belongs to it.
     Delete {
@@ -352,7 +354,17 @@ impl Committer {
     ) -> Result<Outcome, StoreError> {
         let mut writes = Writes::new();
         match change {
-            Change::Write { put, constants, jobs } => {
+            Change::Write {
+                put,
+                constants,
+                jobs,
+                bounds,
+            } => {
+                for (range, most) in bounds {
+                    if overlay.count(range, most)? > most {
+                        return Err(StoreError::Conflict);
+                    }
+                }
                 if let Some(put) = put
                     && stage_put(*put, overlay, &mut writes)? == Outcome::Taken
                 {

@@ -120,6 +120,7 @@ impl Group {
             put: Some(Box::new(put)),
             constants: Vec::new(),
             jobs: Jobs::Untouched,
+            bounds: Vec::new(),
         };
         let weight = committer.weight(&change);
         if self.bytes + weight > GROUP_BYTES {

@@ -16,7 +16,9 @@ use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
 use acme_proxy::store::sled::SledStore;
-use acme_proxy::store::{Census, Lease, Registration, Settlement, Snapshot, Store, StoreError, Versioned};
+use acme_proxy::store::{
+    Census, Lease, NameQuota, Registration, Settlement, Snapshot, Store, StoreError, Versioned,
+};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
@@ -215,6 +217,16 @@ impl Store for Shaken {
 
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError> {
         self.write(Some(order.clone()), self.store.commit(order, work))
+            .await
+    }
+
+    async fn commit_within(
+        &self,
+        order: Versioned<Order>,
+        work: Option<Job>,
+        quotas: &[NameQuota],
+    ) -> Result<(), StoreError> {
+        self.write(Some(order.clone()), self.store.commit_within(order, work, quotas))
             .await
     }
 

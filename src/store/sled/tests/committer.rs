@@ -25,6 +25,7 @@ fn write(order: &Order, version: u64) -> Change {
         put: Some(Box::new(put::order_put(order, version).unwrap())),
         constants: Vec::new(),
         jobs: Jobs::Untouched,
+        bounds: Vec::new(),
     }
 }
 
