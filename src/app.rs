@@ -98,7 +98,7 @@ impl App {
         let control = match ControlSocket::bind(&directory) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders and accounts work only while the daemon is stopped");
+                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders, accounts, policy, backup and import work only while the daemon is stopped, and acme-proxy certs revoke not at all");
                 None
             }
         };

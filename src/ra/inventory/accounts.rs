@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::acme::account::{Account, AccountStatus};
 use crate::acme::id::{AccountId, AccountName};
+use crate::ra::RegistrationAuthority;
 use crate::ra::account::AccountUpdate;
 use crate::ra::external_account::KeyError;
-use crate::ra::inventory::{Found, Part, SCANNED, Walk, parsed};
-use crate::ra::{Refusal, RegistrationAuthority};
+use crate::ra::inventory::{Found, Part, SCANNED, Walk, account_named, parsed};
 
 /// Which accounts are wanted: those for which all of it is true.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,19 +139,16 @@ impl RegistrationAuthority {
             ..AccountUpdate::default()
         };
         let deactivated = self.update_account(&account, update).await;
-        let deactivated = deactivated.map_err(|refusal| match refusal {
-            Refusal::Problem(problem) | Refusal::Later { problem, .. } => KeyError::Refused(problem.detail),
-        })?;
+        let deactivated = deactivated?;
         tracing::info!(target: "acme_proxy::operator", audit = true, account.id = %account.id(), "account deactivated by the operator");
         Ok(record_of(&deactivated))
     }
 
     async fn account_with_id(&self, id: &str) -> Result<Account, KeyError> {
-        let name: AccountName = parsed(id)?;
-        let account = self.store.account(name.id()).await?;
+        let account = self.store.account(account_named(id)?.id()).await?;
         account
             .map(|account| account.value)
-            .ok_or_else(|| KeyError::Refused(format!("there is no account with the id {id}")))
+            .ok_or_else(|| KeyError::Refused(format!("there is no account {id:?}")))
     }
 }
 

@@ -83,8 +83,8 @@ async fn f22_a_disk_that_hangs_is_told_from_one_that_works_and_may_come_back() {
     let (release, is_released) = channel::<()>();
     let store = SledStore::open_with(settings(place.path()), |_log| {
         Box::new(move || {
-            drop(started.send(()));
-            drop(is_released.recv());
+            started.send(()).unwrap();
+            let _released = is_released.recv();
             Ok(())
         })
     });
