@@ -244,3 +244,28 @@ fn sync(directory: &Path) -> anyhow::Result<()> {
         .and_then(|open| open.sync_all())
         .with_context(|| format!("{} can not be synced", directory.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever is killed between two moves leaves no log without all that belongs to it.
+    #[test]
+    fn the_log_of_a_restored_store_comes_to_its_place_after_all_else() {
+        let place = tempfile::tempdir().unwrap();
+        let building = place.path().join(BUILDING);
+        fs::create_dir_all(building.join("blobs")).unwrap();
+        let names = ["conf", "db", "format", "lock", "snap.1", "snap.2", "snap.3", "x"];
+        for name in names {
+            fs::write(building.join(name), name).unwrap();
+        }
+        fs::write(place.path().join("db"), "somebody's").unwrap();
+        let mut moved = Vec::new();
+        let error = take_out(place.path(), &mut moved).unwrap_err();
+        assert!(error.to_string().contains("db can not be made"), "{error:#}");
+        moved.sort();
+        let expected = ["blobs", "conf", "format", "snap.1", "snap.2", "snap.3", "x"];
+        assert_eq!(moved, expected.map(|name| place.path().join(name)));
+        assert_eq!(fs::read_to_string(place.path().join("db")).unwrap(), "somebody's");
+    }
+}

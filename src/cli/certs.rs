@@ -191,10 +191,13 @@ impl Certs {
                 }
             }
             Command::Revoke(revoke) => {
-                let Row { id, line, .. } = found(operator, &revoke.which, false).await?;
+                let Row { id, .. } = found(operator, &revoke.which, false).await?;
                 if !revoke.yes {
+                    let request = Request::Certs(CertsRequest::Show { id, json: false });
+                    let certificate = operator.carry_out(request).await?;
                     bail!(
-                        "a revocation can not be taken back; to revoke this certificate, add --yes: {line}"
+                        "a revocation can not be taken back; to revoke this certificate, add --yes:\n{}",
+                        certificate.trim_end()
                     );
                 }
                 let reason = revoke.reason.map(|reason| reason as i64);
@@ -254,7 +257,10 @@ async fn found(operator: &mut Operator, which: &str, may_be_a_name: bool) -> any
     }
     match may_be_a_name {
         true => bail!("there is no certificate with the id, serial number or name {which:?}"),
-        false => bail!("there is no certificate with the id or serial number {which:?}"),
+        false => bail!(
+            "there is no certificate with the id or serial number {which:?}; of a name there may be several, which \
+             acme-proxy certs list --name shows"
+        ),
     }
 }
 

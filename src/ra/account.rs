@@ -7,6 +7,7 @@ use crate::acme::id::AccountName;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::jose::eab::{BadBinding, Unverified};
 use crate::jose::jwk::Jwk;
+use crate::ra::external_account::used;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{Registration, StoreError, Versioned};
 
@@ -97,10 +98,7 @@ impl RegistrationAuthority {
                 Ok((account, true))
             }
             Registration::Exists(existing) => Ok((usable(existing)?, false)),
-            Registration::KeyUsed => Err(Problem::unauthorized(
-                "the external account key has been used already; it is for one account",
-            )
-            .into()),
+            Registration::KeyUsed => Err(used().into()),
         }
     }
 

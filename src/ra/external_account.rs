@@ -149,11 +149,8 @@ impl RegistrationAuthority {
                 "the external account binding does not verify under a key of this server; check kid and key";
             return Err(Problem::unauthorized(detail).into());
         };
-        if known.revoked {
-            return Err(Problem::unauthorized("the external account key was revoked").into());
-        }
-        if known.expires.is_some_and(|expires| expires <= self.clock.now()) {
-            return Err(Problem::unauthorized("the external account key has expired").into());
+        if let Some(problem) = known.ended(self.clock.now()) {
+            return Err(problem.into());
         }
         Ok(Some(Binding::new(known.kid, known.one_time, verified)))
     }
@@ -172,6 +169,34 @@ impl RegistrationAuthority {
                 Err(Problem::unauthorized(detail).into())
             }
         }
+    }
+
+    /// What a new account of this key could order, and why none can be made with it, if so.
+    ///
+    /// # Errors
+    ///
+    /// The provisioner has no such key.
+    pub(crate) async fn rules_of_kid(
+        &self,
+        provisioner: &Provisioner,
+        kid: &str,
+    ) -> Result<(KeyId, KeyRules, Option<Problem>), KeyError> {
+        let known = match kid.parse() {
+            Ok(kid) => self.known_key(provisioner, &kid).await?,
+            Err(_) => None,
+        };
+        let known = known.ok_or_else(|| {
+            let name = &provisioner.name;
+            KeyError::Refused(format!(
+                "provisioner {name} has no external account key {kid:?}; acme-proxy eab list shows all keys"
+            ))
+        })?;
+        let user = self
+            .store
+            .account_by_one_time_key(&provisioner.name, &known.kid)
+            .await?;
+        let problem = known.ended(self.clock.now()).or_else(|| user.map(|_| used()));
+        Ok((known.kid, known.rules, problem))
     }
 
     /// Whether new accounts of the provisioner need an external account key.
@@ -437,6 +462,22 @@ impl RegistrationAuthority {
         let stored = self.store.external_account_keys().await?;
         Ok(stored.iter().any(|key| key.provisioner() == provisioner.name))
     }
+}
+
+impl Known {
+    /// Why no account can be made with it any more.
+    fn ended(&self, now: Timestamp) -> Option<Problem> {
+        if self.revoked {
+            return Some(Problem::unauthorized("the external account key was revoked"));
+        }
+        let is_over = self.expires.is_some_and(|expires| expires <= now);
+        is_over.then(|| Problem::unauthorized("the external account key has expired"))
+    }
+}
+
+/// A one-time key has its account.
+pub(crate) fn used() -> Problem {
+    Problem::unauthorized("the external account key has been used already; it is for one account")
 }
 
 fn configured(provisioner: &Provisioner, kid: &KeyId) -> Option<Known> {

@@ -129,6 +129,18 @@ pub(crate) fn account_named(text: &str) -> Result<AccountName, KeyError> {
     })
 }
 
+/// A name as a person has written it, to be looked for by [`has_name`].
+fn name_to_find(text: &str) -> Result<&str, KeyError> {
+    let rest = text.strip_prefix("*.").unwrap_or(text);
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    match !rest.is_empty() && rest.bytes().all(fits) {
+        true => Ok(text),
+        false => Err(KeyError::Refused(format!(
+            "{text:?} is no name: write one such as www.example.com, *.example.com or 192.0.2.7"
+        ))),
+    }
+}
+
 /// Whether one of the names is this one, or, if it begins with `*`, ends in what follows; in any case.
 fn has_name<'a>(names: impl IntoIterator<Item = &'a Identifier>, wanted: &str) -> bool {
     let wanted = wanted.to_ascii_lowercase();
@@ -162,6 +174,17 @@ mod tests {
             "10.0.0.7",
         ] {
             assert!(has_name(&names, wanted), "{wanted}");
+            assert_eq!(name_to_find(wanted), Ok(wanted));
+        }
+        for wrong in [
+            "",
+            "*",
+            "*.",
+            "*ww.example.com",
+            "two names",
+            "https://a.example.com/",
+        ] {
+            assert!(name_to_find(wrong).is_err(), "{wrong}");
         }
         for wanted in [
             "example.com",

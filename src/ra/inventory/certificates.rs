@@ -14,7 +14,7 @@ use crate::acme::upstream::UpstreamName;
 use crate::ra::RegistrationAuthority;
 use crate::ra::certificate::Revoker;
 use crate::ra::external_account::KeyError;
-use crate::ra::inventory::{Found, Part, account_named, has_name, parsed};
+use crate::ra::inventory::{Found, Part, account_named, has_name, name_to_find, parsed};
 
 /// Which certificates are wanted: those for which all of it is true.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +122,7 @@ impl RegistrationAuthority {
         let account = filter.account.as_deref().map(account_named).transpose()?;
         let account = account.map(|name| name.id());
         let serial = filter.serial.as_deref().map(serial_number).transpose()?;
+        let name = filter.name.as_deref().map(name_to_find).transpose()?;
         let now = self.clock.now();
         let found = match &filter.id {
             Some(id) => {
@@ -133,10 +134,7 @@ impl RegistrationAuthority {
             }
             None => {
                 let wanted = |order: &Order| {
-                    filter
-                        .name
-                        .as_ref()
-                        .is_none_or(|name| has_name(order.identifiers(), name))
+                    name.is_none_or(|name| has_name(order.identifiers(), name))
                         && is_of_time(order, filter, now)
                         && serial.as_ref().is_none_or(|serial| has_serial(order, serial))
                 };

@@ -14,7 +14,7 @@ use crate::acme::revocation::Revocation;
 use crate::acme::upstream::UpstreamName;
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::KeyError;
-use crate::ra::inventory::{Found, Part, account_named, has_name, parsed};
+use crate::ra::inventory::{Found, Part, account_named, has_name, name_to_find, parsed};
 use crate::store::StoreError;
 
 /// How many earlier orders for the same names are looked at.
@@ -119,12 +119,10 @@ impl RegistrationAuthority {
         let account = filter.account.as_deref().map(account_named).transpose()?;
         let account = account.map(|name| name.id());
         let status = filter.status.as_deref().map(status_named).transpose()?;
+        let name = filter.name.as_deref().map(name_to_find).transpose()?;
         let now = self.clock.now();
         let wanted = |order: &Order| {
-            filter
-                .name
-                .as_ref()
-                .is_none_or(|name| has_name(order.identifiers(), name))
+            name.is_none_or(|name| has_name(order.identifiers(), name))
                 && status.is_none_or(|status| order.status(now) == status)
                 && (!filter.stuck || is_stuck(order, now))
         };
