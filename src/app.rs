@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use tokio::sync::{RwLock, mpsc, watch};
+use tokio::sync::{Mutex, RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Interval;
 
@@ -39,6 +39,7 @@ use crate::policy::Policy;
 use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, Server};
+use crate::store::shared::Hold;
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
@@ -53,6 +54,9 @@ const SHUTDOWN: Duration = Duration::from_secs(35);
 
 /// How long the store may take to answer before the daemon counts as stuck.
 const STORE_ANSWERS: Duration = Duration::from_secs(10);
+
+/// How long a change of the account at a CA may take: some requests, each of which may take half a minute.
+const CHANGE: Duration = Duration::from_secs(300);
 
 /// The daemon, ready to serve.
 pub struct App {
@@ -257,6 +261,7 @@ fn vault(configured: &config::Upstream, store: &Arc<dyn Store>) -> Arc<dyn Vault
     Arc::new(StoredAccount {
         name: account::vault_name(configured.name, &configured.settings),
         store: Arc::clone(store),
+        held: Mutex::default(),
     })
 }
 
@@ -307,6 +312,8 @@ impl OwnKeys for KeysOfDaemon {
 struct StoredAccount {
     name: String,
     store: Arc<dyn Store>,
+    /// While it is being changed, if other processes have the store open, too.
+    held: Mutex<Option<Hold>>,
 }
 
 impl StoredAccount {
@@ -342,5 +349,26 @@ impl Vault for StoredAccount {
             others.extend(self.read(name).await?.map(|stored| stored.value));
         }
         Ok(others)
+    }
+
+    async fn begin(&self) -> Result<(), String> {
+        let Some(shared) = self.store.shared() else {
+            return Ok(());
+        };
+        let held = shared
+            .hold(&self.name, CHANGE)
+            .await
+            .map_err(|error| error.to_string())?;
+        let held = held.ok_or("another acme-proxy is changing it at the moment; try again in a minute")?;
+        *self.held.lock().await = Some(held);
+        Ok(())
+    }
+
+    async fn end(&self) {
+        if let (Some(shared), Some(held)) = (self.store.shared(), self.held.lock().await.take())
+            && let Err(error) = shared.release(held).await
+        {
+            tracing::warn!(%error, "the account at the CA can not be changed by another process for a while");
+        }
     }
 }

@@ -12,6 +12,7 @@ pub mod import;
 pub mod inventory;
 pub mod key_change;
 pub(crate) mod limit;
+pub mod nonce;
 pub mod order;
 pub mod policy;
 pub mod renewal;

@@ -17,6 +17,7 @@ use crate::acme::order::history::{Step, StepKind};
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
+use crate::store::shared::Shared;
 use crate::store::{
     Census, Lease, NameQuota, Registration, Settlement, Snapshot, Store, StoreError, Versioned,
 };
@@ -370,6 +371,10 @@ impl Store for Audited {
 
     async fn check_room(&self) -> Result<(), StoreError> {
         self.inner.check_room().await
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        self.inner.shared()
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {

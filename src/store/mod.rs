@@ -8,6 +8,7 @@ mod codec;
 #[cfg(test)]
 mod contract;
 pub mod offers;
+pub mod shared;
 pub mod sled;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
+use crate::store::shared::Shared;
 
 /// How the store is set up.
 #[derive(Debug, Clone)]
@@ -389,6 +391,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Everything that is stored as of now, to be read while writes go on: each write is in it whole, or not at all.
     fn snapshot(&self) -> Box<dyn Snapshot>;
+
+    /// What other processes with the same store share; `None` if only one can have it open.
+    fn shared(&self) -> Option<&dyn Shared>;
 
     /// Returns once the store has failed and the process must end.
     async fn failed(&self) -> StoreError;

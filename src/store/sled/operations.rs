@@ -17,6 +17,7 @@ use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
+use crate::store::shared::Shared;
 use crate::store::sled::committer::{Change, Jobs, Outcome, Put};
 use crate::store::sled::put::{account_put, external_key_put, order_put};
 use crate::store::sled::record::{Head, View as _};
@@ -398,6 +399,10 @@ impl Store for SledStore {
     async fn check_room(&self) -> Result<(), StoreError> {
         self.shared.progress.check()?;
         self.shared.room.check()
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {

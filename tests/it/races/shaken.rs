@@ -15,6 +15,7 @@ use acme_proxy::acme::order::Order;
 use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
+use acme_proxy::store::shared::Shared;
 use acme_proxy::store::sled::SledStore;
 use acme_proxy::store::{
     Census, Lease, NameQuota, Registration, Settlement, Snapshot, Store, StoreError, Versioned,
@@ -298,6 +299,10 @@ impl Store for Shaken {
 
     async fn check_room(&self) -> Result<(), StoreError> {
         self.store.check_room().await
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        self.store.shared()
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {
