@@ -58,7 +58,8 @@ Examples:
   acme-proxy orders list --stuck /etc/acme-proxy/ca.json   show the orders that wait for the CA
   acme-proxy certs list --expires-within 30d /etc/acme-proxy/ca.json   show what expires soon
 
-Exit codes: 0 stopped by a signal, 1 wrong flags or unreadable configuration, 2 anything else.
+Exit codes: 0 stopped by a signal or done, 1 wrong flags or unreadable configuration, 2 anything else, 3 the answer to a
+question is no (policy explain).
 Log level: ACME_PROXY_LOG, e.g. ACME_PROXY_LOG=debug.";
 
 #[derive(Parser)]

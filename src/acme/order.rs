@@ -79,6 +79,13 @@ pub struct Order {
     /// What has happened to it, for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     steps: Vec<Step>,
+    /// How many things have happened to it that are not among the steps any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    forgotten_steps: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What is asked for beyond the names.
@@ -242,6 +249,7 @@ impl Order {
             left_line: false,
             request_id: None,
             steps: Vec::new(),
+            forgotten_steps: 0,
         }
     }
 
@@ -297,6 +305,7 @@ impl Order {
             left_line: false,
             request_id: None,
             steps: Vec::new(),
+            forgotten_steps: 0,
         }
     }
 

@@ -10,7 +10,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::app::audit;
-use crate::app::control::{Answer, Operator, check_owner};
+use crate::app::control::{Answer, Operator, check_owner, is_missing};
 use crate::config::Config;
 use crate::ra::backup::{BadBackup, Header, Reading};
 use crate::store::sled::SledStore;
@@ -21,9 +21,6 @@ const PARTIAL: &str = ".partial";
 
 /// The directory inside the store's own in which it is built.
 const BUILDING: &str = "restore.partial";
-
-/// What a file system of its own has, though it is empty.
-const LOST_AND_FOUND: &str = "lost+found";
 
 /// Writes a backup of the store to a file, which must not exist, and gives what is to be said about it.
 ///
@@ -55,15 +52,11 @@ pub async fn backup(config: Config, file: PathBuf) -> anyhow::Result<String> {
 async fn write(config: Config, made: File, partial: &Path, file: &Path) -> anyhow::Result<String> {
     let failed = || format!("{} can not be written", partial.display());
     let mut out = tokio::io::BufWriter::new(tokio::fs::File::from_std(made));
-    let store = &config.store.path;
-    if is_missing(store) {
-        bail!("there is no store {}", store.display());
-    }
     Operator::new(config).backup_into(&mut out).await?;
     out.flush().await.with_context(failed)?;
     out.into_inner().sync_all().await.with_context(failed)?;
     // What counts is what can be read back.
-    let (header, entries) = read(partial, |_| Ok(()))?;
+    let (header, entries) = read(partial)?;
     renameat_with(CWD, partial, CWD, file, RenameFlags::NOREPLACE).with_context(|| {
         format!(
             "{} can not be given its name {}",
@@ -113,7 +106,7 @@ fn restore_from(config: &Config, file: &Path) -> anyhow::Result<String> {
         );
     }
     check_owner(store)?;
-    let (header, entries) = read(file, |_| Ok(()))?;
+    let (header, entries) = read(file)?;
     audit::begin(config.audit.as_deref())?;
     let is_new = !store.exists();
     let inside = Settings {
@@ -189,12 +182,10 @@ fn build(settings: &Settings, file: &Path) -> anyhow::Result<()> {
 }
 
 /// Reads a whole backup.
-fn read(file: &Path, mut visit: impl FnMut(Entry) -> anyhow::Result<()>) -> anyhow::Result<(Header, u64)> {
+fn read(file: &Path) -> anyhow::Result<(Header, u64)> {
     let mut lines = Lines::open(file)?;
     let mut reading = Reading::default();
-    while let Some(entry) = lines.next_entry(&mut reading)? {
-        visit(entry)?;
-    }
+    while lines.next_entry(&mut reading)?.is_some() {}
     reading.end().map_err(|error| about(file, &error))
 }
 
@@ -231,21 +222,16 @@ impl Lines {
             if count.with_context(|| format!("{} can not be read", self.path.display()))? == 0 {
                 return Ok(None);
             }
-            // The daemon may have had to give up.
-            if let Ok(Answer::Refused(why)) = serde_json::from_slice(&line) {
-                bail!(why);
-            }
-            if let Some(entry) = reading.line(&line).map_err(|error| about(&self.path, &error))? {
-                return Ok(Some(entry));
+            match reading.line(&line) {
+                Ok(None) => {}
+                Ok(entry) => return Ok(entry),
+                Err(error) => match serde_json::from_slice(&line) {
+                    // The daemon had to give up.
+                    Ok(Answer::Refused(why)) => bail!(why),
+                    Ok(_) | Err(_) => return Err(about(&self.path, &error)),
+                },
             }
         }
-    }
-}
-
-fn is_missing(store: &Path) -> bool {
-    match fs::read_dir(store) {
-        Ok(mut entries) => entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND)),
-        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 

@@ -85,6 +85,16 @@ pub enum KeyError {
     Store(#[from] StoreError),
 }
 
+impl From<Refusal> for KeyError {
+    /// What a client may not know, the operator has to.
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Problem(problem) => Self::Refused(problem.detail),
+            Refusal::Later { problem, cause, .. } => Self::Refused(format!("{} ({cause})", problem.detail)),
+        }
+    }
+}
+
 /// A key as registration sees it, wherever it stands.
 struct Known {
     kid: KeyId,
@@ -499,4 +509,19 @@ fn in_the_file(kid: &str) -> KeyError {
     KeyError::Refused(format!(
         "the key {kid:?} stands in the configuration, under eabKeys; remove it there and restart the daemon"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_reads_what_is_wrong_with_the_store_and_not_what_its_client_is_told() {
+        let hangs = StoreError::Stalled { seconds: 31 };
+        let told = KeyError::from(Refusal::from(hangs.clone())).to_string();
+        assert!(told.contains(&hangs.to_string()), "{told}");
+        let refused = Problem::unauthorized("the account is deactivated");
+        let told = KeyError::from(Refusal::from(refused)).to_string();
+        assert_eq!(told, "the account is deactivated");
+    }
 }

@@ -9,7 +9,7 @@ pub mod orders;
 
 use serde::{Deserialize, Serialize};
 
-use crate::acme::id::{AccountId, OrderId};
+use crate::acme::id::{AccountId, AccountName, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::order::Order;
 use crate::ra::RegistrationAuthority;
@@ -115,6 +115,16 @@ fn parsed<I: std::str::FromStr>(text: &str) -> Result<I, KeyError> {
     text.parse().map_err(|_| {
         KeyError::Refused(format!(
             "{text:?} is no id: write the 32 hexadecimal digits that the list shows"
+        ))
+    })
+}
+
+/// The name of the account that a person means: it stands at the end of its URL, too.
+pub(crate) fn account_named(text: &str) -> Result<AccountName, KeyError> {
+    let name = text.rsplit('/').next().unwrap_or(text);
+    name.parse().map_err(|_| {
+        KeyError::Refused(format!(
+            "{text:?} is no account: write its id, which the list shows, or its URL"
         ))
     })
 }

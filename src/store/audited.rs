@@ -19,7 +19,10 @@ use crate::acme::order::history::{Step, StepKind};
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
-use crate::store::{Census, Lease, Registration, Settlement, Snapshot, Store, StoreError, Versioned};
+use crate::store::shared::Shared;
+use crate::store::{
+    Census, Lease, NameQuota, Registration, Settlement, Snapshot, Store, StoreError, Versioned,
+};
 
 /// Where the events are found that are for the audit log alone.
 pub const TARGET: &str = "acme_proxy::audit";
@@ -179,6 +182,18 @@ impl Reported {
         Ok(())
     }
 
+    async fn commit_within(
+        &self,
+        order: Versioned<Order>,
+        work: Option<Job>,
+        quotas: &[NameQuota],
+    ) -> Result<(), StoreError> {
+        let (before, now) = (self.before(&order).await?, order.value.clone());
+        self.inner.commit_within(order, work, quotas).await?;
+        self.changed(before.as_ref(), &now);
+        Ok(())
+    }
+
     async fn checkpoint(
         &self,
         lease: &Lease,
@@ -292,6 +307,16 @@ store! {
 
         async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError> {
             self.whole(|store| async move { store.commit(order, work).await }).await
+        }
+
+        async fn commit_within(
+            &self,
+            order: Versioned<Order>,
+            work: Option<Job>,
+            quotas: &[NameQuota],
+        ) -> Result<(), StoreError> {
+            let quotas = quotas.to_vec();
+            self.whole(|store| async move { store.commit_within(order, work, &quotas).await }).await
         }
 
         async fn checkpoint(

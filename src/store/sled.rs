@@ -10,6 +10,7 @@ mod frozen;
 mod keys;
 mod open;
 mod operations;
+mod progress;
 mod put;
 mod queue;
 mod record;
@@ -36,6 +37,7 @@ use crate::acme::id::{AccountId, OrderId};
 use crate::store::sled::committer::{Change, Committer, Jobs, Outcome, Put, Request, Sync};
 use crate::store::sled::keys::Key;
 use crate::store::sled::open::Opened;
+use crate::store::sled::progress::Progress;
 use crate::store::sled::queue::Queue;
 use crate::store::sled::record::View as _;
 use crate::store::sled::room::Room;
@@ -62,6 +64,7 @@ struct Shared {
     wake: Notify,
     failure: watch::Sender<Option<StoreError>>,
     room: Room,
+    progress: Progress,
     syncs: AtomicU64,
     commits: AtomicU64,
 }
@@ -116,6 +119,7 @@ impl SledStore {
             wake: Notify::new(),
             failure: watch::Sender::new(None),
             room: Room::new(settings.path.clone(), settings.reserve_bytes),
+            progress: Progress::default(),
             syncs: AtomicU64::new(0),
             commits: AtomicU64::new(0),
         });
@@ -136,10 +140,15 @@ impl SledStore {
 
     /// Hands a change to the committer, whose answer comes once the change is on the disk.
     fn send(&self, change: Change) -> oneshot::Receiver<Result<Outcome, StoreError>> {
+        let weight = change.weight(&self.shared.durable.now());
         let (reply, answer) = oneshot::channel();
         if let Some(requests) = &self.requests {
             // A committer that has ended drops the request, which the receiver sees.
-            drop(requests.send(Request { change, reply }));
+            drop(requests.send(Request {
+                change,
+                weight,
+                reply,
+            }));
         }
         answer
     }
@@ -156,7 +165,17 @@ impl SledStore {
         jobs: Jobs,
     ) -> Result<(), StoreError> {
         let put = put.map(Box::new);
-        let change = Change::Write { put, constants, jobs };
+        let change = Change::Write {
+            put,
+            constants,
+            jobs,
+            bounds: Vec::new(),
+        };
+        self.taken_is_conflict(change).await
+    }
+
+    /// Submits a change that nobody else's unique index entry may stand in the way of.
+    async fn taken_is_conflict(&self, change: Change) -> Result<(), StoreError> {
         match self.submit(change).await? {
             Outcome::Written => Ok(()),
             Outcome::Taken => Err(StoreError::Conflict),
@@ -187,7 +206,6 @@ impl SledStore {
         stored.map(|stored| decoded(&key, &stored)).transpose()
     }
 
-    /// The order that an index entry leads to.
     /// The keys that begin with this and are greater than `after`, in order, at most `limit`.
     fn listed(&self, prefix: Key, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StoreError> {
         let end = end_of(&prefix);
@@ -195,6 +213,7 @@ impl SledStore {
         Ok(self.shared.durable.now().keys((from, end), limit)?.collect())
     }
 
+    /// The order that an index entry leads to.
     fn order_at(&self, index: &Key) -> Result<Option<OrderId>, StoreError> {
         let found = self.shared.durable.now().get(index)?;
         found.map(|id| named_by(&id, index)).transpose()

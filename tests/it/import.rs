@@ -260,6 +260,18 @@ async fn accounts_are_imported_once_and_counted_with_a_daemon_and_without() {
             shown.contains(&format!("imported as: {id}")) && shown.contains("mailto:ops@example.com"),
             "{shown}"
         );
+        let url = format!("https://acmeproxy.example.com/acme/acme/account/{id}");
+        let same = world.installation.prints("accounts", &["show", &url]).await;
+        assert_eq!(same, shown);
+        let list = world.installation.prints("accounts", &["list"]).await;
+        let line = list
+            .lines()
+            .find(|line| line.contains("ops@example.com"))
+            .unwrap();
+        assert!(
+            line.starts_with(&shown[..32]) && line.ends_with(&format!(" (imported as {id})")),
+            "{list}"
+        );
         if let Some(daemon) = daemon {
             daemon.stop().await;
         }

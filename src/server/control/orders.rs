@@ -128,6 +128,11 @@ fn write_order(out: &mut String, details: &OrderDetails, health: &str) -> std::f
     }
     writeln!(out, "  steps:")?;
     writeln!(out, "    {:.0}  created", record.created)?;
+    match details.forgotten_steps {
+        0 => {}
+        1 => writeln!(out, "    1 earlier step is not kept")?,
+        number => writeln!(out, "    {number} earlier steps are not kept")?,
+    }
     for step in &details.steps {
         write_step(out, step)?;
     }

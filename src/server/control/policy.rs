@@ -74,6 +74,7 @@ fn write_level(out: &mut String, level: &Level) -> std::fmt::Result {
     }
     match &level.client {
         Some(decision) if !level.is_empty => writeln!(out, "  {place}, client: {decision}"),
+        None if level.is_about_clients => writeln!(out, "  {place}, client: not asked; say --from ADDRESS"),
         Some(_) | None => Ok(()),
     }
 }

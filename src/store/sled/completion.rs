@@ -120,8 +120,9 @@ impl Group {
             put: Some(Box::new(put)),
             constants: Vec::new(),
             jobs: Jobs::Untouched,
+            bounds: Vec::new(),
         };
-        let weight = change.weight();
+        let weight = committer.weight(&change);
         if self.bytes + weight > GROUP_BYTES {
             self.write(committer)?;
         }

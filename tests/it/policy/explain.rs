@@ -142,6 +142,22 @@ async fn c413_h8_what_is_explained_is_what_the_server_does_for_all_names_and_lev
 }
 
 #[tokio::test]
+async fn h8_rules_about_clients_that_are_not_asked_are_named() {
+    let daemon = under(json!({ "clients": { "deny": ["127.0.0.2"] } })).await;
+    let of = |from: Option<[u8; 4]>| Question {
+        name: "www.example.com".to_owned(),
+        provisioner: Some("acme".to_owned()),
+        from: from.map(IpAddr::from),
+        ..Question::default()
+    };
+    let hint = "  authority.policy, client: not asked; say --from ADDRESS\n";
+    let (allowed, text) = explained(&daemon, of(None)).await;
+    assert!(allowed && text.contains(hint), "{text}");
+    let (allowed, text) = explained(&daemon, of(Some([127, 0, 0, 1]))).await;
+    assert!(allowed && !text.contains("not asked"), "{text}");
+}
+
+#[tokio::test]
 async fn h17_the_count_and_the_next_time_are_explained() {
     let daemon = under(json!({ "per_name": [{ "orders": 1, "within": "24h" }] })).await;
     let client = daemon.account().await;

@@ -103,7 +103,11 @@ async fn certificates_are_found_shown_and_exported_beside_a_daemon_and_without_o
         let none = complains(&world, "certs", &["show", "three.test.example.com"]).await;
         has(&none, &["no certificate with the id, serial number or name"]);
         for (flag, value, words) in [
-            ("--account", "me", "is no id: write the 32 hexadecimal digits"),
+            (
+                "--account",
+                "me",
+                "is no account: write its id, which the list shows, or its URL",
+            ),
             ("--serial", "xyz", "is no serial number: write hexadecimal digits"),
             (
                 "--name",

@@ -23,7 +23,13 @@ async fn of_before() -> (Sled, Vec<OrderId>) {
         .map(|order| {
             let put = Some(Box::new(put::order_put(order, 0).unwrap()));
             let (constants, jobs) = (Vec::new(), Jobs::Untouched);
-            store.send(Change::Write { put, constants, jobs })
+            let bounds = Vec::new();
+            store.send(Change::Write {
+                put,
+                constants,
+                jobs,
+                bounds,
+            })
         })
         .collect();
     for answer in answers {
