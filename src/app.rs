@@ -10,6 +10,7 @@ pub mod import;
 mod listen;
 pub mod log;
 mod reload;
+mod resolver;
 mod systemd;
 mod upstreams;
 
@@ -17,6 +18,7 @@ pub use audit::export_for_transparency;
 pub use audit::verify as verify_audit_log;
 pub use listen::Sockets;
 pub use reload::Reloads;
+pub(crate) use resolver::dns_server;
 
 use std::io;
 use std::net::SocketAddr;
@@ -137,6 +139,7 @@ impl App {
             Arc::clone(&slot),
             config.worker.clone(),
         );
+        worker.show_own_certificate().await;
         let accounts = Arc::new(accounts);
         let in_force = InForce {
             config,

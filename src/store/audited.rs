@@ -336,6 +336,10 @@ store! {
             self.whole(|store| async move { store.sweep(now, limit).await }).await
         }
 
+        fn shared(&self) -> Option<&dyn Shared> {
+            self.0.inner.shared()
+        }
+
         fn snapshot(&self) -> Box<dyn Snapshot> {
             self.0.inner.snapshot()
         }

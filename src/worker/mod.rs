@@ -178,6 +178,16 @@ impl Worker {
         }
     }
 
+    /// Serves the daemon's own certificate from the store. Called before the first client is let in, or those that have
+    /// waited through a restart would see the stand-in.
+    pub async fn show_own_certificate(&self) {
+        if self.context.settings.own_certificate_names.is_some()
+            && let Err(error) = own_certificate::show(&self.context).await
+        {
+            tracing::error!(%error, "the own certificate can not be served");
+        }
+    }
+
     /// Works until told to stop. Steps that are under way then are finished.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let settings = &self.context.settings;
