@@ -249,7 +249,7 @@ fn report(order: &Order, step: &Step) {
     let about = (!step.about.is_empty()).then_some(step.about.as_str());
     let certificate = order.bought();
     let fingerprint = certificate.map(|issued| issued.leaf().fingerprint().to_string());
-    let serial = certificate.and_then(|issued| Some(issued.details()?.serial));
+    let serial = certificate.and_then(|issued| Some(issued.shown()?.serial_hex));
     let not_after = certificate.map(|issued| issued.not_after().to_string());
     event!(
         order.id = %order.id(), account.id = %order.account(), order.request.id = order.request_id(),
