@@ -114,14 +114,14 @@ pub(crate) struct KeyRules {
 }
 
 impl RegistrationAuthority {
-    /// Checks the binding of a new account, if one is needed or was sent.
+    /// Checks the binding of a new account, if one is needed or was sent, and gives it with the rules of its key.
     ///
     /// Where none is required and the provisioner has no key, a binding means nothing and is left out.
     pub(crate) async fn bind(
         &self,
         provisioner: &Provisioner,
         sent: Option<Result<Unverified, BadBinding>>,
-    ) -> Result<Option<Binding>, Refusal> {
+    ) -> Result<Option<(Binding, KeyRules)>, Refusal> {
         let required = provisioner.external_accounts.required;
         let Some(sent) = sent else {
             return match required {
@@ -152,7 +152,8 @@ impl RegistrationAuthority {
         if let Some(problem) = known.ended(self.clock.now()) {
             return Err(problem.into());
         }
-        Ok(Some(Binding::new(known.kid, known.one_time, verified)))
+        let binding = Binding::new(known.kid, known.one_time, verified);
+        Ok(Some((binding, known.rules)))
     }
 
     /// What the account's external account key is for, as of now: it may have changed since the account was made.
@@ -384,16 +385,6 @@ impl RegistrationAuthority {
             }
         }
         Err(StoreError::Conflict.into())
-    }
-
-    /// What the accounts of this key may order, if there is such a key.
-    pub(crate) async fn rules_of_known(
-        &self,
-        provisioner: &Provisioner,
-        kid: &KeyId,
-    ) -> Result<Option<KeyRules>, StoreError> {
-        let known = self.known_key(provisioner, kid).await?;
-        Ok(known.map(|known| known.rules))
     }
 
     /// The provisioner that the operator means.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::acme::account::Account;
 use crate::acme::challenge::ChallengeType;
-use crate::acme::external_account::{Binding, KeyId};
+use crate::acme::external_account::KeyId;
 use crate::acme::id::AccountId;
 use crate::acme::identifier::Identifier;
 use crate::acme::order::{Order, after};
@@ -173,19 +173,15 @@ impl RegistrationAuthority {
         self.policy.still_admits(provisioner, rules, order.identifiers())
     }
 
-    /// Whether an account may be made from this address.
-    pub(crate) async fn check_newcomer(
+    /// Whether an account may be made from this address, with a key that has these rules.
+    pub(crate) fn check_newcomer(
         &self,
         provisioner: &Provisioner,
-        binding: Option<&Binding>,
+        key: Option<KeyRules>,
         address: Option<IpAddr>,
-    ) -> Result<(), Refusal> {
-        let key = match binding {
-            Some(binding) => self.rules_of_known(provisioner, binding.kid()).await?,
-            None => None,
-        };
+    ) -> Result<(), Problem> {
         let applicant = Applicant { provisioner, key };
-        Ok(self.levels_of(&applicant).client(address)?)
+        self.levels_of(&applicant).client(address)
     }
 
     /// Whether each of the names may have one more order.
