@@ -123,7 +123,9 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, error.exit_code()),
     };
-    log::start(&config.logger, flags.quiet);
+    if let Err(error) = log::start(&config.logger, flags.quiet) {
+        return fail(&format!("{error:#}"), EXIT_FAILURE);
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -145,6 +147,7 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
             flags.pidfile.as_deref(),
         ))
     });
+    log::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),

@@ -9,6 +9,7 @@ mod inventory;
 mod issuance;
 mod late;
 pub(crate) mod own_certificate;
+mod pause;
 mod renewal;
 mod revocation;
 mod target;
