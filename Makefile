@@ -10,7 +10,7 @@ LIVES_CASES ?= 100000
 CERTIFICATES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients suite powercut powercut-short soak races series lives fuzz fuzz-short bench delivery delivery-installer delivery-packages FORCE build dist deb image install needs needs-fuzz needs-test needs-delivery clean
+.PHONY: help demo test check unit clients suite powercut powercut-short soak races series lives fuzz fuzz-short bench delivery delivery-installer delivery-packages booted FORCE build dist deb image install needs needs-fuzz needs-test needs-delivery clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -94,6 +94,15 @@ delivery-installer:
 
 delivery-packages:
 	@$(SUDO) ./tests/delivery/packages.sh $(DELIVERY)/acme-proxy $(DELIVERY)/root $(DELIVERY)/tools $(abspath $(TARGET_DIR))/debug/examples/throwaway_ca
+
+booted: needs needs-delivery ## The unit under a real systemd, in a container (needs systemd-nspawn); no part of make test
+	@./tests/needs.sh systemd-container:systemd-nspawn
+	$(CARGO) build --locked --example throwaway_ca
+	$(CARGO) rustc $(STATIC) $(STATIC_FLAGS)
+	@mkdir -p $(DELIVERY)
+	strip -o $(DELIVERY)/acme-proxy $(TARGET_DIR)/debug/acme-proxy
+	@$(MAKE) --no-print-directory $(DELIVERY)/root
+	@$(SUDO) ./tests/delivery/booted.sh $(DELIVERY)/acme-proxy $(DELIVERY)/root $(abspath $(TARGET_DIR))/debug/examples/throwaway_ca
 
 build: needs ## The release binary, which needs no library
 	$(CARGO) rustc --release $(STATIC) $(STATIC_FLAGS)

@@ -10,12 +10,15 @@ pub mod import;
 mod listen;
 pub mod log;
 mod reload;
+mod resolver;
 mod systemd;
 mod upstreams;
 
+pub use audit::export_for_transparency;
 pub use audit::verify as verify_audit_log;
 pub use listen::Sockets;
 pub use reload::Reloads;
+pub(crate) use resolver::dns_server;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +27,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use tokio::sync::{RwLock, mpsc, watch};
+use tokio::sync::{Mutex, RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Interval;
 
@@ -39,6 +42,7 @@ use crate::policy::Policy;
 use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, Server};
+use crate::store::shared::Hold;
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
@@ -53,6 +57,9 @@ const SHUTDOWN: Duration = Duration::from_secs(35);
 
 /// How long the store may take to answer before the daemon counts as stuck.
 const STORE_ANSWERS: Duration = Duration::from_secs(10);
+
+/// How long a change of the account at a CA may take: some requests, each of which may take half a minute.
+const CHANGE: Duration = Duration::from_secs(300);
 
 /// The daemon, ready to serve.
 pub struct App {
@@ -98,11 +105,12 @@ impl App {
         let control = match ControlSocket::bind(&directory) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders and accounts work only while the daemon is stopped");
+                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders, accounts, policy, backup and import work only while the daemon is stopped, and acme-proxy certs revoke not at all");
                 None
             }
         };
         let metrics = Arc::new(Metrics::new()?);
+        log::count_dropped(&metrics.log_lines_dropped);
         let slot = Arc::new(CertificateSlot::with_stand_in()?);
         reload::install_files(&slot, &config.server.own_certificate)?;
         let (upstreams, accounts) = reload::upstreams(&config.upstreams, |_| None, &store, &metrics)?;
@@ -131,6 +139,7 @@ impl App {
             Arc::clone(&slot),
             config.worker.clone(),
         );
+        worker.show_own_certificate().await;
         let accounts = Arc::new(accounts);
         let in_force = InForce {
             config,
@@ -195,7 +204,7 @@ impl App {
             parts.spawn(server::serve_metrics(listener, metrics, stopped.clone()));
         }
         if in_force.config.audit.is_some() {
-            parts.spawn(audit::tend(Arc::clone(&in_force.metrics), stopped.clone()));
+            parts.spawn(audit::watch(Arc::clone(&in_force.metrics), stopped.clone()));
         }
         parts.spawn(reload::work(in_force.work.subscribe(), accounts, stopped));
         systemd::ready("serving");
@@ -257,6 +266,7 @@ fn vault(configured: &config::Upstream, store: &Arc<dyn Store>) -> Arc<dyn Vault
     Arc::new(StoredAccount {
         name: account::vault_name(configured.name, &configured.settings),
         store: Arc::clone(store),
+        held: Mutex::default(),
     })
 }
 
@@ -307,6 +317,8 @@ impl OwnKeys for KeysOfDaemon {
 struct StoredAccount {
     name: String,
     store: Arc<dyn Store>,
+    /// While it is being changed, if other processes have the store open, too.
+    held: Mutex<Option<Hold>>,
 }
 
 impl StoredAccount {
@@ -342,5 +354,26 @@ impl Vault for StoredAccount {
             others.extend(self.read(name).await?.map(|stored| stored.value));
         }
         Ok(others)
+    }
+
+    async fn begin(&self) -> Result<(), String> {
+        let Some(shared) = self.store.shared() else {
+            return Ok(());
+        };
+        let held = shared
+            .hold(&self.name, CHANGE)
+            .await
+            .map_err(|error| error.to_string())?;
+        let held = held.ok_or("another acme-proxy is changing it at the moment; try again in a minute")?;
+        *self.held.lock().await = Some(held);
+        Ok(())
+    }
+
+    async fn end(&self) {
+        if let (Some(shared), Some(held)) = (self.store.shared(), self.held.lock().await.take())
+            && let Err(error) = shared.release(held).await
+        {
+            tracing::warn!(%error, "the account at the CA can not be changed by another process for a while");
+        }
     }
 }

@@ -58,7 +58,8 @@ Examples:
   acme-proxy orders list --stuck /etc/acme-proxy/ca.json   show the orders that wait for the CA
   acme-proxy certs list --expires-within 30d /etc/acme-proxy/ca.json   show what expires soon
 
-Exit codes: 0 stopped by a signal, 1 wrong flags or unreadable configuration, 2 anything else.
+Exit codes: 0 stopped by a signal or done, 1 wrong flags or unreadable configuration, 2 anything else, 3 the answer to a
+question is no (policy explain).
 Log level: ACME_PROXY_LOG, e.g. ACME_PROXY_LOG=debug.";
 
 #[derive(Parser)]
@@ -231,12 +232,15 @@ where
         Err(error) => return fail(&error, error.exit_code()),
     };
     // Without a daemon, the audit events are this process's.
-    log::start(&config.logger, false);
+    if let Err(error) = log::start(&config.logger, false) {
+        return fail(&format!("{error:#}"), EXIT_FAILURE);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(operation(config)),
         Err(error) => Err(error.into()),
     };
+    log::finish();
     ended(done.and_then(|text| hand_over(&text)))
 }
 

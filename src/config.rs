@@ -24,8 +24,8 @@ mod validate;
 mod value;
 
 pub use upstreams::Upstream;
-pub(crate) use value::DnsServer;
 pub(crate) use value::GoDuration;
+pub(crate) use value::{DnsServer, InvalidDnsServer};
 
 use std::fs::File;
 use std::io::Read as _;

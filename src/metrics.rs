@@ -51,6 +51,8 @@ pub struct Metrics {
     pub nonces_rejected: IntCounter,
     /// `acme_proxy_handler_panics_total`: Requests that ended in a panic. Should stay 0: alert on it.
     pub handler_panics: IntCounter,
+    /// `acme_proxy_log_lines_dropped_total`: Lines of the log that were dropped, because nobody took them from the standard error in time.
+    pub log_lines_dropped: IntCounter,
     /// `acme_proxy_connections`: Open connections of the ACME listener.
     pub connections: IntGauge,
     /// `acme_proxy_validations_total`: Validation attempts, by challenge type and outcome (valid, invalid, retry). Labels: `type,outcome`.
@@ -185,6 +187,10 @@ impl Metrics {
                 "acme_proxy_handler_panics_total",
                 "Requests that ended in a panic. Should stay 0: alert on it.",
             ))?,
+            log_lines_dropped: IntCounter::with_opts(Opts::new(
+                "acme_proxy_log_lines_dropped_total",
+                "Lines of the log that were dropped, because nobody took them from the standard error in time.",
+            ))?,
             connections: IntGauge::with_opts(Opts::new(
                 "acme_proxy_connections",
                 "Open connections of the ACME listener.",
@@ -263,7 +269,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn Collector>; 27] = [
+        let collectors: [Box<dyn Collector>; 28] = [
             Box::new(self.certificates_issued.clone()),
             Box::new(self.certificates_revoked.clone()),
             Box::new(self.certificate_request_duration.clone()),
@@ -277,6 +283,7 @@ impl Metrics {
             Box::new(self.problems.clone()),
             Box::new(self.nonces_rejected.clone()),
             Box::new(self.handler_panics.clone()),
+            Box::new(self.log_lines_dropped.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.validations.clone()),
             Box::new(self.validation_duration.clone()),

@@ -15,5 +15,3 @@ install -m 0755 "$1" "$2/usr/bin/acme-proxy"
 cp "$roots" "$2$roots"
 echo "acme-proxy:x:65532:65532::/:/nonexistent" >"$2/etc/passwd"
 echo "acme-proxy:x:65532:" >"$2/etc/group"
-# Without this file, the C library asks for services that are not in the image.
-echo "hosts: files dns" >"$2/etc/nsswitch.conf"

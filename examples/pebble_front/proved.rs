@@ -94,4 +94,10 @@ impl Vault for StoredAccount {
     async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
         Ok(Vec::new())
     }
+
+    async fn begin(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn end(&self) {}
 }

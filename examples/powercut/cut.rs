@@ -127,6 +127,9 @@ impl Drop for Mounted {
 /// `base`.
 fn live_and_cut(base: &Path, restarts: u64) -> Result<String> {
     let (image, copy) = (base.join("disk"), base.join("copy"));
+    // Another process's mount namespace may still hold the latest ones, and with them their files.
+    drop(fs::remove_file(&image));
+    drop(fs::remove_file(&copy));
     File::create(&image)?.set_len(DISK_BYTES)?;
     command("mkfs.ext4", &["-q", "-F", &image.to_string_lossy()])?;
     let disk = Mounted::new(&image, &base.join("before"))?;

@@ -3,7 +3,6 @@
 //! [`IssuedChain::verify`] is the only way to make one (CONFORMANCE K13): the leaf's key is the CSR's, its names are
 //! the order's, it is an end entity's, valid now, and signed by the certificate after it.
 
-mod details;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -23,8 +22,6 @@ use x509_parser::prelude::*;
 use crate::acme::id::OrderId;
 use crate::acme::identifier::Identifier;
 use crate::jose::jwk::Jwk;
-
-pub use crate::acme::certificate::details::Details;
 
 /// The most certificates that a chain may have, the leaf among them.
 const MAX_CHAIN: usize = 6;

@@ -1,7 +1,7 @@
 //! The order (RFC 8555 §7.1.3) with its authorizations and challenges: one stored record.
 //!
 //! Status is derived from the stored facts and the time, never stored. Every change of an order is in `transition`, and
-//! in `late` for one that has ended before the CA was done. No clock is read here, and nothing is persisted: callers do
+//! in `late` for one that has ended before the CA was done; what may go to the CA is in `validated`. No clock is read here, and nothing is persisted: callers do
 //! that, by compare-and-swap.
 
 mod counting;
@@ -11,6 +11,7 @@ mod replacing;
 #[cfg(test)]
 mod tests;
 mod transition;
+mod validated;
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::acme::authorization::{Authorization, AuthorizationStatus};
-use crate::acme::certificate::{Der, IssuedCertificate, Ordered};
+use crate::acme::certificate::{Der, IssuedCertificate};
 use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType};
 use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::identifier::Identifier;
@@ -29,6 +30,8 @@ use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::{Advice, CertificateId};
 use crate::acme::revocation::Revocation;
 use crate::acme::upstream::{UpstreamName, UpstreamOrder};
+
+pub use crate::acme::order::validated::ValidatedOrder;
 
 /// How long a swept order stays readable after it has ended without a certificate.
 const KEPT_AFTER_FAILURE: Duration = Duration::from_hours(24);
@@ -76,6 +79,13 @@ pub struct Order {
     /// What has happened to it, for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     steps: Vec<Step>,
+    /// How many things have happened to it that are not among the steps any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    forgotten_steps: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What is asked for beyond the names.
@@ -209,73 +219,6 @@ pub enum Settled {
     Stale,
 }
 
-/// Proof that every name of the order has a valid authorization of the order's account, and that a matching CSR is
-/// stored. The only thing that the upstream takes; only [`Order::validated`] makes one.
-///
-/// ```compile_fail,E0451
-/// use acme_proxy::acme::order::{Order, ValidatedOrder};
-///
-/// fn a_second_road(order: &Order, honest: ValidatedOrder) -> ValidatedOrder {
-///     ValidatedOrder { id: order.id(), ..honest }
-/// }
-/// ```
-#[derive(Debug, Clone)]
-pub struct ValidatedOrder {
-    id: OrderId,
-    identifiers: Vec<Identifier>,
-    csr: Der,
-    upstream: Option<UpstreamOrder>,
-    expires: Timestamp,
-    wishes: Wishes,
-    validated: Timestamp,
-}
-
-impl ValidatedOrder {
-    /// The order's id.
-    pub fn id(&self) -> OrderId {
-        self.id
-    }
-
-    /// The names that the certificate is for.
-    pub fn identifiers(&self) -> &[Identifier] {
-        &self.identifiers
-    }
-
-    /// The client's own CSR, DER.
-    pub fn csr(&self) -> &Der {
-        &self.csr
-    }
-
-    /// What a certificate from the CA is held against.
-    pub fn ordered(&self) -> Ordered<'_> {
-        Ordered {
-            order: self.id,
-            csr: &self.csr,
-            identifiers: &self.identifiers,
-        }
-    }
-
-    /// The order at the CA, if one has been opened there.
-    pub fn upstream(&self) -> Option<&UpstreamOrder> {
-        self.upstream.as_ref()
-    }
-
-    /// When waiting for the CA ends.
-    pub fn expires(&self) -> Timestamp {
-        self.expires
-    }
-
-    /// What the client asks for beyond the names.
-    pub fn wishes(&self) -> &Wishes {
-        &self.wishes
-    }
-
-    /// When the proof was made.
-    pub fn validated(&self) -> Timestamp {
-        self.validated
-    }
-}
-
 impl Order {
     /// A new order, at the default upstream. Each identifier gets an authorization that offers the given challenges.
     pub fn new(
@@ -306,6 +249,7 @@ impl Order {
             left_line: false,
             request_id: None,
             steps: Vec::new(),
+            forgotten_steps: 0,
         }
     }
 
@@ -361,6 +305,7 @@ impl Order {
             left_line: false,
             request_id: None,
             steps: Vec::new(),
+            forgotten_steps: 0,
         }
     }
 

@@ -9,14 +9,18 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::app::control::{Answer, Operator, check_owner};
+use crate::app::audit;
+use crate::app::control::{Answer, Operator, check_owner, is_missing};
 use crate::config::Config;
 use crate::ra::backup::{BadBackup, Header, Reading};
 use crate::store::sled::SledStore;
 use crate::store::{Entry, Settings};
 
-/// What is added to the name of a file or directory that is not whole yet.
+/// What is added to the name of a file that is not whole yet.
 const PARTIAL: &str = ".partial";
+
+/// The directory inside the store's own in which it is built.
+const BUILDING: &str = "restore.partial";
 
 /// Writes a backup of the store to a file, which must not exist, and gives what is to be said about it.
 ///
@@ -48,15 +52,11 @@ pub async fn backup(config: Config, file: PathBuf) -> anyhow::Result<String> {
 async fn write(config: Config, made: File, partial: &Path, file: &Path) -> anyhow::Result<String> {
     let failed = || format!("{} can not be written", partial.display());
     let mut out = tokio::io::BufWriter::new(tokio::fs::File::from_std(made));
-    let store = &config.store.path;
-    if is_missing(store) {
-        bail!("there is no store {}", store.display());
-    }
     Operator::new(config).backup_into(&mut out).await?;
     out.flush().await.with_context(failed)?;
     out.into_inner().sync_all().await.with_context(failed)?;
     // What counts is what can be read back.
-    let (header, entries) = read(partial, |_| Ok(()))?;
+    let (header, entries) = read(partial)?;
     renameat_with(CWD, partial, CWD, file, RenameFlags::NOREPLACE).with_context(|| {
         format!(
             "{} can not be given its name {}",
@@ -78,54 +78,95 @@ async fn write(config: Config, made: File, partial: &Path, file: &Path) -> anyho
 ///
 /// What is wrong with the file or the store. Then there is no store, as before.
 pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<String> {
-    tokio::task::spawn_blocking(move || restore_from(&config.store, &file)).await?
+    tokio::task::spawn_blocking(move || restore_from(&config, &file)).await?
 }
 
-fn restore_from(settings: &Settings, file: &Path) -> anyhow::Result<String> {
+fn restore_from(config: &Config, file: &Path) -> anyhow::Result<String> {
+    let settings = &config.store;
     let store = &settings.path;
+    let building = store.join(BUILDING);
+    if building.symlink_metadata().is_ok() {
+        bail!(
+            "{} exists: another restore is under way, or one has broken off; then empty the directory {}",
+            building.display(),
+            store.display()
+        );
+    }
+    if store.is_symlink() && !store.exists() {
+        bail!(
+            "{} is a symbolic link that leads nowhere: make what it leads to, or remove it",
+            store.display()
+        );
+    }
     if !is_missing(store) {
         bail!(
-            "there is a store {} already, perhaps of a daemon that runs: stop it and move the directory away first",
+            "there is a store {} already, perhaps of a daemon that runs: stop it and move the directory away first; \
+             where it can not be moved, as a mounted file system, move what is in it",
             store.display()
         );
     }
     check_owner(store)?;
-    let (header, entries) = read(file, |_| Ok(()))?;
-    let partial = with_suffix(store);
-    if partial.symlink_metadata().is_ok() {
-        bail!(
-            "{} exists: another restore is under way, or one has broken off; then remove it",
-            partial.display()
-        );
+    let (header, entries) = read(file)?;
+    audit::begin(config.audit.as_deref())?;
+    let is_new = !store.exists();
+    let inside = Settings {
+        path: building.clone(),
+        ..settings.clone()
+    };
+    let mut moved = Vec::new();
+    let restored = build(&inside, file).and_then(|()| take_out(store, &mut moved));
+    // Of what has failed nothing stays, except what was here before.
+    if restored.is_err() {
+        for path in &moved {
+            drop(remove(path));
+        }
     }
-    let built = build(
-        &Settings {
-            path: partial.clone(),
-            ..settings.clone()
-        },
-        file,
-    )
-    .and_then(|()| {
-        // An empty directory may be in its place.
-        fs::rename(&partial, store).with_context(|| {
-            format!(
-                "{} can not be given its name {}",
-                partial.display(),
-                store.display()
-            )
-        })
-    });
-    if built.is_err() {
-        // It may not be there at all.
-        drop(fs::remove_dir_all(&partial));
+    drop(remove(&building));
+    if restored.is_err() && is_new {
+        drop(fs::remove_dir(store));
     }
-    built?;
+    restored?;
+    tracing::info!(
+        target: "acme_proxy::operator", audit = true, store.path = %store.display(), store.entries = entries,
+        backup.made = %header.made, "store restored from a backup"
+    );
     sync_parent(store)?;
     Ok(format!(
         "{}: {entries} entries, as of {:.0}. What came after is lost: docs/OPERATIONS.md says what that means.\n",
         store.display(),
         header.made
     ))
+}
+
+/// Moves the store that was built inside its directory to its place. The directory itself may not be replaced: it may be
+/// a mount point. sled's log comes last: without it nobody takes what is there for a store, nor makes a new one in it.
+fn take_out(store: &Path, moved: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let building = store.join(BUILDING);
+    let failed = || format!("the store can not be moved from {}", building.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&building).with_context(failed)? {
+        names.push(entry.with_context(failed)?.file_name());
+    }
+    // Whoever has opened it has its own.
+    names.retain(|name| name != "lock");
+    names.sort_by_key(|name| name == SledStore::LOG);
+    for name in names {
+        if name == SledStore::LOG {
+            sync(store)?;
+        }
+        let place = store.join(&name);
+        renameat_with(CWD, building.join(&name), CWD, &place, RenameFlags::NOREPLACE)
+            .with_context(|| format!("{} can not be made", place.display()))?;
+        moved.push(place);
+    }
+    sync(store)
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
 }
 
 /// Builds a store, and looks whether it can be opened.
@@ -141,12 +182,10 @@ fn build(settings: &Settings, file: &Path) -> anyhow::Result<()> {
 }
 
 /// Reads a whole backup.
-fn read(file: &Path, mut visit: impl FnMut(Entry) -> anyhow::Result<()>) -> anyhow::Result<(Header, u64)> {
+fn read(file: &Path) -> anyhow::Result<(Header, u64)> {
     let mut lines = Lines::open(file)?;
     let mut reading = Reading::default();
-    while let Some(entry) = lines.next_entry(&mut reading)? {
-        visit(entry)?;
-    }
+    while lines.next_entry(&mut reading)?.is_some() {}
     reading.end().map_err(|error| about(file, &error))
 }
 
@@ -183,21 +222,16 @@ impl Lines {
             if count.with_context(|| format!("{} can not be read", self.path.display()))? == 0 {
                 return Ok(None);
             }
-            // The daemon may have had to give up.
-            if let Ok(Answer::Refused(why)) = serde_json::from_slice(&line) {
-                bail!(why);
-            }
-            if let Some(entry) = reading.line(&line).map_err(|error| about(&self.path, &error))? {
-                return Ok(Some(entry));
+            match reading.line(&line) {
+                Ok(None) => {}
+                Ok(entry) => return Ok(entry),
+                Err(error) => match serde_json::from_slice(&line) {
+                    // The daemon had to give up.
+                    Ok(Answer::Refused(why)) => bail!(why),
+                    Ok(_) | Err(_) => return Err(about(&self.path, &error)),
+                },
             }
         }
-    }
-}
-
-fn is_missing(store: &Path) -> bool {
-    match fs::read_dir(store) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 
@@ -209,8 +243,36 @@ fn with_suffix(path: &Path) -> PathBuf {
 
 fn sync_parent(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .with_context(|| format!("{} can not be synced", parent.display()))
+    sync(parent.unwrap_or(Path::new(".")))
+}
+
+fn sync(directory: &Path) -> anyhow::Result<()> {
+    File::open(directory)
+        .and_then(|open| open.sync_all())
+        .with_context(|| format!("{} can not be synced", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever is killed between two moves leaves no log without all that belongs to it.
+    #[test]
+    fn the_log_of_a_restored_store_comes_to_its_place_after_all_else() {
+        let place = tempfile::tempdir().unwrap();
+        let building = place.path().join(BUILDING);
+        fs::create_dir_all(building.join("blobs")).unwrap();
+        let names = ["conf", "db", "format", "lock", "snap.1", "snap.2", "snap.3", "x"];
+        for name in names {
+            fs::write(building.join(name), name).unwrap();
+        }
+        fs::write(place.path().join("db"), "somebody's").unwrap();
+        let mut moved = Vec::new();
+        let error = take_out(place.path(), &mut moved).unwrap_err();
+        assert!(error.to_string().contains("db can not be made"), "{error:#}");
+        moved.sort();
+        let expected = ["blobs", "conf", "format", "snap.1", "snap.2", "snap.3", "x"];
+        assert_eq!(moved, expected.map(|name| place.path().join(name)));
+        assert_eq!(fs::read_to_string(place.path().join("db")).unwrap(), "somebody's");
+    }
 }

@@ -1,5 +1,6 @@
 //! Carries out the operator's commands: through the daemon that runs, or, if none does, on the store itself.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +34,9 @@ pub use crate::server::control::{Answer, Request, UpstreamCommand, UpstreamReque
 /// How often to look for the socket of a daemon that has the store open: it may be about to make it.
 const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a file system of its own has, though it is empty.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// The answer to a question is no: the text to print.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +103,7 @@ impl Operator {
             if let Some(why) = request.needs_daemon() {
                 bail!("{why}");
             }
-            self.open(&mut attempt).await?;
+            self.open(request.may_make_store(), &mut attempt).await?;
         }
     }
 
@@ -123,13 +127,20 @@ impl Operator {
             if by_daemon.with_context(|| format!("the backup of the store {} broke off", path.display()))? {
                 return Ok(());
             }
-            self.open(&mut attempt).await?;
+            self.open(false, &mut attempt).await?;
         }
     }
 
     /// Opens the store, or waits a moment for the daemon that has it.
-    async fn open(&mut self, attempt: &mut u32) -> anyhow::Result<()> {
-        check_owner(&self.config.store.path)?;
+    async fn open(&mut self, may_make_it: bool, attempt: &mut u32) -> anyhow::Result<()> {
+        let path = &self.config.store.path;
+        if !may_make_it && is_missing(path) {
+            bail!(
+                "there is no store {}; db.dataSource in the configuration says where it is",
+                path.display()
+            );
+        }
+        check_owner(path)?;
         let settings = self.config.store.clone();
         match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
             Ok(store) => {
@@ -150,6 +161,14 @@ impl Operator {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+}
+
+/// Whether there is no store, or a directory for one in which nothing is yet.
+pub(crate) fn is_missing(store: &Path) -> bool {
+    match std::fs::read_dir(store) {
+        Ok(mut entries) => entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND)),
+        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 

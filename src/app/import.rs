@@ -27,6 +27,12 @@ use crate::ra::import::Imported;
 /// How many bytes of accounts are handed to the daemon at a time. It takes requests of 64 KiB.
 const PAGE: usize = 32 * 1024;
 
+/// How many accounts are named that can not be taken.
+const NAMED: usize = 20;
+
+/// How many ways to write account URLs are shown.
+const PREFIXES: usize = 10;
+
 /// What is to be imported, and how.
 #[derive(Debug)]
 pub struct Import {
@@ -284,8 +290,11 @@ impl Summary {
         )?;
         writeln!(out, "  here before: {}", self.before)?;
         writeln!(out, "  not taken: {}", self.refused.len())?;
-        for (id, why) in &self.refused {
+        for (id, why) in self.refused.iter().take(NAMED) {
             writeln!(out, "    {id}: {why}")?;
+        }
+        if self.refused.len() > NAMED {
+            writeln!(out, "    and {} more", self.refused.len() - NAMED)?;
         }
         if accounts.contacts_left_out > 0 {
             writeln!(
@@ -297,12 +306,16 @@ impl Summary {
         for id in &self.still_valid {
             writeln!(out, "  {id} is deactivated in this database, and valid here")?;
         }
-        for (prefix, count) in &self.elsewhere {
+        for (prefix, count) in self.elsewhere.iter().take(PREFIXES) {
             writeln!(
                 out,
                 "  the clients of {count} know their accounts as {prefix}..., which is not an URL of this server: compare \
                  dnsNames, address and the provisioner's name"
             )?;
+        }
+        if self.elsewhere.len() > PREFIXES {
+            let others = self.elsewhere.len() - PREFIXES;
+            writeln!(out, "  and {others} other beginnings of URLs")?;
         }
         for provisioner in &self.binding {
             writeln!(
@@ -314,5 +327,39 @@ impl Summary {
             writeln!(out, "Nothing was written: this was a dry run.")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_crafted_database_few_lines_are_said() {
+        let refused = (0..50).map(|number| (format!("a{number}"), "it is damaged".to_owned()));
+        let summary = Summary {
+            imported: 0,
+            deactivated: 0,
+            before: 0,
+            refused: refused.collect(),
+            still_valid: Vec::new(),
+            elsewhere: (0..50).map(|number| (format!("https://{number}/"), 1)).collect(),
+            binding: BTreeSet::new(),
+        };
+        let text = summary.text(Path::new("db"), &Accounts::default(), true);
+        assert!(
+            text.contains("  not taken: 50\n    a0: it is damaged\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("    a19: it is damaged\n    and 30 more\n"),
+            "{text}"
+        );
+        assert_eq!(
+            text.matches("which is not an URL of this server").count(),
+            10,
+            "{text}"
+        );
+        assert!(text.contains("  and 40 other beginnings of URLs\n"), "{text}");
     }
 }

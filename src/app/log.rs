@@ -1,10 +1,15 @@
 //! The log on standard error: `text`, `json` or `common`, with the Go program's names of a request's fields (logrus'
 //! forms), and what the audit log gets. Whatever clients and CAs write is escaped: a line is one event, always.
 
+mod stderr;
+
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::panic::PanicHookInfo;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use anyhow::Context as _;
+use prometheus::IntCounter;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -15,6 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::app::audit::Audit;
+use crate::app::log::stderr::Stderr;
 use crate::clock::Clock;
 use crate::config::{LogFormat, Logger};
 use crate::store::audited::TARGET as AUDIT_ONLY;
@@ -53,6 +59,7 @@ pub(crate) struct Logs {
     format: RwLock<LogFormat>,
     /// Requests for `/health` that are answered well are left out.
     hides_health: bool,
+    stderr: Stderr,
     pub(crate) audit: Audit,
 }
 
@@ -60,17 +67,30 @@ pub(crate) struct Logs {
 pub(crate) type Fields = BTreeMap<String, Value>;
 
 /// Starts to log. What is logged before is lost.
-pub fn start(logger: &Logger, quiet: bool) {
+///
+/// # Errors
+///
+/// The system's.
+pub fn start(logger: &Logger, quiet: bool) -> anyhow::Result<()> {
     let hides_health = std::env::var("STEP_LOGGER_ONLY_TRACE_HEALTH_ENDPOINT");
+    let dropped = |lines: u64| {
+        let message = "lines of the log were dropped, because nobody took them in time";
+        let fields = Fields::from([("lines".to_owned(), lines.into())]);
+        logs().map_or_else(String::new, |logs| logs.line(&Level::WARN, message, fields))
+    };
+    let stderr = Stderr::start(std::io::stderr(), dropped).context("starting the log's thread")?;
     let logs = Arc::new(Logs {
         format: RwLock::new(logger.format),
         hides_health: hides_health
             .is_ok_and(|value| ["1", "t", "T", "true", "TRUE", "True"].contains(&value.as_str())),
+        stderr,
         audit: Audit::default(),
     });
     if LOGS.set(Arc::clone(&logs)).is_err() {
-        return;
+        return Ok(());
     }
+    // Otherwise it would wait for whoever reads the standard error.
+    std::panic::set_hook(Box::new(log_panic));
     let level = if quiet { "warn" } else { "info" };
     let filter = EnvFilter::try_from_env("ACME_PROXY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let is_ours = |target: &str| target.starts_with("acme_proxy");
@@ -87,6 +107,58 @@ pub fn start(logger: &Logger, quiet: bool) {
         .with(lines)
         .with(audited)
         .init();
+    Ok(())
+}
+
+/// Ends the logs: what waits is written, if it can be. Nothing that is logged later counts.
+pub fn finish() {
+    if let Some(logs) = logs() {
+        logs.audit.finish();
+        logs.stderr.flush();
+    }
+}
+
+/// Counts the lines that are dropped.
+pub(crate) fn count_dropped(counter: &IntCounter) {
+    if let Some(logs) = logs() {
+        logs.stderr.count_by(counter);
+    }
+}
+
+/// Logs a panic. Of the work in which it happens nothing is asked: that may be in any state.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let Some(logs) = logs() else {
+        return;
+    };
+    let place = panic.location().map(ToString::to_string);
+    let fields = Fields::from([
+        ("error".to_owned(), said_by(panic.payload()).into()),
+        ("place".to_owned(), place.into()),
+    ]);
+    let line = logs.line(&Level::ERROR, "a part of the program has panicked", fields);
+    logs.stderr.write(&line);
+}
+
+fn said_by(panic: &(dyn Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned
+        .or(panic.downcast_ref::<&str>().copied())
+        .unwrap_or_default()
+}
+
+impl Logs {
+    fn format(&self) -> LogFormat {
+        *self.format.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A line that is no request's.
+    fn line(&self, level: &Level, message: &str, fields: Fields) -> String {
+        let line = match self.format() {
+            LogFormat::Json => json(level, message, fields),
+            LogFormat::Text | LogFormat::Common | LogFormat::Off => text(level, message, &fields),
+        };
+        line + "\n"
+    }
 }
 
 /// The logs, if logging has started.
@@ -183,7 +255,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let (data, logs) = (event.metadata(), &self.0);
         let is_request = data.target() == REQUESTS;
-        let format = *logs.format.read().unwrap_or_else(PoisonError::into_inner);
+        let format = logs.format();
         // That a request has failed by our fault is logged in any case: its cause is told nowhere else.
         if data.target() == AUDIT_ONLY
             || (is_request && format == LogFormat::Off && *data.level() != Level::ERROR)
@@ -201,14 +273,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         if *data.level() >= Level::DEBUG {
             fields.insert("target".to_owned(), data.target().into());
         }
-        let mut line = match format {
-            LogFormat::Common if is_request => common(&fields),
-            LogFormat::Json => json(data.level(), message, fields),
-            LogFormat::Text | LogFormat::Common | LogFormat::Off => text(data.level(), message, &fields),
+        let line = match format {
+            LogFormat::Common if is_request => common(&fields) + "\n",
+            _ => logs.line(data.level(), message, fields),
         };
-        line.push('\n');
-        // A log that can not be written has nowhere to say so.
-        drop(std::io::stderr().lock().write_all(line.as_bytes()));
+        logs.stderr.write(&line);
     }
 }
 

@@ -108,7 +108,7 @@ impl InForce {
             false => Some(self.parts_of_next_work(&config)?),
         };
         if let Some(logs) = log::logs() {
-            logs.audit.reopen()?;
+            logs.audit.reopen().await?;
         }
         install_files(&self.slot, &config.server.own_certificate)?;
         log::change_format(config.logger.format);

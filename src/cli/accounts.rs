@@ -68,7 +68,7 @@ struct List {
 #[derive(Args)]
 #[command(after_help = SHOW_EXAMPLES)]
 struct Show {
-    /// The account's id: the 32 hexadecimal digits of its URL
+    /// The account's id, or its URL
     id: String,
     /// The configuration
     config: PathBuf,
@@ -80,7 +80,7 @@ struct Show {
 #[derive(Args)]
 #[command(after_help = DEACTIVATE_EXAMPLES)]
 struct Deactivate {
-    /// The account's id: the 32 hexadecimal digits of its URL
+    /// The account's id, or its URL
     id: String,
     /// The configuration
     config: PathBuf,

@@ -191,10 +191,13 @@ impl Certs {
                 }
             }
             Command::Revoke(revoke) => {
-                let Row { id, line, .. } = found(operator, &revoke.which, false).await?;
+                let Row { id, .. } = found(operator, &revoke.which, false).await?;
                 if !revoke.yes {
+                    let request = Request::Certs(CertsRequest::Show { id, json: false });
+                    let certificate = operator.carry_out(request).await?;
                     bail!(
-                        "a revocation can not be taken back; to revoke this certificate, add --yes: {line}"
+                        "a revocation can not be taken back; to revoke this certificate, add --yes:\n{}",
+                        certificate.trim_end()
                     );
                 }
                 let reason = revoke.reason.map(|reason| reason as i64);
@@ -243,21 +246,37 @@ async fn found(operator: &mut Operator, which: &str, may_be_a_name: bool) -> any
                 break;
             }
         }
-        let others = all.len().saturating_sub(1);
-        if let Some(newest) = all.into_iter().max_by_key(|row| row.since) {
-            if others > 0 {
-                let note = format!(
-                    "acme-proxy: {others} others are listed by: acme-proxy certs list --name '{which}'"
-                );
-                let _closed = writeln!(std::io::stderr(), "{note}");
-            }
-            return Ok(newest);
+        let how = match &filter.serial {
+            Some(_) => "--serial",
+            None => "--name",
+        };
+        let list = format!("acme-proxy certs list {how} '{which}'");
+        if let Some(row) = one_of(all, may_be_a_name, &list)? {
+            return Ok(row);
         }
     }
     match may_be_a_name {
         true => bail!("there is no certificate with the id, serial number or name {which:?}"),
-        false => bail!("there is no certificate with the id or serial number {which:?}"),
+        false => bail!(
+            "there is no certificate with the id or serial number {which:?}; of a name there may be several, which \
+             acme-proxy certs list --name shows"
+        ),
     }
+}
+
+/// The newest, if that will do; otherwise there must be no other one.
+fn one_of(all: Vec<Row>, newest_will_do: bool, list: &str) -> anyhow::Result<Option<Row>> {
+    match (all.len(), newest_will_do) {
+        (0 | 1, _) => {}
+        (several, false) => bail!(
+            "there are {several} such certificates, of different CAs; say the id of the one that is meant, as shown by: {list}"
+        ),
+        (several, true) => {
+            let note = format!("acme-proxy: {} others are listed by: {list}", several - 1);
+            let _closed = writeln!(std::io::stderr(), "{note}");
+        }
+    }
+    Ok(all.into_iter().max_by_key(|row| row.since))
 }
 
 /// Writes where nothing was.
@@ -268,4 +287,30 @@ fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
         file.sync_all()
     };
     write().with_context(|| format!("{} can not be written", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn of_several_certificates_with_a_serial_number_none_is_revoked() {
+        let row = |id: &str, second| Row {
+            id: id.to_owned(),
+            since: Timestamp::from_second(second).unwrap(),
+            line: String::new(),
+        };
+        let id_of = |rows, newest_will_do| one_of(rows, newest_will_do, "certs list --serial '00'");
+        let both = || vec![row("new", 2), row("old", 1)];
+        assert_eq!(id_of(both(), true).unwrap().unwrap().id, "new");
+        let refused = id_of(both(), false).unwrap_err().to_string();
+        assert!(
+            refused.contains("2 such certificates") && refused.ends_with("certs list --serial '00'"),
+            "{refused}"
+        );
+        assert_eq!(id_of(vec![row("old", 1)], false).unwrap().unwrap().id, "old");
+        assert!(id_of(Vec::new(), false).unwrap().is_none());
+    }
 }

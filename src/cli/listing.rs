@@ -1,6 +1,7 @@
 //! Lists, asked for part by part, and printed as the parts come.
 
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -21,7 +22,7 @@ pub(crate) struct Listing {
     pub(crate) json: bool,
     /// Prints so many at most [default: all]
     #[arg(long, value_name = "NUMBER")]
-    limit: Option<usize>,
+    limit: Option<NonZeroUsize>,
 }
 
 impl Listing {
@@ -32,7 +33,7 @@ impl Listing {
         nothing: &str,
         request: impl Fn(Part) -> Request,
     ) -> anyhow::Result<()> {
-        let mut left = self.limit.unwrap_or(usize::MAX);
+        let mut left = self.limit.map_or(usize::MAX, NonZeroUsize::get);
         let mut is_first = true;
         let mut after = None;
         while left > 0 {

@@ -12,6 +12,7 @@ Examples:
   acme-proxy policy explain www.example.com /etc/acme-proxy/ca.json
   acme-proxy policy explain '*.example.com' --from 10.1.2.3 /etc/acme-proxy/ca.json
   acme-proxy policy explain www.example.com --account fedcba9876543210fedcba9876543210 /etc/acme-proxy/ca.json
+  acme-proxy policy explain www.example.com --eab web-team /etc/acme-proxy/ca.json
 
 Exit codes: 0 an order would be taken, 3 it would be refused, 1 wrong flags or unreadable configuration, 2 anything else.";
 
@@ -37,6 +38,9 @@ struct Explain {
     /// The account that would order it: its id, or its URL [default: one without an external account key]
     #[arg(long, value_name = "ID")]
     account: Option<String>,
+    /// The client's external account key that an account would be made with to order it
+    #[arg(long, value_name = "KID", conflicts_with = "account")]
+    eab: Option<String>,
     /// The provisioner [default: the account's; else the one that requires EAB, or the only one]
     #[arg(long, value_name = "NAME")]
     provisioner: Option<String>,
@@ -52,6 +56,7 @@ impl Policy {
         let question = Question {
             name: explain.name,
             account: explain.account,
+            eab: explain.eab,
             provisioner: explain.provisioner,
             from: explain.from,
         };

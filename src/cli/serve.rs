@@ -12,9 +12,9 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::app::{App, Reloads, Sockets, log};
+use crate::app::{self, App, Reloads, Sockets, log};
 use crate::cli::{EXIT_FAILURE, EXIT_USAGE, fail};
-use crate::config::{Config, DnsServer, Overrides};
+use crate::config::{Config, Overrides};
 
 /// Variables of the Go program that mean nothing here.
 const DEAD_VARIABLES: [(&str, &str); 5] = [
@@ -52,7 +52,7 @@ pub(crate) struct Serve {
 #[derive(Args)]
 pub(crate) struct Network {
     /// DNS server for challenge look-ups, instead of validation.resolvers
-    #[arg(long, value_name = "HOST:PORT", value_parser = DnsServer::of_flag)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = app::dns_server)]
     resolver: Option<SocketAddr>,
     /// Port on which http-01 is answered; for tests only, needs --insecure
     #[arg(long, value_name = "PORT", requires = "insecure")]
@@ -132,7 +132,9 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, error.exit_code()),
     };
-    log::start(&config.logger, quiet);
+    if let Err(error) = log::start(&config.logger, quiet) {
+        return fail(&format!("{error:#}"), EXIT_FAILURE);
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -154,6 +156,7 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
             flags.pidfile.as_deref(),
         ))
     });
+    log::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), EXIT_FAILURE),

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
-use std::net::ToSocketAddrs as _;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -156,22 +155,6 @@ pub(crate) struct DnsServer(pub(crate) SocketAddr);
 #[error("is no address of a DNS server; write e.g. \"10.0.0.53:53\" or \"[2001:db8::53]:53\"")]
 pub(crate) struct InvalidDnsServer;
 
-impl DnsServer {
-    /// `--resolver` as Go takes it: a host may also go by a name of the system's, such as one in `/etc/hosts`.
-    pub(crate) fn of_flag(text: &str) -> Result<SocketAddr, InvalidDnsServer> {
-        match text.parse() {
-            Ok(Self(address)) => Ok(address),
-            Err(invalid) => {
-                let named = text.to_socket_addrs().map_err(|_| invalid)?;
-                named
-                    .into_iter()
-                    .find(|address| address.port() != 0)
-                    .ok_or(invalid)
-            }
-        }
-    }
-}
-
 impl FromStr for DnsServer {
     type Err = InvalidDnsServer;
 
@@ -297,17 +280,7 @@ mod tests {
         }
         for text in ["", "dns.example.com", "10.0.0.53:0", "10.0.0.53:"] {
             assert_eq!(text.parse::<DnsServer>(), Err(InvalidDnsServer), "{text}");
-            assert_eq!(DnsServer::of_flag(text), Err(InvalidDnsServer), "{text}");
         }
-        for (text, address) in [
-            ("10.0.0.53", "10.0.0.53:53"),
-            ("[::1]:5353", "[::1]:5353"),
-            ("127.0.0.1:53", "127.0.0.1:53"),
-        ] {
-            assert_eq!(DnsServer::of_flag(text), Ok(address.parse().unwrap()), "{text}");
-        }
-        let named = DnsServer::of_flag("localhost:5353").unwrap();
-        assert!(named.ip().is_loopback() && named.port() == 5353, "{named}");
     }
 
     #[test]

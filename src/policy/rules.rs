@@ -89,6 +89,11 @@ impl Rules {
         self.clients.decision(&self.prefix, address)
     }
 
+    /// Whether it matters from where a client calls.
+    pub fn is_about_clients(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
     /// The limits that an identifier has, each with its place.
     fn limits_of(&self, identifier: &Identifier) -> impl Iterator<Item = (String, &NameLimit)> {
         let numbered = self.per_name.iter().enumerate();

@@ -7,6 +7,7 @@ use crate::acme::id::AccountName;
 use crate::acme::problem::{Problem, ProblemType};
 use crate::jose::eab::{BadBinding, Unverified};
 use crate::jose::jwk::Jwk;
+use crate::ra::external_account::used;
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{Registration, StoreError, Versioned};
 
@@ -67,9 +68,8 @@ impl RegistrationAuthority {
                 Problem::new(ProblemType::BadPublicKey, format!("the account's key {shared}")).into(),
             );
         }
-        let binding = self.bind(rules, request.binding).await?;
-        self.check_newcomer(rules, binding.as_ref(), request.address)
-            .await?;
+        let (binding, key) = self.bind(rules, request.binding).await?.unzip();
+        self.check_newcomer(rules, key, request.address)?;
         if let Some(terms) = &rules.terms_of_service
             && !request.terms_of_service_agreed
         {
@@ -97,10 +97,7 @@ impl RegistrationAuthority {
                 Ok((account, true))
             }
             Registration::Exists(existing) => Ok((usable(existing)?, false)),
-            Registration::KeyUsed => Err(Problem::unauthorized(
-                "the external account key has been used already; it is for one account",
-            )
-            .into()),
+            Registration::KeyUsed => Err(used().into()),
         }
     }
 

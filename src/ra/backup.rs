@@ -123,10 +123,17 @@ impl Backup {
         }
         Ok(Some(lines))
     }
+}
 
-    /// How many entries there were so far.
-    pub fn entries(&self) -> u64 {
-        self.entries
+/// Whoever has made it, for whomever: what was read is out.
+impl Drop for Backup {
+    fn drop(&mut self) {
+        let entries = self.entries;
+        if self.is_done {
+            tracing::info!(target: "acme_proxy::operator", audit = true, store.entries = entries, "backup made");
+        } else if entries > 0 {
+            tracing::info!(target: "acme_proxy::operator", audit = true, store.entries = entries, "backup broken off");
+        }
     }
 }
 

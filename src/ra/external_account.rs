@@ -85,6 +85,16 @@ pub enum KeyError {
     Store(#[from] StoreError),
 }
 
+impl From<Refusal> for KeyError {
+    /// What a client may not know, the operator has to.
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Problem(problem) => Self::Refused(problem.detail),
+            Refusal::Later { problem, cause, .. } => Self::Refused(format!("{} ({cause})", problem.detail)),
+        }
+    }
+}
+
 /// A key as registration sees it, wherever it stands.
 struct Known {
     kid: KeyId,
@@ -104,14 +114,14 @@ pub(crate) struct KeyRules {
 }
 
 impl RegistrationAuthority {
-    /// Checks the binding of a new account, if one is needed or was sent.
+    /// Checks the binding of a new account, if one is needed or was sent, and gives it with the rules of its key.
     ///
     /// Where none is required and the provisioner has no key, a binding means nothing and is left out.
     pub(crate) async fn bind(
         &self,
         provisioner: &Provisioner,
         sent: Option<Result<Unverified, BadBinding>>,
-    ) -> Result<Option<Binding>, Refusal> {
+    ) -> Result<Option<(Binding, KeyRules)>, Refusal> {
         let required = provisioner.external_accounts.required;
         let Some(sent) = sent else {
             return match required {
@@ -139,13 +149,11 @@ impl RegistrationAuthority {
                 "the external account binding does not verify under a key of this server; check kid and key";
             return Err(Problem::unauthorized(detail).into());
         };
-        if known.revoked {
-            return Err(Problem::unauthorized("the external account key was revoked").into());
+        if let Some(problem) = known.ended(self.clock.now()) {
+            return Err(problem.into());
         }
-        if known.expires.is_some_and(|expires| expires <= self.clock.now()) {
-            return Err(Problem::unauthorized("the external account key has expired").into());
-        }
-        Ok(Some(Binding::new(known.kid, known.one_time, verified)))
+        let binding = Binding::new(known.kid, known.one_time, verified);
+        Ok(Some((binding, known.rules)))
     }
 
     /// What the account's external account key is for, as of now: it may have changed since the account was made.
@@ -162,6 +170,34 @@ impl RegistrationAuthority {
                 Err(Problem::unauthorized(detail).into())
             }
         }
+    }
+
+    /// What a new account of this key could order, and why none can be made with it, if so.
+    ///
+    /// # Errors
+    ///
+    /// The provisioner has no such key.
+    pub(crate) async fn rules_of_kid(
+        &self,
+        provisioner: &Provisioner,
+        kid: &str,
+    ) -> Result<(KeyId, KeyRules, Option<Problem>), KeyError> {
+        let known = match kid.parse() {
+            Ok(kid) => self.known_key(provisioner, &kid).await?,
+            Err(_) => None,
+        };
+        let known = known.ok_or_else(|| {
+            let name = &provisioner.name;
+            KeyError::Refused(format!(
+                "provisioner {name} has no external account key {kid:?}; acme-proxy eab list shows all keys"
+            ))
+        })?;
+        let user = self
+            .store
+            .account_by_one_time_key(&provisioner.name, &known.kid)
+            .await?;
+        let problem = known.ended(self.clock.now()).or_else(|| user.map(|_| used()));
+        Ok((known.kid, known.rules, problem))
     }
 
     /// Whether new accounts of the provisioner need an external account key.
@@ -351,16 +387,6 @@ impl RegistrationAuthority {
         Err(StoreError::Conflict.into())
     }
 
-    /// What the accounts of this key may order, if there is such a key.
-    pub(crate) async fn rules_of_known(
-        &self,
-        provisioner: &Provisioner,
-        kid: &KeyId,
-    ) -> Result<Option<KeyRules>, StoreError> {
-        let known = self.known_key(provisioner, kid).await?;
-        Ok(known.map(|known| known.rules))
-    }
-
     /// The provisioner that the operator means.
     pub(crate) fn provisioner_for_key(&self, named: Option<&str>) -> Result<&Provisioner, KeyError> {
         let all = self.policy.provisioners();
@@ -429,6 +455,22 @@ impl RegistrationAuthority {
     }
 }
 
+impl Known {
+    /// Why no account can be made with it any more.
+    fn ended(&self, now: Timestamp) -> Option<Problem> {
+        if self.revoked {
+            return Some(Problem::unauthorized("the external account key was revoked"));
+        }
+        let is_over = self.expires.is_some_and(|expires| expires <= now);
+        is_over.then(|| Problem::unauthorized("the external account key has expired"))
+    }
+}
+
+/// A one-time key has its account.
+pub(crate) fn used() -> Problem {
+    Problem::unauthorized("the external account key has been used already; it is for one account")
+}
+
 fn configured(provisioner: &Provisioner, kid: &KeyId) -> Option<Known> {
     let mut keys = provisioner.external_accounts.keys.iter();
     let key = keys.find(|key| key.kid == *kid)?;
@@ -458,4 +500,19 @@ fn in_the_file(kid: &str) -> KeyError {
     KeyError::Refused(format!(
         "the key {kid:?} stands in the configuration, under eabKeys; remove it there and restart the daemon"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_reads_what_is_wrong_with_the_store_and_not_what_its_client_is_told() {
+        let hangs = StoreError::Stalled { seconds: 31 };
+        let told = KeyError::from(Refusal::from(hangs.clone())).to_string();
+        assert!(told.contains(&hangs.to_string()), "{told}");
+        let refused = Problem::unauthorized("the account is deactivated");
+        let told = KeyError::from(Refusal::from(refused)).to_string();
+        assert_eq!(told, "the account is deactivated");
+    }
 }

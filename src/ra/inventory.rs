@@ -9,7 +9,7 @@ pub mod orders;
 
 use serde::{Deserialize, Serialize};
 
-use crate::acme::id::{AccountId, OrderId};
+use crate::acme::id::{AccountId, AccountName, OrderId};
 use crate::acme::identifier::Identifier;
 use crate::acme::order::Order;
 use crate::ra::RegistrationAuthority;
@@ -119,6 +119,28 @@ fn parsed<I: std::str::FromStr>(text: &str) -> Result<I, KeyError> {
     })
 }
 
+/// The name of the account that a person means: it stands at the end of its URL, too.
+pub(crate) fn account_named(text: &str) -> Result<AccountName, KeyError> {
+    let name = text.rsplit('/').next().unwrap_or(text);
+    name.parse().map_err(|_| {
+        KeyError::Refused(format!(
+            "{text:?} is no account: write its id, which the list shows, or its URL"
+        ))
+    })
+}
+
+/// A name as a person has written it, to be looked for by [`has_name`].
+fn name_to_find(text: &str) -> Result<&str, KeyError> {
+    let rest = text.strip_prefix("*.").unwrap_or(text);
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    match !rest.is_empty() && rest.bytes().all(fits) {
+        true => Ok(text),
+        false => Err(KeyError::Refused(format!(
+            "{text:?} is no name: write one such as www.example.com, *.example.com or 192.0.2.7"
+        ))),
+    }
+}
+
 /// Whether one of the names is this one, or, if it begins with `*`, ends in what follows; in any case.
 fn has_name<'a>(names: impl IntoIterator<Item = &'a Identifier>, wanted: &str) -> bool {
     let wanted = wanted.to_ascii_lowercase();
@@ -152,6 +174,17 @@ mod tests {
             "10.0.0.7",
         ] {
             assert!(has_name(&names, wanted), "{wanted}");
+            assert_eq!(name_to_find(wanted), Ok(wanted));
+        }
+        for wrong in [
+            "",
+            "*",
+            "*.",
+            "*ww.example.com",
+            "two names",
+            "https://a.example.com/",
+        ] {
+            assert!(name_to_find(wrong).is_err(), "{wrong}");
         }
         for wanted in [
             "example.com",

@@ -12,6 +12,7 @@ pub mod import;
 pub mod inventory;
 pub mod key_change;
 pub(crate) mod limit;
+pub mod nonce;
 pub mod order;
 pub mod policy;
 pub mod renewal;
@@ -70,6 +71,7 @@ impl From<StoreError> for Refusal {
             StoreError::InUse { .. }
             | StoreError::Corrupt(_)
             | StoreError::Overtaken
+            | StoreError::Stalled { .. }
             | StoreError::Failed(_) => ("the server met an internal error; try again later", 60),
         };
         Self::Later {
@@ -86,8 +88,6 @@ pub struct RegistrationAuthority {
     policy: Policy,
     clock: Clock,
     limits: Arc<RateLimits>,
-    /// Held while the orders of a name are counted and one more is stored.
-    counting: Arc<tokio::sync::Mutex<()>>,
     own_keys: Option<Arc<dyn OwnKeys>>,
 }
 
@@ -106,7 +106,6 @@ impl RegistrationAuthority {
             store,
             policy,
             clock,
-            counting: Arc::default(),
             own_keys: None,
         }
     }
@@ -127,7 +126,6 @@ impl RegistrationAuthority {
                 true => Arc::clone(&self.limits),
                 false => Arc::new(RateLimits::new(policy.limits())),
             },
-            counting: Arc::clone(&self.counting),
             policy,
             clock: self.clock.clone(),
             own_keys: self.own_keys.clone(),

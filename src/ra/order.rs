@@ -10,7 +10,7 @@ use crate::acme::order::{Order, OrderStatus, Wishes};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType};
 use crate::jose::jwk::Jwk;
 use crate::policy::routes::not_configured;
-use crate::ra::policy::Admitted;
+use crate::ra::policy::{Admitted, quotas_of};
 use crate::ra::{MAX_CONFLICTS, Refusal, RegistrationAuthority};
 use crate::store::{StoreError, Versioned};
 
@@ -154,12 +154,9 @@ impl RegistrationAuthority {
             let now = self.clock.now();
             let (from, to) = (order.wishes().not_before, order.wishes().not_after);
             let days = levels.validity(order.identifiers(), from, to, now)?;
-            // Until this one is stored, no other one is counted.
-            let _turn = match order.identifiers().any(|name| !levels.quotas(name).is_empty()) {
-                true => Some(self.counting.lock().await),
-                false => None,
-            };
             self.check_quotas(&levels, order.identifiers()).await?;
+            // Of others that are finalized at the same time, too, the store lets no more pass.
+            let quotas = quotas_of(&levels, &order, now);
             let upstream = order.upstream_name();
             if !self.policy.routes().has(upstream) {
                 return Err(not_configured(upstream).into());
@@ -167,11 +164,8 @@ impl RegistrationAuthority {
             let order = order.lasting_at_most(days);
             let (order, work) = order.finalize(matched, now, self.policy.issuance_deadline())?;
             let written = Versioned::with(version, order.clone());
-            match self
-                .store
-                .commit(written, Some(Job::now(work, account.id(), upstream, now)))
-                .await
-            {
+            let job = Some(Job::now(work, account.id(), upstream, now));
+            match self.store.commit_within(written, job, &quotas).await {
                 Ok(()) => {
                     self.limits.closed(account.id(), id);
                     return Ok(order);

@@ -8,19 +8,20 @@ use jiff::Timestamp;
 
 use crate::acme::account::Account;
 use crate::acme::challenge::ChallengeType;
-use crate::acme::external_account::{Binding, KeyId};
-use crate::acme::id::{AccountId, AccountName};
+use crate::acme::external_account::KeyId;
+use crate::acme::id::AccountId;
 use crate::acme::identifier::Identifier;
 use crate::acme::order::{Order, after};
 use crate::acme::problem::{NamedIdentifier, Problem, ProblemType, cleaned};
 use crate::acme::upstream::UpstreamName;
 use crate::policy::Provisioner;
 use crate::policy::decision::Decision;
+use crate::policy::per_name::Quota;
 use crate::policy::rules::{Levels, Longest, PlacedQuota, Rules};
 use crate::ra::account::usable;
 use crate::ra::external_account::{KeyError, KeyRules};
 use crate::ra::{Refusal, RegistrationAuthority};
-use crate::store::{StoreError, Versioned};
+use crate::store::{NameQuota, StoreError};
 
 /// Whose orders the policy is asked about.
 pub(crate) struct Applicant<'a> {
@@ -54,6 +55,9 @@ pub struct Question {
     pub name: String,
     /// The account that would order it; its URL will do.
     pub account: Option<String>,
+    /// In place of an account: the external account key that a new one would be made with.
+    #[serde(default)]
+    pub eab: Option<String>,
     /// The provisioner; may be left out if it is clear.
     pub provisioner: Option<String>,
     /// The address that the client would call from, if that matters.
@@ -67,8 +71,10 @@ pub struct Explanation {
     pub name: String,
     /// The provisioner.
     pub provisioner: String,
-    /// The account, and the external account key that it was made with.
-    pub account: Option<(AccountId, Option<KeyId>)>,
+    /// The account.
+    pub account: Option<AccountId>,
+    /// The external account key that it was made with, or would be.
+    pub key: Option<KeyId>,
     /// What each level says.
     pub levels: Vec<Level>,
     /// The challenges that the client would be offered, and where the order would go.
@@ -92,6 +98,31 @@ pub struct Level {
     pub name: Option<Decision>,
     /// About the client, if an address was given.
     pub client: Option<Decision>,
+    /// Whether some of them are about clients.
+    pub is_about_clients: bool,
+}
+
+/// What the store is to see to when the order is finalized.
+pub(crate) fn quotas_of(levels: &Levels<'_>, order: &Order, now: Timestamp) -> Vec<NameQuota> {
+    let of_name = |name: &Identifier| {
+        let rules = levels.quotas(name).into_iter();
+        let name = name.clone();
+        rules.map(move |rule| NameQuota {
+            name: name.clone(),
+            since: counting_from(&rule.quota, now),
+            orders: most_of(&rule.quota),
+        })
+    };
+    order.identifiers().flat_map(of_name).collect()
+}
+
+/// From when on orders count.
+fn counting_from(quota: &Quota, now: Timestamp) -> Timestamp {
+    now.checked_sub(quota.within).unwrap_or(Timestamp::MIN)
+}
+
+fn most_of(quota: &Quota) -> usize {
+    usize::try_from(quota.orders).unwrap_or(usize::MAX)
 }
 
 impl RegistrationAuthority {
@@ -142,19 +173,15 @@ impl RegistrationAuthority {
         self.policy.still_admits(provisioner, rules, order.identifiers())
     }
 
-    /// Whether an account may be made from this address.
-    pub(crate) async fn check_newcomer(
+    /// Whether an account may be made from this address, with a key that has these rules.
+    pub(crate) fn check_newcomer(
         &self,
         provisioner: &Provisioner,
-        binding: Option<&Binding>,
+        key: Option<KeyRules>,
         address: Option<IpAddr>,
-    ) -> Result<(), Refusal> {
-        let key = match binding {
-            Some(binding) => self.rules_of_known(provisioner, binding.kid()).await?,
-            None => None,
-        };
+    ) -> Result<(), Problem> {
         let applicant = Applicant { provisioner, key };
-        Ok(self.levels_of(&applicant).client(address)?)
+        self.levels_of(&applicant).client(address)
     }
 
     /// Whether each of the names may have one more order.
@@ -188,9 +215,9 @@ impl RegistrationAuthority {
         let mut counts = Vec::new();
         for rule in levels.quotas(identifier) {
             let within = rule.quota.within;
-            let since = now.checked_sub(within).unwrap_or(Timestamp::MIN);
+            let since = counting_from(&rule.quota, now);
             let orders = self.store.orders_for(identifier, since).await?;
-            let most = usize::try_from(rule.quota.orders).unwrap_or(usize::MAX);
+            let most = most_of(&rule.quota);
             // Once this one does not count any more, one fewer do than may.
             let last = orders.len().checked_sub(most).and_then(|index| orders.get(index));
             counts.push(Count {
@@ -206,10 +233,10 @@ impl RegistrationAuthority {
     ///
     /// # Errors
     ///
-    /// There is no such account or provisioner.
+    /// There is no such account, key or provisioner.
     pub async fn explain(&self, question: Question) -> Result<Explanation, KeyError> {
         let stored = match &question.account {
-            Some(text) => Some(self.account_named(text).await?),
+            Some(text) => Some(self.account_of_operator(text).await?),
             None => None,
         };
         let account = stored.as_ref().map(|account| account.value.clone());
@@ -230,13 +257,21 @@ impl RegistrationAuthority {
             kind: named.to_owned(),
             value: question.name.clone(),
         };
-        let key = match &account {
-            Some(account) => self.rules_of_key(account).await,
-            None => Ok(None),
-        };
-        let (key, revoked) = match key {
-            Ok(key) => (key, None),
-            Err(refusal) => (None, Some(refusal)),
+        let mut kid = account
+            .as_ref()
+            .and_then(Account::binding)
+            .map(|binding| binding.kid().clone());
+        let (key, unusable) = match (&account, &question.eab) {
+            (Some(account), _) => match self.rules_of_key(account).await {
+                Ok(key) => (key, None),
+                Err(refusal) => (None, Some(told(refusal)?)),
+            },
+            (None, Some(named)) => {
+                let (known, rules, unusable) = self.rules_of_kid(provisioner, named).await?;
+                kid = Some(known);
+                (Some(rules), unusable)
+            }
+            (None, None) => (None, None),
         };
         let applicant = Applicant { provisioner, key };
         let levels = self.levels_of(&applicant);
@@ -248,6 +283,7 @@ impl RegistrationAuthority {
             is_empty: rules.is_empty(),
             name: identifier.as_ref().map(|identifier| rules.about_name(identifier)),
             client: question.from.map(|from| rules.about_client(Some(from))),
+            is_about_clients: rules.is_about_clients(),
         };
         let client = match question.from {
             Some(from) => levels.client(Some(from)),
@@ -260,9 +296,11 @@ impl RegistrationAuthority {
             counts = self.counts(&levels, identifier, self.clock.now()).await?;
         }
         let quotas = self.check_quotas(&levels, identifier.iter()).await;
+        let quotas = quotas.err().map(told).transpose()?;
         // In the order of a request: who signs, from where, what for, how much of it.
         let signer = stored.and_then(|account| usable(account).err());
-        let refusal = signer.or(revoked).map(problem_of).or(client.err());
+        let signer = signer.map(told).transpose()?;
+        let refusal = signer.or(unusable).or(client.err());
         let (way, refused) = match admitted {
             Ok(Admitted {
                 identifiers,
@@ -277,24 +315,13 @@ impl RegistrationAuthority {
             name: identifier.as_ref().map_or(question.name, ToString::to_string),
             provisioner: provisioner.name.clone(),
             levels: levels.all().map(place_of).collect(),
-            account: account.map(|account| {
-                let kid = account.binding().map(|binding| binding.kid().clone());
-                (account.id(), kid)
-            }),
+            account: account.map(|account| account.id()),
+            key: kid,
             way,
             longest,
             counts,
-            refusal: refusal.or(refused).or(quotas.err().map(problem_of)),
+            refusal: refusal.or(refused).or(quotas),
         })
-    }
-
-    async fn account_named(&self, text: &str) -> Result<Versioned<Account>, KeyError> {
-        let id = text.rsplit('/').next().unwrap_or(text);
-        let account = match id.parse::<AccountName>() {
-            Ok(name) => self.store.account(name.id()).await?,
-            Err(_) => None,
-        };
-        account.ok_or_else(|| KeyError::Refused(format!("there is no account {text:?}")))
     }
 }
 
@@ -304,9 +331,13 @@ impl Applicant<'_> {
     }
 }
 
-fn problem_of(refusal: Refusal) -> Problem {
+/// What the client would be told, unless we could not find out.
+fn told(refusal: Refusal) -> Result<Problem, KeyError> {
     match refusal {
-        Refusal::Problem(problem) | Refusal::Later { problem, .. } => problem,
+        Refusal::Later { ref problem, .. } if problem.kind == ProblemType::ServerInternal => {
+            Err(refusal.into())
+        }
+        Refusal::Problem(problem) | Refusal::Later { problem, .. } => Ok(problem),
     }
 }
 
@@ -324,5 +355,23 @@ fn too_many(identifier: &Identifier, rule: &PlacedQuota, free_at: Timestamp, now
         problem: Problem::new(ProblemType::RateLimited, detail),
         retry_after: Duration::from_secs(seconds),
         cause: rule.place.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_store_does_not_tell_is_explained_as_no_refusal() {
+        let hangs = StoreError::Stalled { seconds: 31 };
+        let error = told(hangs.clone().into()).unwrap_err().to_string();
+        assert!(error.contains(&hangs.to_string()), "{error}");
+        let limited = Refusal::Later {
+            problem: Problem::new(ProblemType::RateLimited, "too many"),
+            retry_after: Duration::from_secs(1),
+            cause: "per_name[0]".to_owned(),
+        };
+        assert_eq!(told(limited).unwrap().detail, "too many");
     }
 }

@@ -99,10 +99,32 @@ impl Request {
     pub fn needs_daemon(&self) -> Option<&'static str> {
         match self {
             Self::Certs(CertsRequest::Revoke { .. }) => Some(
-                "no daemon runs, and only the CA can revoke a certificate: start the daemon, which asks it, and give the \
-                 command again",
+                "no daemon answers, and only the CA can revoke a certificate: start the daemon, which asks it, and give the \
+                 command again (one that runs and does not answer has said why in its log when it started)",
             ),
             _ => None,
+        }
+    }
+
+    /// Whether it may make the store, if there is none yet. Whoever only asks has mistaken the configuration then.
+    pub fn may_make_store(&self) -> bool {
+        match self {
+            Self::AddKey(_) => true,
+            Self::ImportAccounts { dry_run, .. } => !dry_run,
+            Self::Upstream(UpstreamRequest { command, .. }) => match command {
+                UpstreamCommand::Register { .. } | UpstreamCommand::Import { .. } => true,
+                UpstreamCommand::Show
+                | UpstreamCommand::Confirm
+                | UpstreamCommand::RotateKey
+                | UpstreamCommand::Export => false,
+            },
+            Self::ListKeys
+            | Self::RevokeKey { .. }
+            | Self::Backup
+            | Self::ExplainPolicy(_)
+            | Self::Certs(_)
+            | Self::Orders(_)
+            | Self::Accounts(_) => false,
         }
     }
 }
@@ -277,13 +299,22 @@ async fn serve_one(
             backup::stream(&shared.ra, &mut stream).await?;
             return stream.shutdown().await;
         }
-        Ok(request) => timeout(DEADLINE, answer(&shared.ra, upstreams, request)).await?,
+        Ok(request) => in_time(answer(&shared.ra, upstreams, request)).await,
         Err(_) => {
             Answer::Refused("the daemon is of another version, and does not know this command".to_owned())
         }
     };
     stream.write_all(&serde_json::to_vec(&answer)?).await?;
     stream.shutdown().await
+}
+
+async fn in_time(answer: impl Future<Output = Answer>) -> Answer {
+    timeout(DEADLINE, answer).await.unwrap_or_else(|_| {
+        Answer::Refused(format!(
+            "the daemon was not done with it after {} s, and has given up; its log may say what it waited for",
+            DEADLINE.as_secs()
+        ))
+    })
 }
 
 /// Asks the daemon that has this store open; `None` if there is none.
@@ -295,14 +326,30 @@ pub async fn ask(store: &Path, request: &Request) -> io::Result<Option<Answer>> 
     let Some(mut stream) = connect(store).await? else {
         return Ok(None);
     };
+    let request = serde_json::to_vec(request)?;
+    if request.len() as u64 > MAX_REQUEST {
+        return Err(io::Error::other(
+            "the command is longer than 64 KiB, which is the most that it takes",
+        ));
+    }
     let exchange = async {
-        stream.write_all(&serde_json::to_vec(request)?).await?;
+        stream.write_all(&request).await?;
         stream.shutdown().await?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await?;
-        Ok(serde_json::from_slice(&bytes)?)
+        if bytes.is_empty() {
+            return Err(io::Error::other(
+                "it has ended without an answer, so that nobody knows whether it has done what was wanted: look, and give the \
+                 command again once it runs",
+            ));
+        }
+        serde_json::from_slice(&bytes)
+            .map_err(|_| io::Error::other("it is of another version, and its answer can not be understood"))
     };
-    timeout(PATIENCE, exchange).await?.map(Some)
+    let answered = timeout(PATIENCE, exchange).await;
+    let answered = answered
+        .map_err(|_| io::Error::other(format!("it has not answered within {} s", PATIENCE.as_secs())));
+    answered?.map(Some)
 }
 
 /// Has the daemon that has this store open write a backup; false if there is none.
@@ -339,5 +386,48 @@ async fn connect(store: &Path) -> io::Result<Option<UnixStream>> {
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(outcome: io::Result<Option<Answer>>) -> String {
+        outcome.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn whoever_gets_no_answer_is_told_why_in_a_sentence() {
+        let store = tempfile::tempdir().unwrap();
+        assert_eq!(ask(store.path(), &Request::ListKeys).await.unwrap(), None);
+        let listener = UnixListener::bind(store.path().join(SOCKET)).unwrap();
+        let daemon = tokio::spawn(async move {
+            for reply in [&b""[..], b"[]"] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read_to_end(&mut Vec::new()).await.unwrap();
+                stream.write_all(reply).await.unwrap();
+            }
+            listener
+        });
+        let gone = sentence(ask(store.path(), &Request::ListKeys).await);
+        assert!(gone.contains("it has ended without an answer"), "{gone}");
+        let other = sentence(ask(store.path(), &Request::ListKeys).await);
+        assert!(other.contains("it is of another version"), "{other}");
+        let _listener = daemon.await.unwrap();
+        let long = Request::AddKey(NewKey {
+            allow: vec!["x".repeat(65_536)],
+            ..NewKey::default()
+        });
+        let long = sentence(ask(store.path(), &long).await);
+        assert!(long.contains("longer than 64 KiB"), "{long}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_come_is_one_as_well() {
+        let Answer::Refused(why) = in_time(std::future::pending()).await else {
+            panic!("another answer")
+        };
+        assert!(why.contains("not done with it after 300 s"), "{why}");
     }
 }

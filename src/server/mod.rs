@@ -180,12 +180,12 @@ impl Server {
         tls: Arc<ServerConfig>,
     ) -> Self {
         let shared = Shared {
+            nonces: Arc::new(Nonces::new(ra.nonce_key())),
             ra,
             peers: Arc::new(Peers::new(settings.limits)),
             requests: Requests::new(overload::at_most(settings.limits.connections)),
             settings,
             metrics,
-            nonces: Arc::default(),
             verifiers: Arc::default(),
         };
         Self {

@@ -307,7 +307,7 @@ fn add_acme_headers(
     // RFC 8555 §6.5: "a server MUST include a Replay-Nonce header field in every successful response to a POST
     // request and SHOULD provide it in error responses as well".
     if (*method == Method::POST || endpoint == "new-nonce")
-        && let Ok(nonce) = HeaderValue::from_str(&shared.nonces.mint())
+        && let Ok(nonce) = HeaderValue::from_str(&shared.nonces.mint(shared.ra.now()))
     {
         headers.insert(REPLAY_NONCE, nonce);
     }

@@ -231,7 +231,7 @@ impl Received {
                 (self.body.verify(&verifier)?, Err((account, kid)))
             }
         };
-        if !shared.nonces.redeem(nonce) {
+        if !shared.nonces.redeem(nonce, &shared.ra).await? {
             return Err(bad_nonce(
                 shared,
                 "the nonce has been used before or is too old; use the new one",

@@ -1,11 +1,13 @@
 //! A store that says of each change what has become of the record: one audit event for each change that is on the disk,
-//! none for one that is not.
+//! none for one that is not. A change is a task of its own, so that it is reported also if its caller does not wait for
+//! it; and it is over when its event is kept.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tracing::Instrument as _;
 
 use crate::acme::account::{Account, AccountStatus};
 use crate::acme::certificate::{Der, Fingerprint};
@@ -17,7 +19,10 @@ use crate::acme::order::history::{Step, StepKind};
 use crate::acme::order::{Order, OrderStatus};
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
-use crate::store::{Census, Lease, Registration, Settlement, Snapshot, Store, StoreError, Versioned};
+use crate::store::shared::Shared;
+use crate::store::{
+    Census, Lease, NameQuota, Registration, Settlement, Snapshot, Store, StoreError, Versioned,
+};
 
 /// Where the events are found that are for the audit log alone.
 pub const TARGET: &str = "acme_proxy::audit";
@@ -29,18 +34,52 @@ macro_rules! event {
     };
 }
 
+/// Where the events are kept.
+#[async_trait]
+pub trait Trail: Send + Sync + 'static {
+    /// Returns once all events so far are kept, or none can be at the moment.
+    async fn kept(&self);
+}
+
 /// A store with audit events.
-pub struct Audited {
+pub struct Audited(Arc<Reported>);
+
+/// What changes the store.
+struct Reported {
     inner: Arc<dyn Store>,
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    trail: Arc<dyn Trail>,
 }
 
 impl Audited {
-    /// The events of this store's changes; `now` is the clock by which orders expire.
-    pub fn new(inner: Arc<dyn Store>, now: Box<dyn Fn() -> Timestamp + Send + Sync>) -> Self {
-        Self { inner, now }
+    /// The events of this store's changes, which this trail keeps; `now` is the clock by which orders expire.
+    pub fn new(
+        inner: Arc<dyn Store>,
+        now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+        trail: Arc<dyn Trail>,
+    ) -> Self {
+        Self(Arc::new(Reported { inner, now, trail }))
     }
 
+    /// Makes a change to its end.
+    async fn whole<T, F>(&self, change: impl FnOnce(Arc<Reported>) -> F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let trail = Arc::clone(&self.0.trail);
+        let change = change(Arc::clone(&self.0));
+        let change = async move {
+            let changed = change.await?;
+            trail.kept().await;
+            Ok(changed)
+        };
+        let ended = tokio::spawn(change.in_current_span()).await;
+        ended.unwrap_or_else(|error| Err(StoreError::Failed(format!("a change did not end: {error}"))))
+    }
+}
+
+impl Reported {
     /// What was there before a change. If it is not of this version, there will be no change.
     async fn before(&self, order: &Versioned<Order>) -> Result<Option<Order>, StoreError> {
         let stored = self.inner.order(order.value.id()).await?;
@@ -65,48 +104,7 @@ impl Audited {
             event!(order.id = %order.id(), account.id = %order.account(), order.request.id = order.request_id(), identifiers = names(order), why, "order failed");
         }
     }
-}
 
-/// What has happened to an order. That a CA has failed changes nothing.
-fn report(order: &Order, step: &Step) {
-    let event = match step.kind {
-        StepKind::CaFailed => return,
-        StepKind::Answered => "challenge answered",
-        StepKind::AttemptFailed => "validation attempt failed",
-        StepKind::Validated => "authorization validated",
-        StepKind::Deactivated => "authorization deactivated",
-        StepKind::Finalized => "order finalized",
-        StepKind::Moved => "order moved to another upstream",
-        StepKind::Opened => "order opened at the CA",
-        StepKind::Gone => "order gone at the CA",
-        StepKind::HandedOver => "certificate of an earlier order taken",
-        StepKind::Issued => "certificate issued",
-        StepKind::Fetched => "certificate fetched",
-        StepKind::Failed => "order failed",
-        StepKind::CameLate => "late certificate",
-        StepKind::Abandoned => "late certificate given up",
-        StepKind::RevocationRequested => "revocation requested",
-        StepKind::Revoked => "certificate revoked",
-        StepKind::RevocationRefused => "revocation refused",
-    };
-    let about = (!step.about.is_empty()).then_some(step.about.as_str());
-    let certificate = order.bought();
-    let fingerprint = certificate.map(|issued| issued.leaf().fingerprint().to_string());
-    let not_after = certificate.map(|issued| issued.not_after().to_string());
-    event!(
-        order.id = %order.id(), account.id = %order.account(), order.request.id = order.request_id(),
-        upstream = %order.upstream_name(), identifiers = names(order), about,
-        certificate.sha256 = fingerprint, certificate.not_after = not_after, "{event}"
-    );
-}
-
-fn names(order: &Order) -> String {
-    let names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
-    names.join(" ")
-}
-
-#[async_trait]
-impl Store for Audited {
     async fn create_account(&self, account: &Account) -> Result<Registration, StoreError> {
         let registration = self.inner.create_account(account).await?;
         if let Registration::Created = registration {
@@ -184,6 +182,18 @@ impl Store for Audited {
         Ok(())
     }
 
+    async fn commit_within(
+        &self,
+        order: Versioned<Order>,
+        work: Option<Job>,
+        quotas: &[NameQuota],
+    ) -> Result<(), StoreError> {
+        let (before, now) = (self.before(&order).await?, order.value.clone());
+        self.inner.commit_within(order, work, quotas).await?;
+        self.changed(before.as_ref(), &now);
+        Ok(())
+    }
+
     async fn checkpoint(
         &self,
         lease: &Lease,
@@ -212,157 +222,159 @@ impl Store for Audited {
         }
         Ok(swept)
     }
+}
 
-    async fn account(&self, id: AccountId) -> Result<Option<Versioned<Account>>, StoreError> {
-        self.inner.account(id).await
+/// What has happened to an order. That a CA has failed changes nothing.
+fn report(order: &Order, step: &Step) {
+    let event = match step.kind {
+        StepKind::CaFailed => return,
+        StepKind::Answered => "challenge answered",
+        StepKind::AttemptFailed => "validation attempt failed",
+        StepKind::Validated => "authorization validated",
+        StepKind::Deactivated => "authorization deactivated",
+        StepKind::Finalized => "order finalized",
+        StepKind::Moved => "order moved to another upstream",
+        StepKind::Opened => "order opened at the CA",
+        StepKind::Gone => "order gone at the CA",
+        StepKind::HandedOver => "certificate of an earlier order taken",
+        StepKind::Issued => "certificate issued",
+        StepKind::Fetched => "certificate fetched",
+        StepKind::Failed => "order failed",
+        StepKind::CameLate => "late certificate",
+        StepKind::Abandoned => "late certificate given up",
+        StepKind::RevocationRequested => "revocation requested",
+        StepKind::Revoked => "certificate revoked",
+        StepKind::RevocationRefused => "revocation refused",
+    };
+    let about = (!step.about.is_empty()).then_some(step.about.as_str());
+    let certificate = order.bought();
+    let fingerprint = certificate.map(|issued| issued.leaf().fingerprint().to_string());
+    let serial = certificate.and_then(|issued| Some(issued.shown()?.serial_hex));
+    let not_after = certificate.map(|issued| issued.not_after().to_string());
+    event!(
+        order.id = %order.id(), account.id = %order.account(), order.request.id = order.request_id(),
+        upstream = %order.upstream_name(), identifiers = names(order), about,
+        certificate.serial = serial, certificate.sha256 = fingerprint, certificate.not_after = not_after, "{event}"
+    );
+}
+
+fn names(order: &Order) -> String {
+    let names: Vec<String> = order.identifiers().map(ToString::to_string).collect();
+    names.join(" ")
+}
+
+/// The store's methods: those that change it, as they are written, and those that are passed on as they are.
+macro_rules! store {
+    ({ $($changing:tt)* } { $(fn $name:ident($($given:ident: $kind:ty),*) $(-> $got:ty)?;)* }) => {
+        #[async_trait]
+        impl Store for Audited {
+            $($changing)*
+
+            $(async fn $name(&self, $($given: $kind),*) $(-> $got)? {
+                self.0.inner.$name($($given),*).await
+            })*
+        }
+    };
+}
+
+store! {
+    {
+        async fn create_account(&self, account: &Account) -> Result<Registration, StoreError> {
+            let account = account.clone();
+            self.whole(|store| async move { store.create_account(&account).await }).await
+        }
+
+        async fn update_account(&self, account: Versioned<Account>) -> Result<(), StoreError> {
+            self.whole(|store| async move { store.update_account(account).await }).await
+        }
+
+        async fn create_external_account_key(&self, key: &ExternalAccountKey) -> Result<(), StoreError> {
+            let key = key.clone();
+            self.whole(|store| async move { store.create_external_account_key(&key).await }).await
+        }
+
+        async fn update_external_account_key(
+            &self,
+            key: Versioned<ExternalAccountKey>,
+        ) -> Result<(), StoreError> {
+            self.whole(|store| async move { store.update_external_account_key(key).await }).await
+        }
+
+        async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {
+            let order = order.clone();
+            self.whole(|store| async move { store.create_order(&order, work).await }).await
+        }
+
+        async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError> {
+            self.whole(|store| async move { store.commit(order, work).await }).await
+        }
+
+        async fn commit_within(
+            &self,
+            order: Versioned<Order>,
+            work: Option<Job>,
+            quotas: &[NameQuota],
+        ) -> Result<(), StoreError> {
+            let quotas = quotas.to_vec();
+            self.whole(|store| async move { store.commit_within(order, work, &quotas).await }).await
+        }
+
+        async fn checkpoint(
+            &self,
+            lease: &Lease,
+            order: Versioned<Order>,
+        ) -> Result<Versioned<Order>, StoreError> {
+            let lease = lease.clone();
+            self.whole(|store| async move { store.checkpoint(&lease, order).await }).await
+        }
+
+        async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), StoreError> {
+            self.whole(|store| async move { store.settle(lease, settlement).await }).await
+        }
+
+        async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+            self.whole(|store| async move { store.sweep(now, limit).await }).await
+        }
+
+        fn shared(&self) -> Option<&dyn Shared> {
+            self.0.inner.shared()
+        }
+
+        fn snapshot(&self) -> Box<dyn Snapshot> {
+            self.0.inner.snapshot()
+        }
     }
-
-    async fn all_accounts(
-        &self,
-        after: Option<AccountId>,
-        limit: usize,
-    ) -> Result<Vec<AccountId>, StoreError> {
-        self.inner.all_accounts(after, limit).await
-    }
-
-    async fn account_by_key(
-        &self,
-        provisioner: &str,
-        thumbprint: &str,
-    ) -> Result<Option<Versioned<Account>>, StoreError> {
-        self.inner.account_by_key(provisioner, thumbprint).await
-    }
-
-    async fn external_account_key(
-        &self,
-        provisioner: &str,
-        kid: &KeyId,
-    ) -> Result<Option<Versioned<ExternalAccountKey>>, StoreError> {
-        self.inner.external_account_key(provisioner, kid).await
-    }
-
-    async fn external_account_keys(&self) -> Result<Vec<ExternalAccountKey>, StoreError> {
-        self.inner.external_account_keys().await
-    }
-
-    async fn account_by_one_time_key(
-        &self,
-        provisioner: &str,
-        kid: &KeyId,
-    ) -> Result<Option<Versioned<Account>>, StoreError> {
-        self.inner.account_by_one_time_key(provisioner, kid).await
-    }
-
-    async fn order(&self, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError> {
-        self.inner.order(id).await
-    }
-
-    async fn own_order(
-        &self,
-        account: AccountId,
-        id: OrderId,
-    ) -> Result<Option<Versioned<Order>>, StoreError> {
-        self.inner.own_order(account, id).await
-    }
-
-    async fn all_orders(&self, after: Option<OrderId>, limit: usize) -> Result<Vec<OrderId>, StoreError> {
-        self.inner.all_orders(after, limit).await
-    }
-
-    async fn orders_of(
-        &self,
-        account: AccountId,
-        after: Option<OrderId>,
-        limit: usize,
-    ) -> Result<Vec<OrderId>, StoreError> {
-        self.inner.orders_of(account, after, limit).await
-    }
-
-    async fn orders_for(&self, name: &Identifier, since: Timestamp) -> Result<Vec<Timestamp>, StoreError> {
-        self.inner.orders_for(name, since).await
-    }
-
-    async fn order_of_certificate(&self, leaf: Fingerprint) -> Result<Option<OrderId>, StoreError> {
-        self.inner.order_of_certificate(leaf).await
-    }
-
-    async fn order_of_certificate_id(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
-        self.inner.order_of_certificate_id(id).await
-    }
-
-    async fn replacement_of(&self, id: &CertificateId) -> Result<Option<OrderId>, StoreError> {
-        self.inner.replacement_of(id).await
-    }
-
-    async fn renewals_due(
-        &self,
-        upstream: UpstreamName,
-        now: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<OrderId>, StoreError> {
-        self.inner.renewals_due(upstream, now, limit).await
-    }
-
-    async fn issuers(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError> {
-        self.inner.issuers(fingerprints).await
-    }
-
-    async fn job(&self, work: &Work) -> Result<Option<Job>, StoreError> {
-        self.inner.job(work).await
-    }
-
-    async fn lease(
-        &self,
-        lane: Lane,
-        now: Timestamp,
-        span: Duration,
-        limit: usize,
-        share: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.inner.lease(lane, now, span, limit, share).await
-    }
-
-    async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError> {
-        self.inner.first_in_line(order).await
-    }
-
-    async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
-        self.inner.has_issued(order).await
-    }
-
-    async fn late_orders(&self, order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError> {
-        self.inner.late_orders(order, limit).await
-    }
-
-    async fn job_added(&self) {
-        self.inner.job_added().await
-    }
-
-    async fn load(&self, name: &str) -> Result<Option<Versioned<Vec<u8>>>, StoreError> {
-        self.inner.load(name).await
-    }
-
-    async fn save(&self, name: &str, value: Versioned<Vec<u8>>) -> Result<u64, StoreError> {
-        self.inner.save(name, value).await
-    }
-
-    async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        self.inner.names(prefix).await
-    }
-
-    async fn census(&self) -> Result<Census, StoreError> {
-        self.inner.census().await
-    }
-
-    async fn check_room(&self) -> Result<(), StoreError> {
-        self.inner.check_room().await
-    }
-
-    fn snapshot(&self) -> Box<dyn Snapshot> {
-        self.inner.snapshot()
-    }
-
-    async fn failed(&self) -> StoreError {
-        self.inner.failed().await
+    {
+        fn account(id: AccountId) -> Result<Option<Versioned<Account>>, StoreError>;
+        fn all_accounts(after: Option<AccountId>, limit: usize) -> Result<Vec<AccountId>, StoreError>;
+        fn account_by_key(provisioner: &str, thumbprint: &str) -> Result<Option<Versioned<Account>>, StoreError>;
+        fn external_account_key(provisioner: &str, kid: &KeyId) -> Result<Option<Versioned<ExternalAccountKey>>, StoreError>;
+        fn external_account_keys() -> Result<Vec<ExternalAccountKey>, StoreError>;
+        fn account_by_one_time_key(provisioner: &str, kid: &KeyId) -> Result<Option<Versioned<Account>>, StoreError>;
+        fn order(id: OrderId) -> Result<Option<Versioned<Order>>, StoreError>;
+        fn own_order(account: AccountId, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError>;
+        fn all_orders(after: Option<OrderId>, limit: usize) -> Result<Vec<OrderId>, StoreError>;
+        fn orders_of(account: AccountId, after: Option<OrderId>, limit: usize) -> Result<Vec<OrderId>, StoreError>;
+        fn orders_for(name: &Identifier, since: Timestamp) -> Result<Vec<Timestamp>, StoreError>;
+        fn order_of_certificate(leaf: Fingerprint) -> Result<Option<OrderId>, StoreError>;
+        fn order_of_certificate_id(id: &CertificateId) -> Result<Option<OrderId>, StoreError>;
+        fn replacement_of(id: &CertificateId) -> Result<Option<OrderId>, StoreError>;
+        fn renewals_due(upstream: UpstreamName, now: Timestamp, limit: usize) -> Result<Vec<OrderId>, StoreError>;
+        fn issuers(fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError>;
+        fn job(work: &Work) -> Result<Option<Job>, StoreError>;
+        fn lease(lane: Lane, now: Timestamp, span: Duration, limit: usize, share: usize) -> Result<Vec<Lease>, StoreError>;
+        fn first_in_line(order: &Order) -> Result<Option<OrderId>, StoreError>;
+        fn has_issued(order: &Order) -> Result<bool, StoreError>;
+        fn late_orders(order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError>;
+        fn job_added();
+        fn load(name: &str) -> Result<Option<Versioned<Vec<u8>>>, StoreError>;
+        fn save(name: &str, value: Versioned<Vec<u8>>) -> Result<u64, StoreError>;
+        fn names(prefix: &str) -> Result<Vec<String>, StoreError>;
+        fn census() -> Result<Census, StoreError>;
+        fn check_room() -> Result<(), StoreError>;
+        fn failed() -> StoreError;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,6 +77,7 @@ macro_rules! contract {
             external_accounts::a_key_is_replaced_by_compare_and_swap
             external_accounts::keys_are_listed_the_oldest_first_and_are_there_after_reopening
             counting::orders_count_for_their_names_once_they_are_finalized_unless_they_fail
+            counting::of_many_orders_for_a_name_at_once_as_many_are_written_as_it_may_have
             renewals::n2_a_certificate_is_found_by_its_name_as_long_as_its_order_is_there
             renewals::n4_of_many_orders_that_replace_a_certificate_one_is_stored
             renewals::n4_a_failed_replacement_frees_the_certificate

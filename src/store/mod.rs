@@ -8,6 +8,7 @@ mod codec;
 #[cfg(test)]
 mod contract;
 pub mod offers;
+pub mod shared;
 pub mod sled;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
+use crate::store::shared::Shared;
 
 /// How the store is set up.
 #[derive(Debug, Clone)]
@@ -110,6 +112,17 @@ pub struct Settlement {
     pub issuers: Vec<Der>,
 }
 
+/// How many orders a name may have (`policy.per_name`), as the store is to see to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameQuota {
+    /// The name.
+    pub name: Identifier,
+    /// From when on they count ([`Store::orders_for`]).
+    pub since: Timestamp,
+    /// The most that there may be, the one that is written among them.
+    pub orders: usize,
+}
+
 /// What the store says about itself.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
@@ -160,6 +173,12 @@ pub enum StoreError {
         path: String,
         /// The other process, or `unknown`.
         pid: String,
+    },
+    /// A write has been under way for so long that the disk must hang. It may still end.
+    #[error("the store has been writing the same thing for {seconds} s: its disk hangs")]
+    Stalled {
+        /// For how many seconds.
+        seconds: u64,
     },
     /// A record can not be read.
     #[error("the store is damaged: {0}")]
@@ -297,6 +316,15 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces an order and enqueues the work that the change causes.
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError>;
 
+    /// The same of an order that begins to count for its names: `Conflict`, and nothing is written, if that is more than
+    /// one of them may have. However many are written at once, and by whomever, together they are not more either.
+    async fn commit_within(
+        &self,
+        order: Versioned<Order>,
+        work: Option<Job>,
+        quotas: &[NameQuota],
+    ) -> Result<(), StoreError>;
+
     /// The job of this work, as it waits or was leased, if there is one. For people: it may be another one at once.
     async fn job(&self, work: &Work) -> Result<Option<Job>, StoreError>;
 
@@ -358,11 +386,14 @@ pub trait Store: Send + Sync + 'static {
     /// Counts, for metrics.
     async fn census(&self) -> Result<Census, StoreError>;
 
-    /// Whether there is room for new accounts and orders.
+    /// Whether there is room for new accounts and orders, and writes reach the disk ([`StoreError::Stalled`] if not).
     async fn check_room(&self) -> Result<(), StoreError>;
 
     /// Everything that is stored as of now, to be read while writes go on: each write is in it whole, or not at all.
     fn snapshot(&self) -> Box<dyn Snapshot>;
+
+    /// What other processes with the same store share; `None` if only one can have it open.
+    fn shared(&self) -> Option<&dyn Shared>;
 
     /// Returns once the store has failed and the process must end.
     async fn failed(&self) -> StoreError;

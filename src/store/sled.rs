@@ -5,10 +5,12 @@
 //! for is in `operations`.
 
 mod committer;
+mod completion;
 mod frozen;
 mod keys;
 mod open;
 mod operations;
+mod progress;
 mod put;
 mod queue;
 mod record;
@@ -35,6 +37,7 @@ use crate::acme::id::{AccountId, OrderId};
 use crate::store::sled::committer::{Change, Committer, Jobs, Outcome, Put, Request, Sync};
 use crate::store::sled::keys::Key;
 use crate::store::sled::open::Opened;
+use crate::store::sled::progress::Progress;
 use crate::store::sled::queue::Queue;
 use crate::store::sled::record::View as _;
 use crate::store::sled::room::Room;
@@ -61,6 +64,7 @@ struct Shared {
     wake: Notify,
     failure: watch::Sender<Option<StoreError>>,
     room: Room,
+    progress: Progress,
     syncs: AtomicU64,
     commits: AtomicU64,
 }
@@ -74,6 +78,9 @@ impl Shared {
 }
 
 impl SledStore {
+    /// The file without which a store's directory is none.
+    pub const LOG: &str = open::LOG;
+
     /// Opens the store in the settings' directory, or makes one if the directory is empty or does not exist. Blocks
     /// while the log is read.
     ///
@@ -112,11 +119,13 @@ impl SledStore {
             wake: Notify::new(),
             failure: watch::Sender::new(None),
             room: Room::new(settings.path.clone(), settings.reserve_bytes),
+            progress: Progress::default(),
             syncs: AtomicU64::new(0),
             commits: AtomicU64::new(0),
         });
         let (requests, received) = channel();
-        let committer = Committer::new(Arc::clone(&shared), sync(log), received, settings.gather);
+        let mut committer = Committer::new(Arc::clone(&shared), sync(log), received, settings.gather);
+        completion::complete(&shared, &mut committer)?;
         let thread = thread::Builder::new().name("committer".to_owned());
         let thread = thread.spawn(move || committer.run());
         let thread = thread.map_err(|e| StoreError::Failed(format!("starting the committer: {e}")))?;
@@ -131,10 +140,15 @@ impl SledStore {
 
     /// Hands a change to the committer, whose answer comes once the change is on the disk.
     fn send(&self, change: Change) -> oneshot::Receiver<Result<Outcome, StoreError>> {
+        let weight = change.weight(&self.shared.durable.now());
         let (reply, answer) = oneshot::channel();
         if let Some(requests) = &self.requests {
             // A committer that has ended drops the request, which the receiver sees.
-            drop(requests.send(Request { change, reply }));
+            drop(requests.send(Request {
+                change,
+                weight,
+                reply,
+            }));
         }
         answer
     }
@@ -151,7 +165,17 @@ impl SledStore {
         jobs: Jobs,
     ) -> Result<(), StoreError> {
         let put = put.map(Box::new);
-        let change = Change::Write { put, constants, jobs };
+        let change = Change::Write {
+            put,
+            constants,
+            jobs,
+            bounds: Vec::new(),
+        };
+        self.taken_is_conflict(change).await
+    }
+
+    /// Submits a change that nobody else's unique index entry may stand in the way of.
+    async fn taken_is_conflict(&self, change: Change) -> Result<(), StoreError> {
         match self.submit(change).await? {
             Outcome::Written => Ok(()),
             Outcome::Taken => Err(StoreError::Conflict),
@@ -182,7 +206,6 @@ impl SledStore {
         stored.map(|stored| decoded(&key, &stored)).transpose()
     }
 
-    /// The order that an index entry leads to.
     /// The keys that begin with this and are greater than `after`, in order, at most `limit`.
     fn listed(&self, prefix: Key, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StoreError> {
         let end = end_of(&prefix);
@@ -190,6 +213,7 @@ impl SledStore {
         Ok(self.shared.durable.now().keys((from, end), limit)?.collect())
     }
 
+    /// The order that an index entry leads to.
     fn order_at(&self, index: &Key) -> Result<Option<OrderId>, StoreError> {
         let found = self.shared.durable.now().get(index)?;
         found.map(|id| named_by(&id, index)).transpose()

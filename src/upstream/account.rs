@@ -54,6 +54,27 @@ pub trait Vault: Send + Sync + 'static {
 
     /// All records but this one: those that were kept, and those of other CAs and EABs.
     async fn others(&self) -> Result<Vec<Vec<u8>>, String>;
+
+    /// Begins a change of the account: until [`Self::end`], or for five minutes, no other process with these records can.
+    ///
+    /// # Errors
+    ///
+    /// Another process is at it, or nobody can tell.
+    async fn begin(&self) -> Result<(), String>;
+
+    /// Ends the change.
+    async fn end(&self);
+}
+
+/// Does something about the account that no other process may do at the same time.
+pub(crate) async fn alone<T, E: From<Error>>(
+    vault: &dyn Vault,
+    change: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    vault.begin().await.map_err(record::unkept)?;
+    let outcome = change.await;
+    vault.end().await;
+    outcome
 }
 
 /// The name to keep the account's record under. Another directory or another EAB is another account; where no EAB tells
@@ -91,6 +112,22 @@ pub struct Registered {
 ///
 /// Permanent if the operator has to do something: the text says what.
 pub async fn ensure(client: &Client, settings: &Settings, vault: &dyn Vault) -> Result<Registered, Error> {
+    let stored = Record::load(settings, vault).await?;
+    match stored
+        .filter(Record::is_settled)
+        .and_then(|record| record.account())
+    {
+        Some(account) => Ok(account),
+        None => alone(vault, ensure_alone(client, settings, vault)).await,
+    }
+}
+
+/// The same for whoever is [`alone`] with the account.
+pub(crate) async fn ensure_alone(
+    client: &Client,
+    settings: &Settings,
+    vault: &dyn Vault,
+) -> Result<Registered, Error> {
     let stored = Record::load(settings, vault).await?;
     if let Some(record) = &stored
         && let Some(Successor::SameAccount { .. }) = record.successor
@@ -387,6 +424,12 @@ mod tests {
         async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
             Ok(Vec::new())
         }
+
+        async fn begin(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        async fn end(&self) {}
     }
 
     #[tokio::test]

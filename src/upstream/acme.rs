@@ -39,6 +39,7 @@ use crate::upstream::account;
 use crate::upstream::account::BAD_NONCE_RETRIES;
 use crate::upstream::account::Registered;
 use crate::upstream::account::Vault;
+use crate::upstream::account::record::Record;
 use crate::upstream::acme::earlier::Earlier;
 use crate::upstream::dns::Solver;
 use crate::upstream::fault::Fault;
@@ -99,6 +100,8 @@ pub struct Ca {
 #[derive(Default)]
 struct Preparation {
     session: Option<Arc<Session>>,
+    /// The record of the session's account. Another process with the same records may have changed it since.
+    record: Option<Vec<u8>>,
     good_until: Option<Instant>,
     failure: Option<Error>,
 }
@@ -199,6 +202,7 @@ impl Ca {
         let kept = preparation.session.clone().filter(|_| !disowned);
         if let Some(session) = &kept
             && preparation.good_until.is_some_and(|end| Instant::now() < end)
+            && self.vault.load().await.is_ok_and(|now| now == preparation.record)
         {
             return Ok(session.clone());
         }
@@ -216,11 +220,24 @@ impl Ca {
             (Err(error), None) => (Err(error), Duration::ZERO),
         };
         *preparation = Preparation {
+            record: match &outcome {
+                Ok(session) => self.record_of(session).await,
+                Err(_) => None,
+            },
             session: outcome.as_ref().ok().cloned(),
             good_until: Instant::now().checked_add(good_for),
             failure: outcome.as_ref().err().cloned(),
         };
         outcome
+    }
+
+    /// The record, if it is of the session's account and key.
+    async fn record_of(&self, session: &Session) -> Option<Vec<u8>> {
+        let record = self.vault.load().await.ok().flatten()?;
+        let account = Record::read(&self.settings, &record)?.account()?;
+        let is_same = account.key.thumbprint() == session.registered.key.thumbprint()
+            && account.url == session.registered.url;
+        is_same.then_some(record)
     }
 
     async fn begin(&self) -> Result<Session, Error> {

@@ -9,6 +9,7 @@ mod chains;
 pub mod dns;
 pub mod fault;
 pub mod http;
+pub mod lookup;
 mod new_order;
 mod renewal;
 mod transport;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::acme::problem::cleaned;
 use crate::upstream::SetupError;
+use crate::upstream::lookup::Hostnames;
 
 /// TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +24,7 @@ pub(crate) fn client(roots: Option<&Path>, https_only: bool) -> Result<reqwest::
         None => Vec::new(),
     };
     reqwest::Client::builder()
+        .dns_resolver(Hostnames)
         .tls_certs_merge(roots)
         .https_only(https_only)
         .redirect(reqwest::redirect::Policy::none())

@@ -9,6 +9,7 @@ mod inventory;
 mod issuance;
 mod late;
 pub(crate) mod own_certificate;
+mod pause;
 mod renewal;
 mod revocation;
 mod target;
@@ -174,6 +175,16 @@ impl Worker {
         };
         Self {
             context: Arc::new(context),
+        }
+    }
+
+    /// Serves the daemon's own certificate from the store. Called before the first client is let in, or those that have
+    /// waited through a restart would see the stand-in.
+    pub async fn show_own_certificate(&self) {
+        if self.context.settings.own_certificate_names.is_some()
+            && let Err(error) = own_certificate::show(&self.context).await
+        {
+            tracing::error!(%error, "the own certificate can not be served");
         }
     }
 

@@ -102,6 +102,19 @@ pub(crate) async fn stored(store: &dyn Store) -> Result<Option<IssuedCertificate
     Ok(order.and_then(|order| order.value.certificate().cloned()))
 }
 
+/// Serves the certificate that is stored, and does nothing else.
+pub(crate) async fn show(context: &Context) -> Result<(), OwnCertificateError> {
+    let Some(stored) = context.store.load(RECORD).await? else {
+        return Ok(());
+    };
+    let record: Record = serde_json::from_slice(&stored.value)
+        .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
+    if let Some(current) = &record.current {
+        serve(context, current).await?;
+    }
+    Ok(())
+}
+
 /// Looks after the certificate, one step at a time.
 pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, OwnCertificateError> {
     let stored = context.store.load(RECORD).await?;

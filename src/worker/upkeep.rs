@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, raise_to};
 use crate::store::{Waiting, offers};
 use crate::upstream::Error;
 use crate::worker::upstream::{Operation, Watched};
-use crate::worker::{Context, backoff, failover, inventory, own_certificate, renewal};
+use crate::worker::{Context, backoff, failover, inventory, own_certificate, pause, renewal};
 
 /// How often deletable orders are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -118,8 +118,13 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
         let (of_prepare, of_failover, mut stop) = (stop.clone(), stop.clone(), stop.clone());
         upstreams.spawn(async move {
             let looks = async {
-                let looks =
-                    async { tokio::join!(probe(&context, &upstream), renewal::run(&context, &upstream)) };
+                let looks = async {
+                    tokio::join!(
+                        probe(&context, &upstream),
+                        renewal::run(&context, &upstream),
+                        pause::share(&context, &upstream)
+                    )
+                };
                 tokio::select! {
                     _ = looks => {}
                     _ = stop.wait_for(|stop| *stop) => {}
@@ -158,7 +163,8 @@ async fn prepare(context: &Context, upstream: &Watched, mut stop: watch::Receive
     let metrics = &context.metrics;
     let ready = metrics.upstream.ready.with_label_values(&[name.as_str()]);
     let mut faults = 0_u32;
-    // A worker before this one may have been told to wait.
+    // A worker before this one may have been told to wait, or one of another process.
+    pause::learn(context, upstream).await;
     let (paused, unasked) = upstream.health.waits(context.clock.now());
     let mut wait = Some(paused.max(unasked));
     while waited(upstream, wait, &mut stop).await {

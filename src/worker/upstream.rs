@@ -240,6 +240,17 @@ impl CaHealth {
         (until(state.paused_until), until(state.prepare_at))
     }
 
+    /// Until when the CA wants to be left alone, if it has ever said so.
+    pub(crate) fn paused_until(&self) -> Option<Timestamp> {
+        self.state().paused_until
+    }
+
+    /// Leaves the CA alone until then at least.
+    pub(crate) fn pause_until(&self, until: Timestamp) {
+        let mut state = self.state();
+        state.paused_until = state.paused_until.max(Some(until));
+    }
+
     /// How many more jobs may be started now, if so many of all places are free.
     pub(crate) fn places(&self, free: usize, all: usize, now: Timestamp) -> usize {
         let state = self.state();

@@ -1,6 +1,8 @@
 //! Apache's `mod_md`, which gets certificates for its virtual hosts by itself: http-01 or tls-alpn-01 on its own ports.
 
+use std::path::Path;
 use std::path::PathBuf;
+use std::thread::panicking;
 
 use crate::certificate::Leaf;
 use crate::certificate::check;
@@ -15,7 +17,31 @@ const MODULES: &str = "/usr/lib/apache2/modules";
 /// A virtual host under Apache, served until this is dropped.
 struct Apache {
     daemon: Daemon,
+    config: PathBuf,
     store: PathBuf,
+}
+
+impl Drop for Apache {
+    fn drop(&mut self) {
+        self.daemon.stop();
+        let left = running_with(&self.config);
+        assert!(
+            left.is_empty() || panicking(),
+            "processes of Apache are left: {left:?}"
+        );
+    }
+}
+
+/// The processes that have this file in their command lines: Apache's children have their parent's.
+fn running_with(config: &Path) -> Vec<String> {
+    let config = config.to_str().unwrap();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let running = entries.filter_map(|entry| {
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        let words = command.split('\0').any(|word| word == config);
+        words.then(|| format!("{}: {command}", entry.file_name().display()))
+    });
+    running.collect()
 }
 
 impl Apache {
@@ -63,10 +89,11 @@ impl Apache {
         );
         std::fs::write(&config, text).unwrap();
         let mut apache = host.program("apache2");
-        apache.arg("-DFOREGROUND").arg("-f").arg(config);
+        apache.arg("-DFOREGROUND").arg("-f").arg(&config);
         let log = host.directory.join("apache2.log");
         Self {
             daemon: Daemon::start("apache2", "apache2-bin", &mut apache, log),
+            config,
             store,
         }
     }

@@ -92,6 +92,11 @@ impl Daemon {
 
     /// Asks the daemon to end, and waits until it has.
     pub(crate) fn end(mut self) -> ExitStatus {
+        self.stop()
+    }
+
+    /// The same, for whoever keeps it: it ends its own children, which nobody does who kills it.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         kill_process(self.pid(), Signal::TERM).unwrap();
         for _ in 0..END.as_millis() / LOOK.as_millis() {
             if let Some(status) = self.child.try_wait().unwrap() {

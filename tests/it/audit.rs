@@ -18,11 +18,14 @@ use crate::recovery::client::Client;
 use crate::recovery::ledger::{Ledger, builder};
 
 /// Where events come from: the store's changes, and what changes no record.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 10] = [
+    "src/ra/backup.rs",
     "src/ra/inventory",
-    "src/server/control/backup.rs",
     "src/store/audited.rs",
-    "src/app/audit.rs",
+    "src/app/audit/chain.rs",
+    "src/app/audit/file.rs",
+    "src/app/audit/writer.rs",
+    "src/app/backup.rs",
     "src/app/reload.rs",
     "src/upstream",
     "src/worker/collection.rs",
@@ -87,6 +90,7 @@ async fn i10_each_change_of_an_orders_life_has_exactly_one_line() {
     );
     for (event, times) in [
         ("audit log opened", 2),
+        ("audit log closed", 2),
         ("registered at the CA", 1),
         ("external account key added", 1),
         ("external account key revoked", 1),
@@ -94,6 +98,23 @@ async fn i10_each_change_of_an_orders_life_has_exactly_one_line() {
         let count = events.iter().filter(|seen| seen["event"] == event).count();
         assert_eq!(count, times, "{event}");
     }
+    let list = world
+        .installation
+        .run(|command| {
+            command.args(["audit", "--ct-export"]).arg(&file);
+        })
+        .await;
+    let list = text(&list.stdout);
+    let of_client = list
+        .lines()
+        .filter(|line| line.ends_with(",www.test.example.com"));
+    let certificate: Vec<Vec<&str>> = of_client.map(|line| line.split(',').collect()).collect();
+    let issued = events
+        .iter()
+        .rfind(|event| event["event"] == "certificate issued");
+    assert_eq!(certificate.len(), 1, "{list}");
+    assert_eq!(issued.unwrap()["certificate.serial"], certificate[0][0], "{list}");
+    assert_eq!(issued.unwrap()["certificate.sha256"], certificate[0][1], "{list}");
     let secret = added.split("--eab-hmac-key ").nth(1).unwrap().trim();
     assert!(!std::fs::read_to_string(&file).unwrap().contains(secret));
     let (code, said) = verify(&world, &[&file]).await;
@@ -133,19 +154,25 @@ async fn a_rotation_with_sighup_and_a_kill_in_the_middle_of_a_line_keep_the_chai
     daemon.stop().await;
     let (code, said) = verify(&world, &[&rotated, &file]).await;
     assert_eq!(code, Some(0), "{said}");
-    let opened = events(&file)
-        .into_iter()
-        .rfind(|event| event["event"] == "audit log opened");
-    assert!(
-        opened.unwrap()["torn"]
-            .as_str()
-            .unwrap()
-            .contains("audit.log.torn-")
-    );
+    assert!(said.contains(": a line was cut off here by a crash"), "{said}");
+    let log = std::fs::read_to_string(&file).unwrap();
+    assert!(log.contains("{\"seq\":99,\"ev\n"), "what was there stays");
+    assert_eq!(log.matches("\"event\":\"line cut off\"").count(), 1);
 }
 
 #[tokio::test]
 async fn f39_what_can_not_be_written_is_health_and_nothing_begins_meanwhile() {
+    fills_up("mount -t tmpfs -o size=16k none \"$0\" && exec \"$@\"", false).await;
+}
+
+#[tokio::test]
+async fn f39_on_a_full_disk_a_log_that_can_only_be_appended_to_keeps_half_a_line_and_its_chain() {
+    let append_only = "mount -t tmpfs -o size=16k none \"$0\" && touch \"$0/audit.log\" && chattr +a \"$0/audit.log\" && exec \"$@\"";
+    fills_up(append_only, true).await;
+}
+
+/// A log on a disk of 16 KiB that this script makes, and that only the daemon sees.
+async fn fills_up(script: &str, keeps_half_a_line: bool) {
     let world = World::new().await;
     let disk = world.installation.path("disk");
     std::fs::create_dir(&disk).unwrap();
@@ -153,12 +180,10 @@ async fn f39_what_can_not_be_written_is_health_and_nothing_begins_meanwhile() {
     world
         .installation
         .edit(|config| config["authority"]["config"]["audit"] = json!({ "file": file }));
-    // A disk of 16 KiB that only the daemon sees.
-    const SCRIPT: &str = "mount -t tmpfs -o size=16k none \"$0\" && exec \"$@\"";
     let mut daemon = world.installation.start_by(|program| {
         let mut command = Command::new("unshare");
         command
-            .args(["--mount", "sh", "-c", SCRIPT])
+            .args(["--mount", "sh", "-c", script])
             .arg(&disk)
             .arg(program);
         command.arg(world.installation.config());
@@ -198,7 +223,9 @@ async fn f39_what_can_not_be_written_is_health_and_nothing_begins_meanwhile() {
         let is_complete = || {
             std::fs::copy(&seen, &copy).unwrap();
             let log = std::fs::read_to_string(&copy).unwrap();
-            log.matches("\"account created\"").count() == made + 1
+            // Not the half of one that stays.
+            let whole = log.lines().filter(|line| line.ends_with("\"}"));
+            whole.filter(|line| line.contains("\"account created\"")).count() == made + 1
         };
         while !is_complete() {
             sleep(Duration::from_millis(50)).await;
@@ -207,6 +234,11 @@ async fn f39_what_can_not_be_written_is_health_and_nothing_begins_meanwhile() {
     timeout(PATIENCE, complete).await.expect("an event is lost");
     let (code, said) = verify(&world, &[&copy]).await;
     assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        said.contains("a line was cut off here"),
+        keeps_half_a_line,
+        "{said}"
+    );
     daemon.stop().await;
 }
 
@@ -216,6 +248,55 @@ async fn grow(pid: u32, disk: &Path) {
     command.args(["--mount", "--target", &pid.to_string()]);
     command.args(["mount", "-o", "remount,size=16m"]).arg(disk);
     assert!(command.status().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn what_copies_or_replaces_the_store_without_a_daemon_leaves_a_trace() {
+    let (world, file) = audited().await;
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    daemon.stop().await;
+    let backup = world.installation.path("backup");
+    let backup = backup.to_str().unwrap();
+    world.installation.prints("backup", &[backup]).await;
+    let account = world.installation.path("account");
+    let account = account.to_str().unwrap();
+    world.installation.prints("upstream", &["export", account]).await;
+    std::fs::rename(world.installation.store(), world.installation.path("lost")).unwrap();
+    world.installation.prints("restore", &[backup]).await;
+    let traces: Vec<Value> = events(&file).into_iter().rev().take(9).collect();
+    let made: Vec<&str> = traces
+        .iter()
+        .rev()
+        .map(|event| event["event"].as_str().unwrap())
+        .filter(|event| !event.starts_with("audit log"))
+        .collect();
+    assert_eq!(
+        made,
+        [
+            "backup made",
+            "account exported with its private key",
+            "store restored from a backup"
+        ]
+    );
+    assert_eq!(traces[1]["store.entries"], traces[7]["store.entries"]);
+    // Nothing is copied or replaced that would leave none.
+    let kept = world.installation.path("kept.log");
+    std::fs::rename(&file, &kept).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let again = world.installation.path("again");
+    let refused = world
+        .installation
+        .complains("backup", &[again.to_str().unwrap()])
+        .await;
+    assert!(refused.contains("authority.config.audit.file: "), "{refused}");
+    assert!(!again.exists());
+    std::fs::rename(world.installation.store(), world.installation.path("lost again")).unwrap();
+    let refused = world.installation.complains("restore", &[backup]).await;
+    assert!(refused.contains("authority.config.audit.file: "), "{refused}");
+    assert!(!world.installation.store().exists());
+    let (code, said) = verify(&world, &[&kept]).await;
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[tokio::test]
@@ -276,13 +357,13 @@ fn i10_the_documentation_names_every_event_that_there_is_and_no_other() {
         let call = &call[..call.find(");").unwrap()];
         there.extend(call.rsplit('"').nth(1).map(str::to_owned));
     }
-    for call in source.split(".append(").skip(1) {
-        there.extend(
-            call.split('"')
-                .nth(1)
-                .filter(|_| call[..60].contains('"'))
-                .map(str::to_owned),
-        );
+    // What the log says of itself.
+    for call in source
+        .split(".say(\"")
+        .chain(source.split("CUT_OFF: &str = \""))
+        .skip(1)
+    {
+        there.extend(call.split('"').next().map(str::to_owned));
     }
     there.retain(|event| !event.contains(['{', '$', '%']) && event.contains(' '));
     assert_eq!(there, documented);

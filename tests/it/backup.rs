@@ -2,7 +2,7 @@
 //! what was under way is not bought again.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -39,14 +39,14 @@ async fn back_up(world: &World, name: &str) -> PathBuf {
     file
 }
 
-async fn restore(world: &World, file: &std::path::Path) -> String {
+async fn restore(world: &World, file: &Path) -> String {
     world
         .installation
         .prints("restore", &[file.to_str().unwrap()])
         .await
 }
 
-async fn refused(world: &World, command: &str, file: &std::path::Path) -> String {
+async fn refused(world: &World, command: &str, file: &Path) -> String {
     let why = world
         .installation
         .complains(command, &[file.to_str().unwrap()])
@@ -56,7 +56,7 @@ async fn refused(world: &World, command: &str, file: &std::path::Path) -> String
 }
 
 /// The entries of a backup, without when it was made.
-fn entries(file: &std::path::Path) -> Vec<String> {
+fn entries(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.pop();
@@ -235,10 +235,7 @@ async fn nothing_is_overwritten_and_each_bad_backup_has_its_own_sentence() {
         std::fs::write(&bad, content).unwrap();
         let why = refused(&world, "restore", &bad).await;
         assert!(why.contains(sentence), "{why}");
-        assert!(
-            !store.exists() && !world.installation.path("db.partial").exists(),
-            "{sentence}"
-        );
+        assert!(!store.exists(), "{sentence}");
     }
     let missing = world.installation.path("missing");
     assert!(
@@ -246,13 +243,17 @@ async fn nothing_is_overwritten_and_each_bad_backup_has_its_own_sentence() {
             .await
             .contains("can not be read")
     );
-    std::fs::create_dir(world.installation.path("db.partial")).unwrap();
+    std::fs::create_dir_all(store.join("restore.partial")).unwrap();
+    let why = refused(&world, "restore", &good).await;
     assert!(
-        refused(&world, "restore", &good)
-            .await
-            .contains("another restore is under way, or one has broken off")
+        why.contains("another restore is under way, or one has broken off; then empty the directory"),
+        "{why}"
     );
-    std::fs::remove_dir(world.installation.path("db.partial")).unwrap();
+    std::fs::remove_dir_all(&store).unwrap();
+    std::os::unix::fs::symlink(world.installation.path("gone"), &store).unwrap();
+    let why = refused(&world, "restore", &good).await;
+    assert!(why.contains("is a symbolic link that leads nowhere"), "{why}");
+    std::fs::remove_file(&store).unwrap();
 
     // An empty directory, as systemd makes it, is no store.
     std::fs::create_dir(&store).unwrap();
@@ -264,5 +265,155 @@ async fn nothing_is_overwritten_and_each_bad_backup_has_its_own_sentence() {
         world.ca.stats().orders_opened,
         1,
         "its own certificate was bought again"
+    );
+}
+
+/// A file system in memory, mounted on a directory.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// `None` where that is impossible and whoever runs the tests has said so.
+    fn on(directory: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir(directory).unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(directory)
+            .output()
+            .unwrap();
+        if mount.status.success() {
+            return Some(Self(directory.to_owned()));
+        }
+        assert!(
+            std::env::var_os("ACME_PROXY_TEST_NO_MOUNT").is_some(),
+            "run as root, or set ACME_PROXY_TEST_NO_MOUNT=1: {}",
+            String::from_utf8_lossy(&mount.stderr)
+        );
+        std::fs::remove_dir(directory).unwrap();
+        None
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        drop(unmounted);
+        drop(std::fs::remove_dir(&self.0));
+    }
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A world, and a backup of its daemon, whose store is gone.
+async fn without_store() -> (World, PathBuf) {
+    let world = World::new().await;
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let backup = back_up(&world, "backup").await;
+    daemon.stop().await;
+    std::fs::remove_dir_all(world.installation.store()).unwrap();
+    (world, backup)
+}
+
+async fn goes_on(world: &World) {
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    daemon.stop().await;
+    assert_eq!(
+        world.ca.stats().orders_opened,
+        1,
+        "its own certificate was bought again"
+    );
+}
+
+#[tokio::test]
+async fn a_store_is_restored_into_a_directory_that_can_not_be_replaced() {
+    let (world, backup) = without_store().await;
+    let store = world.installation.store();
+    let elsewhere = world.installation.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &store).unwrap();
+    restore(&world, &backup).await;
+    assert!(store.is_symlink());
+    assert!(!names_in(&elsewhere).contains(&"restore.partial".to_owned()));
+    goes_on(&world).await;
+    std::fs::remove_file(&store).unwrap();
+
+    let Some(_mounted) = Mounted::on(&store, "128m") else {
+        return;
+    };
+    // As mkfs makes it.
+    std::fs::create_dir(store.join("lost+found")).unwrap();
+    restore(&world, &backup).await;
+    assert!(names_in(&store).contains(&"lost+found".to_owned()));
+    goes_on(&world).await;
+}
+
+#[tokio::test]
+async fn f21_a_restore_that_the_disk_has_no_room_for_leaves_what_was_there() {
+    let (world, backup) = without_store().await;
+    let store = world.installation.store();
+    let Some(_mounted) = Mounted::on(&store, "100k") else {
+        return;
+    };
+    std::fs::create_dir(store.join("lost+found")).unwrap();
+    let why = refused(&world, "restore", &backup).await;
+    assert!(why.contains("No space left on device"), "{why}");
+    assert_eq!(names_in(&store), ["lost+found"]);
+}
+
+/// The moment before the last file comes to its place.
+#[tokio::test]
+async fn a_restore_that_was_killed_is_no_store_and_no_new_one_is_made_in_its_place() {
+    let (world, backup) = without_store().await;
+    let store = world.installation.store();
+    restore(&world, &backup).await;
+    let building = store.join("restore.partial");
+    std::fs::create_dir(&building).unwrap();
+    std::fs::rename(store.join("db"), building.join("db")).unwrap();
+    let before = names_in(&store);
+    let output = world
+        .installation
+        .run(|command| {
+            command.arg(world.installation.config());
+        })
+        .await;
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(
+        !output.status.success() && said.contains("its log, the file db, is missing"),
+        "{said}"
+    );
+    let why = refused(&world, "restore", &backup).await;
+    assert!(why.contains("then empty the directory"), "{why}");
+    for name in before {
+        assert!(store.join(&name).exists(), "{name}");
+    }
+    // And the moment before the first.
+    let beginning = world.installation.path("beginning");
+    std::fs::rename(&building, &beginning).unwrap();
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    std::fs::rename(&beginning, &building).unwrap();
+    let output = world
+        .installation
+        .run(|command| {
+            command.arg(world.installation.config());
+        })
+        .await;
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(
+        !output.status.success() && said.contains("there is restore.partial, but no log"),
+        "{said}"
     );
 }

@@ -233,12 +233,52 @@ async fn a_store_whose_path_is_too_long_for_a_socket_costs_only_the_commands_bes
     prints(&world, &["add", "--kid", "first"]).await;
     let daemon = started(&world).await;
     assert!(world.installation.log().contains("there is no control socket"));
-    let error = complains(&world, &["list"]).await;
-    assert!(
-        error.contains(&format!("in use by process {}", daemon.pid())),
-        "{error}"
-    );
+    let log = world.installation.log();
+    for command in [
+        "eab", "upstream", "certs", "orders", "accounts", "policy", "backup", "import",
+    ] {
+        assert!(log.contains(command), "{command}: {log}");
+    }
+    let id = "0".repeat(32);
+    let file = world.installation.path("backup").display().to_string();
+    let revoke: &[&str] = &["revoke", &id, "--yes"];
+    for (command, arguments) in [("eab", &["list"][..]), ("certs", revoke), ("backup", &[&file])] {
+        let error = world.installation.complains(command, arguments).await;
+        assert!(
+            error.contains(&format!("in use by process {}", daemon.pid())),
+            "{command}: {error}"
+        );
+    }
     daemon.stop().await;
+    assert!(prints(&world, &["list"]).await.contains("first"));
+}
+
+#[tokio::test]
+async fn whoever_only_asks_makes_no_store() {
+    let world = world().await;
+    let installation = &world.installation;
+    let id = "0".repeat(32);
+    let questions: [(&str, &[&str]); 12] = [
+        ("eab", &["list"]),
+        ("eab", &["revoke", "team"]),
+        ("upstream", &["show"]),
+        ("upstream", &["rotate-key"]),
+        ("policy", &["explain", "www.example.com"]),
+        ("certs", &["list"]),
+        ("certs", &["show", "www.example.com"]),
+        ("certs", &["revoke", &id, "--yes"]),
+        ("orders", &["list", "--stuck"]),
+        ("orders", &["show", &id]),
+        ("accounts", &["list"]),
+        ("accounts", &["deactivate", &id, "--yes"]),
+    ];
+    for (command, arguments) in questions {
+        let error = installation.complains(command, arguments).await;
+        let expected = format!("there is no store {}", installation.store().display());
+        assert!(error.contains(&expected), "{command} {arguments:?}: {error}");
+        assert!(!installation.store().exists(), "{command} {arguments:?}");
+    }
+    prints(&world, &["add", "--kid", "first"]).await;
     assert!(prints(&world, &["list"]).await.contains("first"));
 }
 

@@ -1,7 +1,7 @@
 //! `acme-proxy import step-ca`: accounts of a real step-ca, beside a running daemon and without one; and what an imported
 //! account is on the wire.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use acme_proxy::acme::account::{Account, Foreign};
@@ -183,9 +183,13 @@ async fn a_key_that_has_an_account_here_keeps_it() {
     assert_eq!(import(&daemon, foreign(ID, &key, true)).await, "StillValid");
 }
 
-/// What an import says, without the path.
+/// What an import of the sample says, without the path.
 async fn says(world: &World, flags: &[&str]) -> Vec<String> {
-    let sample = sample().display().to_string();
+    says_of(world, &sample(), flags).await
+}
+
+async fn says_of(world: &World, database: &Path, flags: &[&str]) -> Vec<String> {
+    let sample = database.display().to_string();
     let text = world
         .installation
         .prints("import", &[&["step-ca", &sample], flags].concat())
@@ -256,6 +260,18 @@ async fn accounts_are_imported_once_and_counted_with_a_daemon_and_without() {
             shown.contains(&format!("imported as: {id}")) && shown.contains("mailto:ops@example.com"),
             "{shown}"
         );
+        let url = format!("https://acmeproxy.example.com/acme/acme/account/{id}");
+        let same = world.installation.prints("accounts", &["show", &url]).await;
+        assert_eq!(same, shown);
+        let list = world.installation.prints("accounts", &["list"]).await;
+        let line = list
+            .lines()
+            .find(|line| line.contains("ops@example.com"))
+            .unwrap();
+        assert!(
+            line.starts_with(&shown[..32]) && line.ends_with(&format!(" (imported as {id})")),
+            "{list}"
+        );
         if let Some(daemon) = daemon {
             daemon.stop().await;
         }
@@ -266,6 +282,78 @@ async fn accounts_are_imported_once_and_counted_with_a_daemon_and_without() {
             "{events}"
         );
     }
+}
+
+/// A badgerv2 database of step-ca, copied by the program in docs/MIGRATION.md; tests/samples/step-ca/README.md says how.
+#[tokio::test]
+async fn accounts_that_were_in_badger_are_imported_from_what_the_documented_program_has_written() {
+    let world = World::new().await;
+    world.installation.edit(|config| {
+        config["address"] = "127.0.0.1:14449".into();
+        config["dnsNames"] = json!(["acmeproxy.example.com"]);
+    });
+    let copied = sample().with_file_name("from-badger.bbolt");
+    let done = says_of(&world, &copied, &[]).await;
+    let expected = [
+        "FILE: 4 accounts",
+        "imported: 4, 1 of them deactivated",
+        "here before: 0",
+        "not taken: 0",
+    ];
+    // And no word of URLs that lead elsewhere.
+    assert_eq!(done, expected);
+}
+
+#[tokio::test]
+async fn accounts_whose_urls_have_the_prefix_of_the_api_s_version_are_this_server_s() {
+    let world = World::new().await;
+    world.installation.edit(|config| {
+        config["address"] = "127.0.0.1:14443".into();
+        config["dnsNames"] = json!(["acmep.example.com"]);
+    });
+    let ours = "https://acmep.example.com:14443/2.0/acme/acme/account/";
+    for (prefix, lines) in [(ours, 5), (&ours.replace("2.0", "3.0"), 6)] {
+        let before = "https://acmeproxy.example.com:14443/acme/acme/account/";
+        assert_eq!(before.len(), prefix.len());
+        let mut database = std::fs::read(sample()).unwrap();
+        for at in 0..database.len() - before.len() {
+            if database[at..].starts_with(before.as_bytes()) {
+                database[at..at + before.len()].copy_from_slice(prefix.as_bytes());
+            }
+        }
+        let file = world.installation.path("prefixed");
+        std::fs::write(&file, database).unwrap();
+        let said = says_of(&world, &file, &["--dry-run"]).await;
+        assert_eq!(said[1], "to be imported: 11, 1 of them deactivated");
+        assert_eq!(said.len(), lines, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_badger_database_with_our_store_inside_is_known_to_the_deep_check() {
+    let world = World::new().await;
+    let badger = world.installation.path("badger");
+    std::fs::create_dir(&badger).unwrap();
+    std::fs::write(badger.join("MANIFEST"), b"").unwrap();
+    world
+        .installation
+        .edit(|config| config["db"] = json!({ "type": "badgerv2", "dataSource": &badger }));
+    let finding = async || {
+        let mut check = world.installation.operator("check", &["--deep", "--json"]);
+        let printed = check.output().await.unwrap().stdout;
+        let printed = String::from_utf8(printed).unwrap();
+        let findings = printed.lines().map(|line| serde_json::from_str(line).unwrap());
+        let of_database = findings.filter(|finding: &Value| finding["check"] == "go-database");
+        let of_database: Vec<Value> = of_database.collect();
+        assert_eq!(of_database.len(), 1, "{of_database:?}");
+        of_database[0].clone()
+    };
+    let before = finding().await;
+    assert_eq!(before["level"], "warning");
+    assert_eq!(before["subject"], badger.to_str().unwrap(), "{before}");
+    says(&world, &[]).await;
+    assert!(badger.join("sled").join("db").exists());
+    assert_eq!(finding().await["level"], "ok");
 }
 
 #[tokio::test]

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
 
-use crate::harness::process::{Daemon, NAME};
+use crate::harness::metrics::figure;
+use crate::harness::process::{Daemon, NAME, PATIENCE};
 use crate::harness::world::World;
 use crate::recovery::client::Client;
 use crate::recovery::ledger::Ledger;
@@ -230,4 +233,61 @@ async fn the_common_format_has_eleven_words_and_the_format_is_exchanged_by_sighu
     assert_eq!(get("/still/nowhere").await, 404);
     daemon.stop().await;
     assert!(!world.installation.log().contains("/still/nowhere"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f39_a_log_that_nobody_reads_holds_nothing_up_and_says_later_what_it_lacks() {
+    const DROPPED: &str = "acme_proxy_log_lines_dropped_total";
+    let world = World::new().await;
+    world
+        .installation
+        .edit(|config| config["logger"] = json!({ "format": "text" }));
+    let (mut daemon, mut log) = world.installation.start_with_pipe();
+    daemon.is_well().await;
+    assert_eq!(figure(world.installation.metrics, DROPPED).await, Some(0.0));
+    let client = world.installation.client();
+    let url = format!("{}?{}", world.installation.directory_url(), "x".repeat(1500));
+    let ask = async || {
+        for _ in 0..50 {
+            let answer = client
+                .get(&url)
+                .header("user-agent", "u".repeat(1500))
+                .send()
+                .await;
+            assert_eq!(answer.unwrap().status(), 200);
+        }
+        figure(world.installation.metrics, DROPPED).await.unwrap()
+    };
+    let mut asked = 0;
+    while ask().await == 0.0 {
+        asked += 50;
+        assert!(asked < 50_000, "all of it finds a place?");
+    }
+    let before = figure(world.installation.metrics, DROPPED).await.unwrap();
+    let after = ask().await;
+    assert!(after >= before + 50.0, "{before} to {after}");
+    // Somebody reads again.
+    let mut seen = Vec::new();
+    let said = async {
+        let mut piece = vec![0; 65_536];
+        loop {
+            let count = log.read(&mut piece).await.unwrap();
+            seen.extend_from_slice(&piece[..count]);
+            let text = String::from_utf8_lossy(&seen);
+            if let Some((_, said)) = text.split_once("because nobody took them in time\" lines=") {
+                break said.split('\n').next().unwrap().to_owned();
+            }
+        }
+    };
+    let said = timeout(PATIENCE, said).await.expect("it does not say so");
+    let said: f64 = said.parse().unwrap();
+    assert!(said >= after, "{said}, and {after}");
+    tokio::spawn(async move { drop(tokio::io::copy(&mut log, &mut tokio::io::sink()).await) });
+    ask().await;
+    assert_eq!(
+        figure(world.installation.metrics, DROPPED).await,
+        Some(said),
+        "it is read again"
+    );
+    daemon.stop().await;
 }

@@ -1,6 +1,8 @@
 //! What is exported is documented, what is drawn and alerted on is exported, and there are no more series with a hundred
 //! thousand certificates than with one (COMPAT 0.7, 0.10 and 5).
 
+mod prometheus;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::Arc;

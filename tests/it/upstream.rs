@@ -136,6 +136,12 @@ impl Vault for MemoryVault {
     async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
         Ok(self.kept.lock().unwrap().values().cloned().collect())
     }
+
+    async fn begin(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn end(&self) {}
 }
 
 #[expect(clippy::disallowed_methods, reason = "Pebble's certificates begin now")]

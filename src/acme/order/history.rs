@@ -84,31 +84,6 @@ pub enum StepKind {
     RevocationRefused,
 }
 
-impl StepKind {
-    /// Whether it is one of those that may be repeated many times.
-    fn is_fault(self) -> bool {
-        match self {
-            Self::AttemptFailed | Self::CaFailed => true,
-            Self::Answered
-            | Self::Validated
-            | Self::Deactivated
-            | Self::Finalized
-            | Self::Moved
-            | Self::Opened
-            | Self::Gone
-            | Self::HandedOver
-            | Self::Issued
-            | Self::Fetched
-            | Self::Failed
-            | Self::CameLate
-            | Self::Abandoned
-            | Self::RevocationRequested
-            | Self::Revoked
-            | Self::RevocationRefused => false,
-        }
-    }
-}
-
 impl fmt::Display for StepKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -135,10 +110,15 @@ impl fmt::Display for StepKind {
 }
 
 impl Order {
-    /// What has happened to it, the first thing first. Of very many steps some are forgotten: faults before all else, the
-    /// oldest first.
+    /// What has happened to it, the first thing first. Of very many steps some are forgotten ([`Self::forgotten_steps`]):
+    /// the oldest of the kind that there are most of, so that nothing that happens often drives out what happens seldom.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// How many steps are forgotten.
+    pub fn forgotten_steps(&self) -> u32 {
+        self.forgotten_steps
     }
 
     /// Something has happened to it.
@@ -158,8 +138,13 @@ impl Order {
             return;
         }
         if self.steps.len() >= MAX_STEPS {
-            let oldest_fault = self.steps.iter().position(|step| step.kind.is_fault());
-            self.steps.remove(oldest_fault.unwrap_or(0));
+            let alike = |kind| self.steps.iter().filter(|step| step.kind == kind).count();
+            let latest_first = self.steps.iter().enumerate().rev();
+            let place = latest_first.max_by_key(|(_, step)| alike(step.kind));
+            if let Some((place, _)) = place {
+                self.steps.remove(place);
+                self.forgotten_steps = self.forgotten_steps.saturating_add(1);
+            }
         }
         self.steps.push(Step {
             at: now,
@@ -168,14 +153,6 @@ impl Order {
             times: 1,
             last: None,
         });
-    }
-
-    /// When the CSR was handed in, as long as nothing has come of it.
-    pub fn finalized_at(&self) -> Option<Timestamp> {
-        match &self.stage {
-            Stage::Processing { finalized, .. } | Stage::Awaited { finalized, .. } => Some(*finalized),
-            Stage::Open | Stage::Issued { .. } | Stage::Failed { .. } | Stage::Late { .. } => None,
-        }
     }
 
     /// When the certificate came, if it came in time.

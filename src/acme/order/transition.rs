@@ -8,12 +8,11 @@ use jiff::Timestamp;
 use crate::acme::authorization::{Authorization, AuthorizationStatus};
 use crate::acme::certificate::IssuedCertificate;
 use crate::acme::challenge::{Challenge, ChallengeState, ChallengeType};
-use crate::acme::csr::{Csr, MatchedCsr};
+use crate::acme::csr::MatchedCsr;
 use crate::acme::id::{AuthorizationId, ChallengeId};
-use crate::acme::identifier::Identifier;
 use crate::acme::job::Work;
 use crate::acme::order::history::StepKind;
-use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, ValidatedOrder, Verdict, after};
+use crate::acme::order::{Accepted, Order, OrderStatus, Settled, Stage, Verdict, after};
 use crate::acme::problem::{Problem, ProblemType};
 use crate::acme::renewal::Advice;
 use crate::acme::revocation::{Revocation, RevocationReason, already_revoked};
@@ -108,7 +107,12 @@ impl Order {
         match &verdict {
             Verdict::Proved => self.note(StepKind::Validated, &name, now),
             Verdict::TryAgain(problem) | Verdict::Refused(problem) => {
-                self.note(StepKind::AttemptFailed, &format!("{name}: {problem}"), now);
+                // Most say so themselves, and a step has not much room.
+                let about = match problem.detail.starts_with(&name) {
+                    true => problem.to_string(),
+                    false => format!("{name}: {problem}"),
+                };
+                self.note(StepKind::AttemptFailed, &about, now);
             }
         }
         let authorization = self.authorization_mut(id.authorization);
@@ -177,35 +181,6 @@ impl Order {
                 format!("the order is {status}, not ready"),
             )),
         }
-    }
-
-    /// The order as proof that it may go to the CA, or `None` if it may not: not finalized, ended, or a name without a
-    /// valid authorization that was made for this order. The names of the CSR are read once more, because the record may
-    /// have passed through other hands since finalization (SECURITY C913).
-    pub fn validated(&self, now: Timestamp) -> Option<ValidatedOrder> {
-        let Stage::Processing { csr, upstream, .. } = &self.stage else {
-            return None;
-        };
-        let valid = |a: &Authorization| {
-            a.order.is_none_or(|order| order == self.id)
-                && a.status(self.expires, now) == AuthorizationStatus::Valid
-        };
-        if self.authorizations.is_empty() || !self.authorizations.iter().all(valid) {
-            return None;
-        }
-        let identifiers: Vec<Identifier> = self.identifiers().cloned().collect();
-        if Csr::names_in(csr)? != identifiers.iter().cloned().collect() {
-            return None;
-        }
-        Some(ValidatedOrder {
-            id: self.id,
-            identifiers,
-            csr: csr.clone(),
-            upstream: upstream.clone(),
-            expires: self.expires,
-            wishes: self.wishes.clone(),
-            validated: now,
-        })
     }
 
     /// The order is placed at this upstream, at the end of the line there. One that has been opened at another stays

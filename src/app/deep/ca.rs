@@ -14,6 +14,7 @@ use crate::config::Upstream;
 use crate::upstream::account::overview::Confirmation;
 use crate::upstream::fault::Fault;
 use crate::upstream::http::{Client, Directory};
+use crate::upstream::lookup;
 
 /// How long a connection to the proxy may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -93,7 +94,8 @@ async fn proxy(upstream: &Upstream) -> Option<Finding> {
         let text = format!("{name} is no URL of a proxy");
         return Some(Finding::failure(Check::Proxy, upstream.name, text, fix));
     };
-    let connected = timeout(CONNECT, TcpStream::connect((host.trim_matches(['[', ']']), port))).await;
+    let connect = async { TcpStream::connect(&lookup::sockets(&format!("{host}:{port}")).await?[..]).await };
+    let connected = timeout(CONNECT, connect).await;
     let why = match connected {
         Ok(Ok(_)) => {
             let text = format!("{host}:{port} ({name}) takes connections");

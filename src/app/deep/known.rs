@@ -163,4 +163,10 @@ impl Vault for Copied {
     async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
         Ok(Vec::new())
     }
+
+    async fn begin(&self) -> Result<(), String> {
+        Err("nothing is changed here".to_owned())
+    }
+
+    async fn end(&self) {}
 }

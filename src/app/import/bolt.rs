@@ -35,6 +35,9 @@ const PAGE_SIZES: [u64; 7] = [1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 
 /// The longest page that is read, in bytes.
 const MAX_PAGE: u64 = 16 << 20;
 
+/// The longest key that bbolt takes.
+const LONGEST_KEY: usize = 32768;
+
 /// With two children a page, which is the fewest, so many levels are more than a disk holds.
 const MAX_DEPTH: u32 = 48;
 
@@ -102,7 +105,7 @@ enum Place {
 
 /// A way through a tree.
 struct Walk {
-    /// How many more pages there can be: each page of a tree is in it once.
+    /// How many more pages there can be: each page of a file is in a tree once.
     left: u64,
 }
 
@@ -189,27 +192,29 @@ impl<F: Read + Seek> Bolt<F> {
         walk: &mut Walk,
         visit: &mut impl FnMut(u64, &Entry<'_>) -> Result<(), BoltError>,
     ) -> Result<(), BoltError> {
-        let left = walk.left.checked_sub(1);
-        walk.left = left.ok_or_else(|| damaged(number, "is in its tree more than once"))?;
         if depth > MAX_DEPTH {
             return Err(damaged(number, "is deeper in its tree than a tree can be"));
         }
-        let page = self.page(number)?;
-        match kind(number, &page)? {
-            (LEAF, count) => leaf(number, &page, count, visit),
-            (BRANCH, count) => {
-                for index in 0..usize::from(count) {
-                    let child = element(number, &page, index)?.2;
-                    self.walk_below(child, depth + 1, walk, visit)?;
-                }
-                Ok(())
-            }
-            _ => Err(damaged(number, "is in a tree, but neither branch nor leaf")),
+        let length = self.length(number)?;
+        let left = walk.left.checked_sub(length / self.meta.page_size);
+        walk.left = left.ok_or_else(|| damaged(number, "is in its tree more than once"))?;
+        let page = self.read(number.saturating_mul(self.meta.page_size), length)?;
+        let children = match kind(number, &page)? {
+            (LEAF, count) => return leaf(number, &page, count, visit),
+            (BRANCH, count) => (0..usize::from(count)).map(|index| Ok(element(number, &page, index)?.2)),
+            _ => return Err(damaged(number, "is in a tree, but neither branch nor leaf")),
+        };
+        let children = children.collect::<Result<Vec<u64>, BoltError>>()?;
+        // It may be long, and so may each page below it.
+        drop(page);
+        for child in children {
+            self.walk_below(child, depth + 1, walk, visit)?;
         }
+        Ok(())
     }
 
-    /// The page of this number, with those that it goes on for.
-    fn page(&mut self, number: u64) -> Result<Vec<u8>, BoltError> {
+    /// How many bytes the page of this number has, with those that it goes on for.
+    fn length(&mut self, number: u64) -> Result<u64, BoltError> {
         let Meta { page_size, pages, .. } = self.meta;
         if !(2..pages).contains(&number) {
             return Err(damaged(number, "is referred to, and can not be"));
@@ -224,10 +229,10 @@ impl<F: Read + Seek> Bolt<F> {
             return Err(damaged(number, "goes on beyond the end of the file"));
         }
         let length = (more + 1).saturating_mul(page_size);
-        if length > MAX_PAGE {
-            return Err(damaged(number, "is longer than 16 MiB"));
+        match length > MAX_PAGE {
+            true => Err(damaged(number, "is longer than 16 MiB")),
+            false => Ok(length),
         }
-        self.read(number.saturating_mul(page_size), length)
     }
 
     fn read(&mut self, at: u64, length: u64) -> Result<Vec<u8>, BoltError> {
@@ -324,10 +329,14 @@ fn leaf(
     count: u16,
     visit: &mut impl FnMut(u64, &Entry<'_>) -> Result<(), BoltError>,
 ) -> Result<(), BoltError> {
+    let mut room = page.len();
     for index in 0..usize::from(count) {
         let (at, [flags, offset], lengths) = element(number, page, index)?;
         let key_length = (lengths & u64::from(u32::MAX)) as usize;
         let value_length = (lengths >> 32) as usize;
+        if key_length > LONGEST_KEY {
+            return Err(damaged(number, "has a key that is longer than 32 KiB"));
+        }
         let content = at.checked_add(offset as usize).and_then(|at| page.get(at..));
         let content = content.and_then(|content| content.split_at_checked(key_length));
         let entry = content.and_then(|(key, rest)| {
@@ -338,6 +347,9 @@ fn leaf(
             })
         });
         let entry = entry.ok_or_else(|| damaged(number, "has an entry that does not lie within it"))?;
+        // Else a small file could have entries without end.
+        let left = room.checked_sub(ELEMENT + key_length + value_length);
+        room = left.ok_or_else(|| damaged(number, "has entries that lie in each other"))?;
         visit(number, &entry)?;
     }
     Ok(())

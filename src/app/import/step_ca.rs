@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::acme::account::{Account, Contact, Foreign};
 use crate::acme::id::ForeignId;
+use crate::acme::problem::cleaned;
 use crate::app::import::bolt::{Bolt, BoltError};
 use crate::jose::jwk::{Jwk, RawJwk};
 
@@ -19,6 +20,9 @@ const ACCOUNTS: &[u8] = b"acme_accounts";
 
 /// A longer record is no account's: the largest key and ten contacts take 4 kB.
 const LONGEST: usize = 64 * 1024;
+
+/// How much is shown of what a record says, in characters.
+const LONGEST_TEXT: usize = 300;
 
 /// The accounts of a database.
 #[derive(Debug, Default)]
@@ -104,6 +108,17 @@ fn parse(
     provisioners: &impl Provisioners,
     contacts_left_out: &mut usize,
 ) -> Result<Taken, String> {
+    let taken = taken(id, record, provisioners, contacts_left_out);
+    // Much of what is wrong with a record is said in its own words.
+    taken.map_err(|why| cleaned(&why, LONGEST_TEXT))
+}
+
+fn taken(
+    id: &[u8],
+    record: &[u8],
+    provisioners: &impl Provisioners,
+    contacts_left_out: &mut usize,
+) -> Result<Taken, String> {
     if record.len() > LONGEST {
         return Err("its record is longer than 64 KiB".to_owned());
     }
@@ -147,7 +162,7 @@ fn parse(
         created: record.created_at,
         deactivated,
     });
-    let url_prefix = Some(record.location_prefix).filter(|prefix| !prefix.is_empty());
+    let url_prefix = Some(cleaned(&record.location_prefix, LONGEST_TEXT)).filter(|prefix| !prefix.is_empty());
     Ok(Taken { account, url_prefix })
 }
 

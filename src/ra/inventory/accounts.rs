@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::acme::account::{Account, AccountStatus};
 use crate::acme::id::{AccountId, AccountName};
+use crate::ra::RegistrationAuthority;
 use crate::ra::account::AccountUpdate;
 use crate::ra::external_account::KeyError;
-use crate::ra::inventory::{Found, Part, SCANNED, Walk, parsed};
-use crate::ra::{Refusal, RegistrationAuthority};
+use crate::ra::inventory::{Found, Part, SCANNED, Walk, account_named, parsed};
+use crate::store::Versioned;
 
 /// Which accounts are wanted: those for which all of it is true.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +105,7 @@ impl RegistrationAuthority {
     ///
     /// There is none; the store's.
     pub async fn account_details(&self, id: &str) -> Result<AccountDetails, KeyError> {
-        let account = self.account_with_id(id).await?;
+        let account = self.account_of_operator(id).await?.value;
         let now = self.clock.now();
         let orders = self.store.orders_of(account.id(), None, SCANNED).await?;
         let has_more_orders = orders.len() >= SCANNED;
@@ -128,7 +129,7 @@ impl RegistrationAuthority {
     ///
     /// There is none, or it has ended already; the store's.
     pub async fn deactivate_by_operator(&self, id: &str) -> Result<AccountRecord, KeyError> {
-        let account = self.account_with_id(id).await?;
+        let account = self.account_of_operator(id).await?.value;
         if let Some(at) = account.deactivated_at() {
             return Err(KeyError::Refused(format!(
                 "the account {id} is deactivated already, since {at:.0}"
@@ -139,19 +140,15 @@ impl RegistrationAuthority {
             ..AccountUpdate::default()
         };
         let deactivated = self.update_account(&account, update).await;
-        let deactivated = deactivated.map_err(|refusal| match refusal {
-            Refusal::Problem(problem) | Refusal::Later { problem, .. } => KeyError::Refused(problem.detail),
-        })?;
+        let deactivated = deactivated?;
         tracing::info!(target: "acme_proxy::operator", audit = true, account.id = %account.id(), "account deactivated by the operator");
         Ok(record_of(&deactivated))
     }
 
-    async fn account_with_id(&self, id: &str) -> Result<Account, KeyError> {
-        let name: AccountName = parsed(id)?;
-        let account = self.store.account(name.id()).await?;
-        account
-            .map(|account| account.value)
-            .ok_or_else(|| KeyError::Refused(format!("there is no account with the id {id}")))
+    /// The account that the operator means, by its id or URL.
+    pub(crate) async fn account_of_operator(&self, text: &str) -> Result<Versioned<Account>, KeyError> {
+        let account = self.store.account(account_named(text)?.id()).await?;
+        account.ok_or_else(|| KeyError::Refused(format!("there is no account {text:?}")))
     }
 }
 

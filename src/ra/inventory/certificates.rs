@@ -5,16 +5,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::acme::certificate::{self, Details};
-use crate::acme::id::{AccountId, AccountName, OrderId};
+use crate::acme::certificate;
+use crate::acme::id::{AccountId, OrderId};
 use crate::acme::order::{Order, after};
 use crate::acme::problem::Problem;
 use crate::acme::revocation::{Revocation, RevocationReason};
 use crate::acme::upstream::UpstreamName;
+use crate::ra::RegistrationAuthority;
 use crate::ra::certificate::Revoker;
 use crate::ra::external_account::KeyError;
-use crate::ra::inventory::{Found, Part, has_name, parsed};
-use crate::ra::{Refusal, RegistrationAuthority};
+use crate::ra::inventory::{Found, Part, account_named, has_name, name_to_find, parsed};
 
 /// Which certificates are wanted: those for which all of it is true.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,9 +119,10 @@ impl RegistrationAuthority {
         filter: &CertificateFilter,
         part: &Part,
     ) -> Result<Found<CertificateRecord>, KeyError> {
-        let account = filter.account.as_deref().map(parsed::<AccountName>).transpose()?;
+        let account = filter.account.as_deref().map(account_named).transpose()?;
         let account = account.map(|name| name.id());
         let serial = filter.serial.as_deref().map(serial_number).transpose()?;
+        let name = filter.name.as_deref().map(name_to_find).transpose()?;
         let now = self.clock.now();
         let found = match &filter.id {
             Some(id) => {
@@ -133,10 +134,7 @@ impl RegistrationAuthority {
             }
             None => {
                 let wanted = |order: &Order| {
-                    filter
-                        .name
-                        .as_ref()
-                        .is_none_or(|name| has_name(order.identifiers(), name))
+                    name.is_none_or(|name| has_name(order.identifiers(), name))
                         && is_of_time(order, filter, now)
                         && serial.as_ref().is_none_or(|serial| has_serial(order, serial))
                 };
@@ -204,9 +202,7 @@ impl RegistrationAuthority {
         );
         let leaf = bought.leaf().as_bytes().to_vec();
         let revoked = self.revoke(&Revoker::Operator, leaf, reason).await;
-        revoked.map_err(|refusal| match refusal {
-            Refusal::Problem(problem) | Refusal::Later { problem, .. } => KeyError::Refused(problem.detail),
-        })
+        Ok(revoked?)
     }
 
     async fn order_with_certificate(&self, id: &str) -> Result<Order, KeyError> {
@@ -220,18 +216,20 @@ impl RegistrationAuthority {
         let Some(bought) = order.bought() else {
             return Ok(None);
         };
-        let leaf = bought.leaf().fingerprint();
-        if self.store.order_of_certificate(leaf).await? != Some(order.id()) {
+        let fingerprint = bought.leaf().fingerprint();
+        if self.store.order_of_certificate(fingerprint).await? != Some(order.id()) {
             return Ok(None);
         }
-        let Details { serial, issuer } = bought.details().unwrap_or_default();
+        let leaf = bought.shown();
         Ok(Some(CertificateRecord {
             id: order.id(),
             status: status(order, bought.not_after(), now),
             names: order.identifiers().map(ToString::to_string).collect(),
-            serial,
-            sha256: leaf.to_string(),
-            issuer,
+            serial: leaf
+                .as_ref()
+                .map_or_else(String::new, |leaf| leaf.serial_hex.clone()),
+            sha256: fingerprint.to_string(),
+            issuer: leaf.map_or_else(String::new, |leaf| leaf.issuer_name),
             not_before: bought.not_before(),
             not_after: bought.not_after(),
             issued: order.issued_at(),
@@ -272,8 +270,8 @@ fn is_of_time(order: &Order, filter: &CertificateFilter, now: Timestamp) -> bool
 }
 
 fn has_serial(order: &Order, serial: &str) -> bool {
-    let details = order.bought().and_then(|bought| bought.details());
-    details.is_some_and(|details| details.serial.trim_start_matches('0') == serial)
+    let leaf = order.bought().and_then(|bought| bought.shown());
+    leaf.is_some_and(|leaf| leaf.serial_hex.trim_start_matches('0') == serial)
 }
 
 /// A serial number as a person has written it, without what it may or may not begin with.

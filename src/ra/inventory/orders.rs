@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acme::authorization::{Authorization, AuthorizationStatus};
 use crate::acme::challenge::ChallengeState;
-use crate::acme::id::{AccountId, AccountName, AuthorizationId, ChallengeId, OrderId};
+use crate::acme::id::{AccountId, AuthorizationId, ChallengeId, OrderId};
 use crate::acme::job::{Job, Work};
 use crate::acme::order::history::{Step, StepKind};
 use crate::acme::order::{Order, OrderStatus};
@@ -14,7 +14,7 @@ use crate::acme::revocation::Revocation;
 use crate::acme::upstream::UpstreamName;
 use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::KeyError;
-use crate::ra::inventory::{Found, Part, has_name, parsed};
+use crate::ra::inventory::{Found, Part, account_named, has_name, name_to_find, parsed};
 use crate::store::StoreError;
 
 /// How many earlier orders for the same names are looked at.
@@ -76,6 +76,8 @@ pub struct OrderDetails {
     pub authorizations: Vec<AuthorizationRecord>,
     /// What has happened to it, the first thing first.
     pub steps: Vec<Step>,
+    /// How many of the first steps are not kept.
+    pub forgotten_steps: u32,
 }
 
 /// What is known of a name.
@@ -114,15 +116,13 @@ impl RegistrationAuthority {
         filter: &OrderFilter,
         part: &Part,
     ) -> Result<Found<OrderRecord>, KeyError> {
-        let account = filter.account.as_deref().map(parsed::<AccountName>).transpose()?;
+        let account = filter.account.as_deref().map(account_named).transpose()?;
         let account = account.map(|name| name.id());
         let status = filter.status.as_deref().map(status_named).transpose()?;
+        let name = filter.name.as_deref().map(name_to_find).transpose()?;
         let now = self.clock.now();
         let wanted = |order: &Order| {
-            filter
-                .name
-                .as_ref()
-                .is_none_or(|name| has_name(order.identifiers(), name))
+            name.is_none_or(|name| has_name(order.identifiers(), name))
                 && status.is_none_or(|status| order.status(now) == status)
                 && (!filter.stuck || is_stuck(order, now))
         };
@@ -148,6 +148,7 @@ impl RegistrationAuthority {
             authorizations: authorizations.map(|a| authorization_of(&order, a, now)).collect(),
             ca_order: order.url_at_ca().map(str::to_owned),
             steps: order.steps().to_vec(),
+            forgotten_steps: order.forgotten_steps(),
             record: record_of(&order, now),
         })
     }

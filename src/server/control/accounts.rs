@@ -72,12 +72,16 @@ fn table() -> Table<AccountRecord> {
         line: |record| {
             let created = format!("{:.0}", record.created);
             format!(
-                "{:<32}  {:<11}  {created:<20}  {:<16}  {:<43}  {}",
+                "{:<32}  {:<11}  {created:<20}  {:<16}  {:<43}  {}{}",
                 record.id.to_string(),
                 record.status,
                 record.provisioner,
                 record.key_thumbprint,
-                record.contact.join(" ")
+                record.contact.join(" "),
+                match &record.foreign_id {
+                    Some(foreign) => format!(" (imported as {foreign})"),
+                    None => String::new(),
+                }
             )
         },
         key: |record| (record.id.to_string(), record.created),

@@ -28,6 +28,5 @@ pub(crate) async fn stream(
             }
         }
     }
-    tracing::info!(target: "acme_proxy::operator", audit = true, store.entries = backup.entries(), "backup made");
     Ok(())
 }

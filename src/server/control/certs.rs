@@ -9,7 +9,7 @@ use crate::ra::external_account::KeyError;
 use crate::ra::inventory::Part;
 use crate::ra::inventory::certificates::{CertificateFilter, CertificateRecord};
 use crate::server::control::Answer;
-use crate::server::control::listing::{Table, as_json, few, yes};
+use crate::server::control::listing::{Table, as_json, few, owner, owner_of, yes};
 
 /// A day, in seconds.
 const DAY: i64 = 24 * 3600;
@@ -87,7 +87,7 @@ fn table() -> Table<CertificateRecord> {
                 record.id.to_string(),
                 record.status,
                 record.serial,
-                record.account.to_string(),
+                owner(record.account),
                 few(&record.names)
             )
         },
@@ -125,8 +125,8 @@ fn write_record(out: &mut String, record: &CertificateRecord) -> std::fmt::Resul
     }
     writeln!(
         out,
-        "  account: {} (provisioner {})",
-        record.account, record.provisioner
+        "  account: {}",
+        owner_of(record.account, &record.provisioner)
     )?;
     writeln!(out, "  upstream: {}", record.upstream)?;
     if let Some(url) = &record.ca_order {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::acme::id::AccountId;
 use crate::ra::external_account::KeyError;
 use crate::ra::inventory::Found;
 
@@ -84,6 +85,22 @@ pub(crate) fn few(names: &[String]) -> String {
         text.push_str(&format!(" and {others} more"));
     }
     text
+}
+
+/// Whose a record is, for a table.
+pub(crate) fn owner(account: AccountId) -> String {
+    match account == AccountId::DAEMON {
+        true => "the daemon".to_owned(),
+        false => account.to_string(),
+    }
+}
+
+/// The same for a record by itself.
+pub(crate) fn owner_of(account: AccountId, provisioner: &str) -> String {
+    match account == AccountId::DAEMON {
+        true => "none, it is the daemon's own".to_owned(),
+        false => format!("{account} (provisioner {provisioner})"),
+    }
 }
 
 /// `yes` or `no`.

@@ -9,7 +9,7 @@ use crate::ra::RegistrationAuthority;
 use crate::ra::external_account::KeyError;
 use crate::ra::inventory::Part;
 use crate::ra::inventory::orders::{OrderDetails, OrderFilter, OrderRecord};
-use crate::server::control::listing::{Table, as_json, few};
+use crate::server::control::listing::{Table, as_json, few, owner, owner_of};
 use crate::server::control::{Answer, UpstreamAccounts};
 
 /// What the operator wants of the orders.
@@ -79,7 +79,7 @@ fn table() -> Table<OrderRecord> {
                 "{:<32}  {:<10}  {created:<20}  {:<32}  {}",
                 record.id.to_string(),
                 record.status,
-                record.account.to_string(),
+                owner(record.account),
                 few(&record.names)
             )
         },
@@ -107,8 +107,8 @@ fn write_order(out: &mut String, details: &OrderDetails, health: &str) -> std::f
     writeln!(out, "  names: {}", record.names.join(" "))?;
     writeln!(
         out,
-        "  account: {} (provisioner {})",
-        record.account, record.provisioner
+        "  account: {}",
+        owner_of(record.account, &record.provisioner)
     )?;
     writeln!(out, "  upstream: {} ({health})", record.upstream)?;
     if let Some(url) = &details.ca_order {
@@ -128,6 +128,11 @@ fn write_order(out: &mut String, details: &OrderDetails, health: &str) -> std::f
     }
     writeln!(out, "  steps:")?;
     writeln!(out, "    {:.0}  created", record.created)?;
+    match details.forgotten_steps {
+        0 => {}
+        1 => writeln!(out, "    1 earlier step is not kept")?,
+        number => writeln!(out, "    {number} earlier steps are not kept")?,
+    }
     for step in &details.steps {
         write_step(out, step)?;
     }

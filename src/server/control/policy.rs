@@ -32,12 +32,11 @@ fn write_explanation(out: &mut String, explained: &Explanation) -> std::fmt::Res
         }
     }
     writeln!(out, "  provisioner: {}", explained.provisioner)?;
-    match &explained.account {
-        None => {}
-        Some((account, None)) => writeln!(out, "  account: {account}")?,
-        Some((account, Some(kid))) => {
-            writeln!(out, "  account: {account}, by external account key {kid}")?;
-        }
+    match (&explained.account, &explained.key) {
+        (None, None) => {}
+        (Some(account), None) => writeln!(out, "  account: {account}")?,
+        (Some(account), Some(kid)) => writeln!(out, "  account: {account}, by external account key {kid}")?,
+        (None, Some(kid)) => writeln!(out, "  account: a new one, by external account key {kid}")?,
     }
     for level in &explained.levels {
         write_level(out, level)?;
@@ -75,6 +74,7 @@ fn write_level(out: &mut String, level: &Level) -> std::fmt::Result {
     }
     match &level.client {
         Some(decision) if !level.is_empty => writeln!(out, "  {place}, client: {decision}"),
+        None if level.is_about_clients => writeln!(out, "  {place}, client: not asked; say --from ADDRESS"),
         Some(_) | None => Ok(()),
     }
 }

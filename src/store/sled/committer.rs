@@ -8,6 +8,7 @@
 //! A failed write or sync is final. The kernel may have dropped the pages that it could not write, so that a second
 //! sync would lie; only a restart, which reads the disk again, can tell what is on it.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -21,15 +22,19 @@ use tracing::error;
 use crate::acme::job::{Job, Work};
 use crate::store::sled::Shared;
 use crate::store::sled::keys::{self, Key};
-use crate::store::sled::record::{self, Head, Index, View as _, Writes};
-use crate::store::sled::view::{Overlay, failure};
+use crate::store::sled::record::{self, Head, Index, View, Writes};
+use crate::store::sled::view::{Overlay, Range, failure};
 use crate::store::{Lease, Next, StoreError, codec};
 
 /// The most that one group writes, unless a single change is larger.
-const GROUP_BYTES: usize = 64 * 1024;
+pub(crate) const GROUP_BYTES: usize = 64 * 1024;
 
-/// What a change costs beyond its bodies: keys, heads, index entries.
+/// What a change costs beyond its bodies and index entries: keys and heads.
 const OVERHEAD_BYTES: usize = 512;
+
+/// What an index entry costs that comes or goes. Those of an order's names are hashed, so that each lies in a node of its
+/// own: 100 of them take about as much of sled's log as a body of 40 kB.
+const ENTRY_BYTES: usize = 384;
 
 /// What a deletion costs: it writes little, but makes sled merge nodes, which it then writes anew.
 const DELETION_BYTES: usize = 4096;
@@ -53,6 +58,15 @@ pub(crate) struct Put {
     pub(crate) indexes: Vec<Index>,
     /// Index entries, too, but such as no other record may have.
     pub(crate) unique: Vec<Index>,
+}
+
+impl Put {
+    /// How many index entries come or go if it replaces what there is now.
+    fn changed_entries(&self, view: &impl View) -> usize {
+        let new = self.indexes.iter().chain(&self.unique);
+        let new = new.map(|index| index.key.clone()).collect();
+        entries_of(view, &self.key).symmetric_difference(&new).count()
+    }
 }
 
 /// What a change does to the queue.
@@ -79,6 +93,8 @@ pub(crate) enum Change {
         constants: Vec<(Key, Vec<u8>)>,
         /// The queue.
         jobs: Jobs,
+        /// How many keys there may be at most, before this change, in some ranges.
+        bounds: Vec<(Range, usize)>,
     },
     /// Deletes an order of that version, with all that belongs to it.
     Delete {
@@ -90,16 +106,28 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    fn weight(&self) -> usize {
-        match self {
+    /// What it costs in a group, if it replaces or deletes what there is now.
+    pub(crate) fn weight(&self, view: &impl View) -> usize {
+        let (fixed, bodies, entries) = match self {
             Self::Write { put, constants, .. } => {
                 let bodies = put.iter().map(|put| put.body.len());
                 let bodies = bodies.chain(constants.iter().map(|(_, body)| body.len()));
-                bodies.sum::<usize>().saturating_add(OVERHEAD_BYTES)
+                let entries = put.as_ref().map_or(0, |put| put.changed_entries(view));
+                (OVERHEAD_BYTES, bodies.sum(), entries)
             }
-            Self::Delete { .. } => DELETION_BYTES,
-        }
+            Self::Delete { key, .. } => (DELETION_BYTES, 0, entries_of(view, key).len()),
+        };
+        entries
+            .saturating_mul(ENTRY_BYTES)
+            .saturating_add(fixed)
+            .saturating_add(bodies)
     }
+}
+
+/// The record's index entries. None if it can not be read, for which the change will be refused.
+fn entries_of(view: &impl View, key: &Key) -> BTreeSet<Key> {
+    let head = Head::read(view, key).ok().flatten();
+    head.map_or_else(BTreeSet::new, |head| head.indexes.into_iter().collect())
 }
 
 /// What came of a change.
@@ -116,6 +144,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Request {
     /// The change.
     pub(crate) change: Change,
+    /// What it costs in a group.
+    pub(crate) weight: usize,
     /// Answered once the change is on the disk, or refused.
     pub(crate) reply: oneshot::Sender<Result<Outcome, StoreError>>,
 }
@@ -157,16 +187,21 @@ impl Committer {
         }
     }
 
+    /// What the change costs in a group.
+    pub(crate) fn weight(&self, change: &Change) -> usize {
+        change.weight(&self.shared.durable.now())
+    }
+
     /// Writes until nobody is left who could ask for it.
     pub(crate) fn run(mut self) {
         while let Some(group) = self.collect() {
+            self.shared.progress.begin();
             let (changes, waiters): (Vec<_>, Vec<_>) = group
                 .into_iter()
                 .map(|request| (request.change, request.reply))
                 .unzip();
-            // sled panics on some kinds of damage. Whatever it had done by then is not known to be on the disk.
-            let written = catch_unwind(AssertUnwindSafe(|| self.commit(changes)));
-            let written = written.unwrap_or_else(|_| Err(StoreError::Failed("sled panicked".to_owned())));
+            let written = self.guarded(changes);
+            self.shared.progress.end();
             match written {
                 Ok(outcomes) => {
                     for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
@@ -177,6 +212,16 @@ impl Committer {
                 Err(cause) => return self.fail(cause, waiters),
             }
         }
+    }
+
+    /// Decides each change, and writes those that are accepted. sled panics on some kinds of damage: whatever it had done
+    /// by then is not known to be on the disk.
+    pub(crate) fn guarded(
+        &mut self,
+        changes: Vec<Change>,
+    ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let written = catch_unwind(AssertUnwindSafe(|| self.commit(changes)));
+        written.unwrap_or_else(|_| Err(StoreError::Failed("sled panicked".to_owned())))
     }
 
     /// Takes no more writes.
@@ -203,11 +248,11 @@ impl Committer {
             Some(held) => held,
             None => self.requests.recv().ok()?,
         };
-        let mut bytes = first.change.weight();
+        let mut bytes = first.weight;
         let mut group = vec![first];
         let deadline = Instant::now() + self.gather;
         while let Some(request) = self.next(group.len(), deadline) {
-            bytes = bytes.saturating_add(request.change.weight());
+            bytes = bytes.saturating_add(request.weight);
             if bytes > GROUP_BYTES {
                 self.held = Some(request);
                 break;
@@ -309,7 +354,17 @@ impl Committer {
     ) -> Result<Outcome, StoreError> {
         let mut writes = Writes::new();
         match change {
-            Change::Write { put, constants, jobs } => {
+            Change::Write {
+                put,
+                constants,
+                jobs,
+                bounds,
+            } => {
+                for (range, most) in bounds {
+                    if overlay.count(range, most)? > most {
+                        return Err(StoreError::Conflict);
+                    }
+                }
                 if let Some(put) = put
                     && stage_put(*put, overlay, &mut writes)? == Outcome::Taken
                 {

@@ -37,6 +37,7 @@ const IDENTITY: u8 = b's';
 const ONE_TIME_KEY: u8 = b't';
 const LATE_CERTIFICATE: u8 = b'u';
 const RENEWAL: u8 = b'w';
+const COMPLETE: u8 = b'x';
 const COUNTED: u8 = b'y';
 
 fn key(kind: u8, parts: &[&[u8]]) -> Key {
@@ -201,6 +202,11 @@ pub(crate) fn counted_at(key: &[u8]) -> Option<Timestamp> {
     let (rest, _id) = key.split_last_chunk::<16>()?;
     let number = u128::from_be_bytes(*rest.last_chunk::<16>()?) ^ (1 << 127);
     Timestamp::from_nanosecond(number.cast_signed()).ok()
+}
+
+/// Up to which generation of index entries the store is complete.
+pub(crate) fn complete() -> Key {
+    key(COMPLETE, &[])
 }
 
 /// Index of orders by when they may be deleted.

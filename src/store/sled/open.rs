@@ -13,15 +13,16 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use sled::Batch;
 use tracing::warn;
 
 use crate::acme::id::OrderId;
-use crate::store::sled::keys;
-use crate::store::sled::view::failure;
+use crate::store::sled::view::{Overlay, failure};
+use crate::store::sled::{completion, keys};
 use crate::store::{Settings, StoreError, codec};
 
 /// sled's log.
-const LOG: &str = "db";
+pub(crate) const LOG: &str = "db";
 const LOCK: &str = "lock";
 const FORMAT: &str = "format";
 
@@ -281,8 +282,12 @@ fn identify(path: &Path, db: &sled::Db, log: &File, expected: Option<Identity>) 
             let identity = Identity {
                 store: OrderId::random(),
             };
-            let bytes = codec::encode(&identity)?;
-            db.insert(keys::identity(), bytes).map_err(|e| failure(&e))?;
+            let mut first = Batch::default();
+            first.insert(keys::identity(), codec::encode(&identity)?);
+            for (key, value) in completion::mark(&Overlay::new(db))? {
+                first.insert(key, value.unwrap_or_default());
+            }
+            db.apply_batch(first).map_err(|e| failure(&e))?;
             db.flush().map_err(|e| failure(&e))?;
             log.sync_all().map_err(failed)?;
             identity

@@ -17,15 +17,22 @@ use crate::acme::job::{Job, Lane, Work};
 use crate::acme::order::Order;
 use crate::acme::renewal::CertificateId;
 use crate::acme::upstream::UpstreamName;
+use crate::store::shared::Shared;
 use crate::store::sled::committer::{Change, Jobs, Outcome, Put};
 use crate::store::sled::put::{account_put, external_key_put, order_put};
 use crate::store::sled::record::{Head, View as _};
-use crate::store::sled::view::{beginning_with, end_of};
+use crate::store::sled::view::{Range, beginning_with, end_of};
 use crate::store::sled::{SledStore, keys, named, named_by, record};
 use crate::store::{
-    Census, Lease, Next, Registration, Settlement, Snapshot, Store, StoreError, Versioned, codec, line_of,
-    names_of,
+    Census, Lease, NameQuota, Next, Registration, Settlement, Snapshot, Store, StoreError, Versioned, codec,
+    line_of, names_of,
 };
+
+/// Where the orders are indexed that count for the name from then on.
+fn counted_range(name: &Identifier, since: Timestamp) -> Range {
+    let (from, prefix) = keys::counted_since(name, since);
+    (Bound::Included(from), end_of(&prefix))
+}
 
 /// How long [`Store::job_added`] waits at most.
 const TICK: Duration = Duration::from_secs(1);
@@ -44,6 +51,7 @@ impl Store for SledStore {
             put: Some(Box::new(account_put(account, 0)?)),
             constants: Vec::new(),
             jobs: Jobs::Untouched,
+            bounds: Vec::new(),
         };
         match self.submit(change).await? {
             Outcome::Written => Ok(Registration::Created),
@@ -212,6 +220,25 @@ impl Store for SledStore {
         self.write(Some(put), Vec::new(), jobs).await
     }
 
+    async fn commit_within(
+        &self,
+        order: Versioned<Order>,
+        work: Option<Job>,
+        quotas: &[NameQuota],
+    ) -> Result<(), StoreError> {
+        let bounds = quotas.iter().map(|quota| {
+            let range = counted_range(&quota.name, quota.since);
+            Some((range, quota.orders.checked_sub(1)?))
+        });
+        let change = Change::Write {
+            put: Some(Box::new(order_put(&order.value, order.version)?)),
+            constants: Vec::new(),
+            jobs: work.map_or(Jobs::Untouched, Jobs::Add),
+            bounds: bounds.collect::<Option<_>>().ok_or(StoreError::Conflict)?,
+        };
+        self.taken_is_conflict(change).await
+    }
+
     async fn job(&self, work: &Work) -> Result<Option<Job>, StoreError> {
         Ok(self.queue().job(work))
     }
@@ -286,8 +313,7 @@ impl Store for SledStore {
     }
 
     async fn orders_for(&self, name: &Identifier, since: Timestamp) -> Result<Vec<Timestamp>, StoreError> {
-        let (from, prefix) = keys::counted_since(name, since);
-        let range = (Bound::Included(from), end_of(&prefix));
+        let range = counted_range(name, since);
         let found = self.shared.durable.now().keys(range, usize::MAX)?;
         found.map(|key| named(keys::counted_at(&key), &key)).collect()
     }
@@ -371,7 +397,12 @@ impl Store for SledStore {
     }
 
     async fn check_room(&self) -> Result<(), StoreError> {
+        self.shared.progress.check()?;
         self.shared.room.check()
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {

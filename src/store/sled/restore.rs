@@ -8,16 +8,21 @@ use crate::store::{Entry, Settings, StoreError};
 /// How many bytes are written at a time. Nothing has to survive a crash on the way: it is begun anew.
 const BATCH: usize = 1 << 20;
 
+/// How many entries a new store has: its identity, and the mark of its indexes.
+const IN_A_NEW_ONE: usize = 2;
+
 /// Makes a store in the settings' directory, which must be empty or not exist, with these entries.
 pub(crate) fn restore<E: From<StoreError>>(
     settings: &Settings,
     entries: impl Iterator<Item = Result<Entry, E>>,
 ) -> Result<(), E> {
     let Opened { db, log, lock } = open::open(settings)?;
-    if db.len() != 1 {
+    if db.len() != IN_A_NEW_ONE {
         let path = settings.path.display();
         return Err(StoreError::Failed(format!("{path} is not empty")).into());
     }
+    // What comes in may be an earlier version's.
+    db.remove(keys::complete()).map_err(|e| failure(&e))?;
     let mut batch = sled::Batch::default();
     let mut bytes = 0;
     for entry in entries {

@@ -1,6 +1,9 @@
 //! The contract on sled, and what only sled has to answer for: disks that are full, failing or damaged, and two
 //! processes on one directory.
 
+mod committer;
+mod completion;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -15,6 +15,9 @@ use crate::store::sled::frozen::{Frozen, Kept};
 use crate::store::sled::keys::Key;
 use crate::store::sled::record::{View, Writes};
 
+/// From one key to another.
+pub(crate) type Range = (Bound<Key>, Bound<Key>);
+
 /// The values that the batch under way replaces; `None` for keys that did not exist.
 pub(crate) type Undo = BTreeMap<Key, Option<IVec>>;
 
@@ -97,7 +100,7 @@ impl Reader<'_> {
     /// The first keys in a range, at most `limit`.
     pub(crate) fn keys(
         &self,
-        range: (Bound<Key>, Bound<Key>),
+        range: Range,
         limit: usize,
     ) -> Result<impl Iterator<Item = Key> + use<>, StoreError> {
         let hidden = self.undo.range(range.clone()).filter(|(_, old)| old.is_some());
@@ -117,7 +120,7 @@ impl Reader<'_> {
 }
 
 /// The range of the keys that begin with this.
-pub(crate) fn beginning_with(prefix: &Key) -> (Bound<Key>, Bound<Key>) {
+pub(crate) fn beginning_with(prefix: &Key) -> Range {
     (Bound::Included(prefix.clone()), end_of(prefix))
 }
 
@@ -157,6 +160,20 @@ impl<'a> Overlay<'a> {
     /// All writes so far.
     pub(crate) fn into_writes(self) -> Writes {
         self.writes
+    }
+
+    /// How many keys there are in the range. One more than `most` stands for all that are more.
+    pub(crate) fn count(&self, range: Range, most: usize) -> Result<usize, StoreError> {
+        let written = self.writes.range(range.clone());
+        let mut count = written.filter(|(_, value)| value.is_some()).count();
+        for key in self.tree.range(range).keys() {
+            if count > most {
+                break;
+            }
+            let key = key.map_err(|e| failure(&e))?;
+            count += usize::from(!self.writes.contains_key(key.as_ref()));
+        }
+        Ok(count)
     }
 
     /// The keys that begin with this, without those of earlier changes in the group.

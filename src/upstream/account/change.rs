@@ -111,7 +111,7 @@ pub(crate) async fn rotate(
             "there is no account yet whose key could be changed".to_owned(),
         ));
     }
-    let old = account::ensure(client, settings, vault).await?;
+    let old = account::ensure_alone(client, settings, vault).await?;
     let directory = client.directory().await?;
     let Some(url) = &directory.key_change else {
         return Err(Unchanged(
@@ -175,7 +175,7 @@ pub(crate) async fn register_again(
     vault: &dyn Vault,
 ) -> Result<Registered, Unchanged> {
     let Some(bytes) = vault.load().await.map_err(unkept)? else {
-        return Ok(account::ensure(client, settings, vault).await?);
+        return Ok(account::ensure_alone(client, settings, vault).await?);
     };
     let readable = Record::read(settings, &bytes).filter(|record| record.readable_key().is_some());
     let Some(record) = readable else {
@@ -185,10 +185,10 @@ pub(crate) async fn register_again(
         Record::new(settings, &key, State::Registering)
             .save(vault)
             .await?;
-        return Ok(account::ensure(client, settings, vault).await?);
+        return Ok(account::ensure_alone(client, settings, vault).await?);
     };
     if record.state == State::Registering {
-        return Ok(account::ensure(client, settings, vault).await?);
+        return Ok(account::ensure_alone(client, settings, vault).await?);
     }
     let directory = client.directory().await?;
     let (key, tried) = match &record.successor {

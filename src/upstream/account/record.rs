@@ -147,6 +147,11 @@ impl Record {
         .collect()
     }
 
+    /// Whether the CA is not to be asked which of two keys the account has.
+    pub(crate) fn is_settled(&self) -> bool {
+        !matches!(self.successor, Some(Successor::SameAccount { .. }))
+    }
+
     /// The account, if the CA has named it and its key can be read.
     pub(crate) fn account(&self) -> Option<Registered> {
         let State::Registered { url } = &self.state else {

@@ -88,10 +88,10 @@ impl Ca {
         let _alone = self.alone().await;
         let (client, settings, vault) = (&self.client, &self.settings, self.vault.as_ref());
         let registered = match again {
-            true => change::register_again(client, settings, vault).await,
-            false => account::ensure(client, settings, vault).await.map_err(Into::into),
+            true => account::alone(vault, change::register_again(client, settings, vault)).await?,
+            false => account::ensure(client, settings, vault).await?,
         };
-        Ok((registered?.url, true))
+        Ok((registered.url, true))
     }
 
     /// Changes the account's key at the CA (RFC 8555 §7.3.5).
@@ -101,7 +101,8 @@ impl Ca {
     /// Why it is as it was, or that nobody knows yet.
     pub async fn rotate_key(&self) -> Result<Rotated, Unchanged> {
         let _alone = self.alone().await;
-        change::rotate(&self.client, &self.settings, self.vault.as_ref()).await
+        let (client, settings, vault) = (&self.client, &self.settings, self.vault.as_ref());
+        account::alone(vault, change::rotate(client, settings, vault)).await
     }
 
     /// The account with its private key. If the CA has not named it yet, there is only the key: some CAs do not name an
@@ -138,7 +139,7 @@ impl Ca {
     pub async fn import(&self, account: Portable, replace: bool) -> Result<String, Unchanged> {
         let _alone = self.alone().await;
         let (client, settings, vault) = (&self.client, &self.settings, self.vault.as_ref());
-        change::import(client, settings, vault, account, replace).await
+        account::alone(vault, change::import(client, settings, vault, account, replace)).await
     }
 
     /// Alone with the account. Whatever was known of it may not be so afterwards: it is prepared anew then, also if what is

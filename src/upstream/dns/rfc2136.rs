@@ -31,6 +31,7 @@ use crate::upstream::dns::tsig::Key;
 use crate::upstream::dns::variables::Noted;
 use crate::upstream::dns::variables::Variables;
 use crate::upstream::dns::web::Web;
+use crate::upstream::lookup;
 
 /// One message and its answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -219,7 +220,8 @@ impl Rfc2136 {
 
     /// Over TCP, which any length fits; over UDP, as lego does it, where the server is not reached by TCP.
     async fn carry(&self, question: &[u8]) -> std::io::Result<Vec<u8>> {
-        match tokio::time::timeout(DEADLINE / 2, TcpStream::connect(&self.server)).await {
+        let addresses = lookup::sockets(&self.server).await?;
+        match tokio::time::timeout(DEADLINE / 2, TcpStream::connect(&addresses[..])).await {
             Ok(Ok(mut stream)) => {
                 let length = u16::try_from(question.len()).map_err(std::io::Error::other)?;
                 stream
@@ -230,8 +232,7 @@ impl Rfc2136 {
                 Ok(answer)
             }
             Ok(Err(_)) | Err(_) => {
-                let mut addresses = tokio::net::lookup_host(&self.server).await?;
-                let address = addresses.next().ok_or(std::io::ErrorKind::NotFound)?;
+                let address = addresses.first().ok_or(std::io::ErrorKind::NotFound)?;
                 let any = match address.is_ipv4() {
                     true => "0.0.0.0:0",
                     false => "[::]:0",

@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -161,6 +161,19 @@ impl Installation {
         let mut command = launcher(env!("CARGO_BIN_EXE_acme-proxy"));
         command.stdin(Stdio::null()).kill_on_drop(true);
         self.spawned(command)
+    }
+
+    /// Starts the daemon with a pipe as its standard error, which is read by the caller, or by nobody.
+    pub(crate) fn start_with_pipe(&self) -> (Daemon, ChildStderr) {
+        let mut command = self.command();
+        command
+            .arg(self.config())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let pipe = child.stderr.take().unwrap();
+        let (metrics, log) = (self.metrics, self.path("log"));
+        (Daemon { child, metrics, log }, pipe)
     }
 
     fn spawned(&self, mut command: Command) -> Daemon {

@@ -53,6 +53,7 @@ async fn compare(daemon: &Daemon, client: &Client, address: [u8; 4], name: &str)
     let question = Question {
         name: name.to_owned(),
         account: client.kid.clone(),
+        eab: None,
         provisioner: Some("acme".to_owned()),
         from: Some(IpAddr::V4(Ipv4Addr::from(address))),
     };
@@ -138,6 +139,22 @@ async fn c413_h8_what_is_explained_is_what_the_server_does_for_all_names_and_lev
         allowed > 40 && refused > 40,
         "{allowed} allowed, {refused} refused"
     );
+}
+
+#[tokio::test]
+async fn h8_rules_about_clients_that_are_not_asked_are_named() {
+    let daemon = under(json!({ "clients": { "deny": ["127.0.0.2"] } })).await;
+    let of = |from: Option<[u8; 4]>| Question {
+        name: "www.example.com".to_owned(),
+        provisioner: Some("acme".to_owned()),
+        from: from.map(IpAddr::from),
+        ..Question::default()
+    };
+    let hint = "  authority.policy, client: not asked; say --from ADDRESS\n";
+    let (allowed, text) = explained(&daemon, of(None)).await;
+    assert!(allowed && text.contains(hint), "{text}");
+    let (allowed, text) = explained(&daemon, of(Some([127, 0, 0, 1]))).await;
+    assert!(allowed && !text.contains("not asked"), "{text}");
 }
 
 #[tokio::test]
@@ -272,6 +289,96 @@ async fn a_key_of_the_store_has_its_networks_days_and_orders() {
     ] {
         let error = daemon.control(Request::AddKey(wrong)).await.unwrap_err();
         assert!(error.to_string().contains(told), "{error}");
+    }
+}
+
+/// What an account of a key could order is known before there is one, and stays the same when there is.
+#[tokio::test]
+async fn h8_what_a_key_would_allow_is_explained_before_it_has_an_account() {
+    let daemon = Daemon::start_with(Plan {
+        provisioner: Some(json!({ "requireEAB": true, "eabKeys": [
+            { "kid": "team", "hmacKey": b64(MAC_KEY), "policy": { "x509": { "allow": { "dns": ["*.example.com"] } } } },
+        ] })),
+        ..Plan::default()
+    })
+    .await;
+    let of_key = async |kid: &str, name: &str| {
+        let question = Question {
+            name: name.to_owned(),
+            eab: Some(kid.to_owned()),
+            ..Question::default()
+        };
+        explained(&daemon, question).await
+    };
+    let without_whose = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with("  account: "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut before = Vec::new();
+    for (name, expected) in [("www.example.com", true), ("www.example.org", false)] {
+        let (allowed, text) = of_key("team", name).await;
+        assert_eq!(allowed, expected, "{text}");
+        for part in [
+            "  account: a new one, by external account key team\n",
+            "by authority.provisioners[0].eabKeys[0].policy",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
+        before.push(without_whose(&text));
+    }
+    let client = bound(&daemon, "team", &MAC_KEY).await;
+    for (name, before) in ["www.example.com", "www.example.org"].iter().zip(before) {
+        let question = Question {
+            name: (*name).to_owned(),
+            account: client.kid.clone(),
+            ..Question::default()
+        };
+        let (_, text) = explained(&daemon, question).await;
+        assert_eq!(without_whose(&text), before);
+    }
+
+    let once = NewKey {
+        kid: Some("once".to_owned()),
+        one_time: true,
+        ..NewKey::default()
+    };
+    let added = daemon.control(Request::AddKey(once)).await.unwrap();
+    let mac_key = unb64(added.trim().rsplit(' ').next().unwrap());
+    assert!(of_key("once", "www.example.com").await.0);
+    bound(&daemon, "once", &mac_key).await;
+    let (allowed, text) = of_key("once", "www.example.com").await;
+    assert!(
+        !allowed
+            && text.contains("  answer: 403 unauthorized: the external account key has been used already"),
+        "{text}"
+    );
+    let gone = NewKey {
+        kid: Some("gone".to_owned()),
+        ..NewKey::default()
+    };
+    daemon.control(Request::AddKey(gone)).await.unwrap();
+    let revoke = Request::RevokeKey {
+        kid: "gone".to_owned(),
+        provisioner: None,
+    };
+    daemon.control(revoke).await.unwrap();
+    let (allowed, text) = of_key("gone", "www.example.com").await;
+    assert!(
+        !allowed && text.contains("  answer: 403 unauthorized: the external account key was revoked\n"),
+        "{text}"
+    );
+    for kid in ["none", "no kid"] {
+        let question = Question {
+            name: "www.example.com".to_owned(),
+            eab: Some(kid.to_owned()),
+            ..Question::default()
+        };
+        let error = daemon
+            .control(Request::ExplainPolicy(question))
+            .await
+            .unwrap_err();
+        let told = format!("provisioner acme has no external account key {kid:?}");
+        assert!(error.to_string().starts_with(&told), "{error}");
     }
 }
 

@@ -15,8 +15,11 @@ use acme_proxy::acme::order::Order;
 use acme_proxy::acme::renewal::CertificateId;
 use acme_proxy::acme::upstream::UpstreamName;
 use acme_proxy::clock::Clock;
+use acme_proxy::store::shared::Shared;
 use acme_proxy::store::sled::SledStore;
-use acme_proxy::store::{Census, Lease, Registration, Settlement, Snapshot, Store, StoreError, Versioned};
+use acme_proxy::store::{
+    Census, Lease, NameQuota, Registration, Settlement, Snapshot, Store, StoreError, Versioned,
+};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
@@ -218,6 +221,16 @@ impl Store for Shaken {
             .await
     }
 
+    async fn commit_within(
+        &self,
+        order: Versioned<Order>,
+        work: Option<Job>,
+        quotas: &[NameQuota],
+    ) -> Result<(), StoreError> {
+        self.write(Some(order.clone()), self.store.commit_within(order, work, quotas))
+            .await
+    }
+
     async fn lease(
         &self,
         lane: Lane,
@@ -286,6 +299,10 @@ impl Store for Shaken {
 
     async fn check_room(&self) -> Result<(), StoreError> {
         self.store.check_room().await
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        self.store.shared()
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {

@@ -68,6 +68,14 @@ async fn accounts_are_found_shown_and_ended_beside_a_daemon_and_without_one() {
             "  orders: 1 pending\n",
         ],
     );
+    assert_eq!(installation.prints("accounts", &["show", ada.id()]).await, shown);
+    let orders = records(&world, "orders", &["--account", ada.id()]).await;
+    assert_eq!(orders.len(), 1, "{orders:?}");
+    assert!(
+        records(&world, "certs", &["--account", ada.id()])
+            .await
+            .is_empty()
+    );
     let table = installation.prints("accounts", &["list"]).await;
     has(&table, &["KEY THUMBPRINT", &thumbprint, "mailto:bob@example.net"]);
 
@@ -120,7 +128,7 @@ async fn accounts_are_found_shown_and_ended_beside_a_daemon_and_without_one() {
         2
     );
     let unknown = complains(&world, "accounts", &["show", &"1".repeat(32)]).await;
-    has(&unknown, &["there is no account with the id 1111"]);
+    has(&unknown, &["there is no account \"1111"]);
     let daemon = started(&world).await;
     assert!(bob.new_order(&NewOrder::new(&names)).await.is_err());
     daemon.stop().await;

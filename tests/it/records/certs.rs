@@ -6,6 +6,7 @@ use std::time::Duration;
 use acme_proxy::app::control::{CertificateFilter, CertsRequest, Part, Request};
 use serde_json::{Value, json};
 
+use crate::harness::process::NAME;
 use crate::harness::world::World;
 use crate::records::{complains, has, obtain, records, started};
 use crate::upstream::scene::Scene;
@@ -72,6 +73,14 @@ async fn certificates_are_found_shown_and_exported_beside_a_daemon_and_without_o
         let lengths = |line: &str| line.find("  ").unwrap();
         assert!(table.lines().skip(1).all(|line| lengths(line) == 32), "{table}");
 
+        assert_eq!(table.matches("  the daemon   ").count(), 1, "{table}");
+        let own = installation.prints("certs", &["show", NAME]).await;
+        has(&own, &["  account: none, it is the daemon's own\n"]);
+        let own = installation
+            .prints("orders", &["show", own.lines().next().unwrap()])
+            .await;
+        has(&own, &["  account: none, it is the daemon's own\n"]);
+
         let mut ways = Vec::new();
         for which in [id.as_str(), &serial, &colons(&serial), "one.test.example.com"] {
             ways.push(installation.prints("certs", &["show", which]).await);
@@ -94,8 +103,17 @@ async fn certificates_are_found_shown_and_exported_beside_a_daemon_and_without_o
         let none = complains(&world, "certs", &["show", "three.test.example.com"]).await;
         has(&none, &["no certificate with the id, serial number or name"]);
         for (flag, value, words) in [
-            ("--account", "me", "is no id: write the 32 hexadecimal digits"),
+            (
+                "--account",
+                "me",
+                "is no account: write its id, which the list shows, or its URL",
+            ),
             ("--serial", "xyz", "is no serial number: write hexadecimal digits"),
+            (
+                "--name",
+                "two names",
+                "is no name: write one such as www.example.com",
+            ),
         ] {
             has(
                 &complains(&world, "certs", &["list", flag, value]).await,
@@ -131,11 +149,16 @@ async fn a_certificate_is_revoked_by_the_operator_once_and_only_beside_a_daemon(
     let (id, serial) = (text(&lost, "id"), text(&lost, "serial"));
     has(
         &complains(&world, "certs", &["revoke", &id]).await,
-        &["can not be taken back", "add --yes", "lost.test.example.com"],
+        &[&format!(
+            "can not be taken back; to revoke this certificate, add --yes:\n{id}\n  status: valid\n  names: lost.test.example.com\n"
+        )],
     );
     has(
         &complains(&world, "certs", &["revoke", "lost.test.example.com", "--yes"]).await,
-        &["no certificate with the id or serial number"],
+        &[
+            "no certificate with the id or serial number \"lost.test.example.com\"",
+            "certs list --name shows",
+        ],
     );
     assert!(records(&world, "certs", &["--revoked"]).await.is_empty());
     let revoke = ["revoke", &colons(&serial), "--reason", "keycompromise", "--yes"];

@@ -84,6 +84,17 @@ async fn three_thousand_orders_are_listed_page_by_page_beside_a_daemon_and_witho
             &String::from_utf8(none.stderr).unwrap(),
             &["acme-proxy: there is no such order\n"],
         );
+        let nothing = world.installation.operator("orders", &["list", "--limit", "0"]);
+        let nothing = { nothing }.output().await.unwrap();
+        assert_eq!(nothing.status.code(), Some(1));
+        has(
+            &String::from_utf8(nothing.stderr).unwrap(),
+            &["invalid value '0' for '--limit <NUMBER>'"],
+        );
+        has(
+            &complains(&world, "orders", &["list", "--name", "*"]).await,
+            &["\"*\" is no name: write one such as www.example.com, *.example.com"],
+        );
         has(
             &complains(&world, "orders", &["show", "0123"]).await,
             &["\"0123\" is no id: write the 32 hexadecimal digits"],

@@ -15,7 +15,7 @@ const NOT_HERE: [&str; 5] = [
     "acme-proxy upstream import",
     "acme-proxy upstream register",
     "acme-proxy check --deep",
-    "acme-proxy audit verify",
+    "acme-proxy audit",
     "acme-proxy restore",
 ];
 

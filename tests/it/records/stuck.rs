@@ -104,7 +104,7 @@ async fn an_order_whose_validation_fails_says_why_and_when_it_is_tried_again() {
         &text,
         &[
             "  waits for: the validation of www.example.com by http-01: next attempt at ",
-            "  a validation attempt has failed: http-01 of www.example.com: connection: ",
+            "  a validation attempt has failed: connection: http-01 of www.example.com: ",
             "    www.example.com: pending; http-01 processing (connection: ",
         ],
     );

@@ -64,7 +64,7 @@ fn an_order_whose_ca_fails_for_ever_stays_small_and_forgets_the_oldest_faults_fi
         order = order.noting(StepKind::CaFailed, &format!("{second} \u{1b}{long}"), at(second));
     }
     let kept = order.steps();
-    assert_eq!(kept.len(), 32);
+    assert_eq!((kept.len(), order.forgotten_steps()), (32, 971));
     assert_eq!(
         kinds(&order)[..3],
         [StepKind::Answered, StepKind::Validated, StepKind::Finalized]
@@ -72,6 +72,31 @@ fn an_order_whose_ca_fails_for_ever_stays_small_and_forgets_the_oldest_faults_fi
     assert!(kept[31].about.starts_with("999 ?x") && kept[3].about.starts_with("971 "));
     let bytes = serde_json::to_vec(kept).unwrap().len();
     assert!(bytes < 10_000, "{bytes}");
+}
+
+#[test]
+fn of_an_order_of_100_names_the_faults_of_validation_are_kept() {
+    let names: Vec<String> = (0..100).map(|n| format!("h{n}.example.com")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut order = order(&names);
+    for index in 0..100 {
+        let id = challenge(&order, index);
+        order = accepted(order, id);
+        let mut attempt = 0;
+        if index % 20 == 0 {
+            order = settled(order, id, 0, Verdict::TryAgain(dns_problem()));
+            attempt = 1;
+        }
+        order = settled(order, id, attempt, Verdict::Proved);
+    }
+    let order = finalized(order, &names);
+    let faults = kinds(&order);
+    let faults = faults.iter().filter(|kind| **kind == StepKind::AttemptFailed);
+    assert_eq!(faults.count(), 5);
+    assert_eq!((order.steps().len(), order.forgotten_steps()), (32, 206 - 32));
+    assert_eq!(kinds(&order).last(), Some(&StepKind::Finalized));
+    let written = serde_json::to_value(&order).unwrap();
+    assert_eq!(serde_json::from_value::<Order>(written).unwrap(), order);
 }
 
 #[test]

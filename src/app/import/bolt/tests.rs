@@ -202,12 +202,33 @@ fn each_damage_has_its_own_sentence() {
     assert!(below(more).contains("page 3 says that it has more elements than it can"));
     let mut branch = page(3, BRANCH, &[]);
     branch[10..12].copy_from_slice(&100_u16.to_le_bytes());
+    assert!(below(branch.clone()).contains("page 3 says that it has more elements than it can"));
+    branch[10..12].copy_from_slice(&20_u16.to_le_bytes());
     assert!(below(branch).contains("page 0 is referred to"));
     for (at, value) in [(20, u32::MAX), (24, 2000), (28, 2000), (28, u32::MAX)] {
         let mut wrong = page(3, LEAF, &[entry(b"a", b"1")]);
         wrong[at..at + 4].copy_from_slice(&value.to_le_bytes());
         assert!(below(wrong).contains("page 3 has an entry that does not lie within it"));
     }
+    let long = vec![b'k'; LONGEST_KEY];
+    let longer = [&long[..], b"k"].concat();
+    let beside = |key: &[u8]| {
+        let root = page(2, LEAF, &[([IS_BUCKET, 0], b"b", &bucket(3))]);
+        entries(&database(&[root, page(3, LEAF, &[entry(key, b"1")])]), "b")
+    };
+    assert_eq!(beside(&long).unwrap().unwrap().len(), 1);
+    let why = beside(&longer).unwrap_err().to_string();
+    assert!(
+        why.contains("page 3 has a key that is longer than 32 KiB"),
+        "{why}"
+    );
+    // Two entries that fit, and are in one place.
+    let mut twice = page(3, LEAF, &[entry(b"a", &[1; 700]), entry(b"b", b"1")]);
+    let (first, second) = (HEADER, HEADER + ELEMENT);
+    let offset = u32_at(&twice, first + 4).unwrap() - ELEMENT as u32;
+    twice[second + 4..second + 8].copy_from_slice(&offset.to_le_bytes());
+    twice.copy_within(first + 8..first + 16, second + 8);
+    assert!(below(twice).contains("page 3 has entries that lie in each other"));
     let none = page(2, LEAF, &[([IS_BUCKET, 0], b"b", b"short")]);
     assert!(fault(&database(&[none])).contains("page 2 has a bucket in it that is none"));
     let inline = [bucket(0), page(0, BRANCH, &[child(2)])].concat();
@@ -222,6 +243,15 @@ fn a_tree_that_seems_endless_ends() {
     pages.extend((3..40).map(|number| page(number, BRANCH, &[child(number as u32 + 1); 2])));
     pages.push(page(40, LEAF, &[]));
     assert!(fault(&database(&pages)).contains("more than once"));
+    // Each goes on over all that follow, so that together they are far longer than the file.
+    let mut over: Vec<_> = (2..40)
+        .map(|number| page(number, BRANCH, &[child(number as u32 + 1)]))
+        .collect();
+    over.push(page(40, LEAF, &[]));
+    for (index, page) in over.iter_mut().enumerate() {
+        page[12..16].copy_from_slice(&(38 - index as u32).to_le_bytes());
+    }
+    assert!(fault(&database(&over)).contains("page 3 is in its tree more than once"));
     let mut deep: Vec<_> = (2..60)
         .map(|number| page(number, BRANCH, &[child(number as u32 + 1)]))
         .collect();

@@ -13,7 +13,11 @@ struct Any;
 
 impl Provisioners for Any {
     fn of(&self, recorded: Option<&str>) -> Result<String, String> {
-        recorded.map(str::to_owned).ok_or_else(|| "which one?".to_owned())
+        match recorded {
+            Some("acme") => Ok("acme".to_owned()),
+            Some(other) => Err(format!("whose is {other}?")),
+            None => Err("which one?".to_owned()),
+        }
     }
 
     fn objection(&self, _: &Jwk) -> Option<String> {
@@ -158,4 +162,26 @@ fn what_can_not_go_on_here_is_refused_with_the_reason() {
 fn an_id_is_shown_so_that_no_terminal_obeys_it() {
     assert_eq!(shown(ID.as_bytes()), ID);
     assert_eq!(shown(b"\x1b[2J"), "\"\\u{1b}[2J\"");
+    // One of a damaged database may be of any length.
+    assert_eq!(shown(&[b'x'; 30_000]), "x".repeat(64));
+}
+
+/// What a crafted database says comes neither as long as it likes to a terminal, nor as it is.
+#[test]
+fn what_a_record_says_is_cut_and_cleaned_before_it_is_shown() {
+    let long = format!("\u{1b}]0;{}", "x".repeat(60_000));
+    for member in ["status", "provisionerName", "createdAt"] {
+        let mut wrong = record();
+        wrong[member] = long.clone().into();
+        let why = parsed(&wrong).unwrap_err();
+        assert!(why.chars().count() <= LONGEST_TEXT + 1, "{member}: {}", why.len());
+        assert!(!why.contains('\u{1b}'), "{member}: {why}");
+    }
+    let mut wrong = record();
+    wrong["locationPrefix"] = long.into();
+    let prefix = parsed(&wrong).unwrap().0.url_prefix.unwrap();
+    assert!(
+        prefix.chars().count() <= LONGEST_TEXT + 1 && !prefix.contains('\u{1b}'),
+        "{prefix}"
+    );
 }
