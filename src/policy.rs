@@ -8,6 +8,7 @@ pub mod clients;
 pub mod decision;
 pub mod limits;
 pub mod names;
+pub mod network;
 pub mod per_name;
 pub mod routes;
 pub mod rules;

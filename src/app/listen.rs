@@ -15,8 +15,8 @@ pub(crate) const NO_IPV6: i32 = 97;
 /// The name in `FileDescriptorName=` of the socket for metrics. Any other name is that of the ACME socket.
 const METRICS: &str = "metrics";
 
-/// What systemd calls a socket whose unit says nothing about it.
-const UNNAMED: [&str; 3] = ["", "unknown", "stored"];
+/// The name of the ACME socket in our own unit. systemd calls a socket whose unit names none after that unit.
+const ACME: &str = "acme";
 
 /// The sockets that the process was started with.
 #[derive(Debug, Default)]
@@ -48,9 +48,9 @@ impl Sockets {
             };
             if let Some(second) = place.replace(listener.context("systemd passes a socket twice")?) {
                 let address = second.local_addr()?;
-                let hint = match UNNAMED.contains(&name) {
-                    true => "; write FileDescriptorName=metrics where it is for metrics",
-                    false => "",
+                let hint = match name {
+                    ACME | METRICS => "",
+                    _ => "; write FileDescriptorName=metrics where it is for metrics",
                 };
                 anyhow::bail!(
                     "systemd passes more than one socket for ACME or for metrics, one of them {address}{hint}"

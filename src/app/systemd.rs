@@ -32,9 +32,11 @@ pub(crate) fn alive() {
     tell(&[NotifyState::Watchdog]);
 }
 
-/// How often systemd is to be told that the daemon works: twice in the time after which it would end it.
+/// How often systemd is to be told that the daemon works: twice in the time after which it would end it. A time of 0 is
+/// that of a watchdog which is off.
 pub(crate) fn heartbeat() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+    let every = sd_notify::watchdog_enabled()? / 2;
+    (!every.is_zero()).then_some(every)
 }
 
 fn tell(states: &[NotifyState<'_>]) {

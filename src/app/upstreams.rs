@@ -34,13 +34,24 @@ impl UpstreamAccounts for Accounts {
     async fn answer(&self, request: UpstreamRequest) -> Result<String, String> {
         let UpstreamRequest { upstream, command } = request;
         let named = upstream.as_deref();
+        let known = || {
+            let known: Vec<&str> = self.all.iter().map(|(name, _)| name.as_str()).collect();
+            known.join(", ")
+        };
+        let is_of_all = matches!(command, UpstreamCommand::Show | UpstreamCommand::Confirm);
+        // Whoever means another one must not spend the default's EAB, or put its account away.
+        if named.is_none() && self.all.len() > 1 && !is_of_all {
+            return Err(format!(
+                "there are several upstreams; say which one with --upstream: {}",
+                known()
+            ));
+        }
         let wanted = named.unwrap_or(UpstreamName::DEFAULT.as_str());
         let found = self.all.iter().find(|(name, _)| name.as_str() == wanted);
         let Some((name, ca)) = found else {
-            let known: Vec<&str> = self.all.iter().map(|(name, _)| name.as_str()).collect();
             return Err(format!(
                 "there is no upstream {wanted:?} in the configuration; there are: {}",
-                known.join(", ")
+                known()
             ));
         };
         let told = |why: crate::upstream::account::change::Unchanged| why.to_string();
@@ -54,7 +65,8 @@ impl UpstreamAccounts for Accounts {
                     true => format!("Upstream {name} is registered: {url}\n"),
                     false => format!(
                         "Upstream {name} is registered already: {url}\n\
-                         Another account, for which the EAB is spent once more, is made with: acme-proxy upstream register --again\n"
+                         Another account, for which the EAB is spent once more, is made with: \
+                         acme-proxy upstream register --again --upstream {name}\n"
                     ),
                 })
             }
@@ -146,8 +158,8 @@ fn write_upstream(
         Progress::Unregistered => writeln!(out, "  state: unregistered")?,
         Progress::Unreadable => writeln!(
             out,
-            "  state: the account's record can not be read; acme-proxy upstream import --replace or register --again puts \
-             another one in its place"
+            "  state: the account's record can not be read; acme-proxy upstream import --replace or register --again, with \
+             --upstream {name}, puts another one in its place"
         )?,
         Progress::Registering { thumbprint } => {
             writeln!(
@@ -169,7 +181,7 @@ fn write_upstream(
         )?,
         Some(Change::Account) => writeln!(
             out,
-            "  another registration was cut off: acme-proxy upstream register --again goes on with it"
+            "  another registration was cut off: acme-proxy upstream register --again --upstream {name} goes on with it"
         )?,
         None => {}
     }

@@ -17,7 +17,9 @@ use crate::cli::{EXIT_FAILURE, EXIT_USAGE, fail};
 use crate::config::{Config, Overrides};
 
 /// Variables of the Go program that mean nothing here.
-const DEAD_VARIABLES: [(&str, &str); 3] = [
+const DEAD_VARIABLES: [(&str, &str); 5] = [
+    ("STEP_CA_TOKEN", "there is no linked CA"),
+    ("STEP_CA_CONTEXT", "write the path of ca.json on the command line"),
     (
         "STEP_LOGGER_LOG_REAL_IP",
         "headers that claim another address are not believed",
@@ -25,6 +27,9 @@ const DEAD_VARIABLES: [(&str, &str); 3] = [
     ("STEPDEBUG", "write ACME_PROXY_LOG=debug"),
     ("STEP_PROF_ADDR", "there is no profiler"),
 ];
+
+/// The Go program's variable for `--quiet`.
+const QUIET: &str = "STEP_CA_QUIET";
 
 /// What can be said to the daemon.
 #[derive(Args)]
@@ -37,7 +42,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
     /// Logs warnings and errors only
-    #[arg(long, env = "STEP_CA_QUIET")]
+    #[arg(long, help = "Logs warnings and errors only [env: STEP_CA_QUIET=]")]
     quiet: bool,
     #[command(flatten)]
     dead: Dead,
@@ -116,6 +121,10 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
             EXIT_USAGE,
         );
     };
+    let quiet = match told_by(QUIET) {
+        Ok(told) => told || flags.quiet,
+        Err(error) => return fail(&error, EXIT_USAGE),
+    };
     // While this is the only thread.
     let sockets = Sockets::inherited();
     let overrides = flags.network.overrides();
@@ -123,7 +132,7 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, error.exit_code()),
     };
-    if let Err(error) = log::start(&config.logger, flags.quiet) {
+    if let Err(error) = log::start(&config.logger, quiet) {
         return fail(&format!("{error:#}"), EXIT_FAILURE);
     }
     for warning in &config.warnings {
@@ -164,6 +173,8 @@ async fn serve_until_signal(
     // From here on SIGHUP does not end the process. One that comes during the start is carried out after it.
     let mut hangup = signal(SignalKind::hangup())?;
     let url = config.server.url();
+    let roots = config.server.roots.own.iter();
+    let roots: Vec<String> = roots.map(|root| root.fingerprint().to_string()).collect();
     let app = App::build(config, sockets).await?;
     let _pidfile = pidfile.map(PidFile::write).transpose()?;
     tracing::info!(
@@ -174,6 +185,12 @@ async fn serve_until_signal(
     );
     tracing::info!("Config file: {}", path.display());
     tracing::info!("The primary server URL is {url}");
+    if !roots.is_empty() {
+        tracing::info!("Root certificates are available at {url}/roots.pem");
+    }
+    for fingerprint in roots {
+        tracing::info!("X.509 Root Fingerprint: {fingerprint}");
+    }
     if let Some(address) = app.metrics_address() {
         tracing::info!("Serving metrics on {address} ...");
     }
@@ -198,6 +215,18 @@ async fn serve_until_signal(
     let path = path.to_owned();
     let load = Arc::new(move || Config::load(&path, &overrides));
     app.run_with(stop, Reloads { wanted, load }).await
+}
+
+/// A variable that stands for a flag, in Go's spellings (`strconv.ParseBool`). Empty is false, as there.
+fn told_by(variable: &str) -> Result<bool, String> {
+    let value = std::env::var_os(variable).unwrap_or_default();
+    match value.to_str() {
+        Some("" | "0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        Some(_) | None => Err(format!(
+            "{variable} is neither true nor false; write {variable}=true, or take it out of the environment"
+        )),
+    }
 }
 
 fn default_config() -> Option<PathBuf> {

@@ -123,7 +123,7 @@ struct Import {
 
 #[derive(Args)]
 struct Named {
-    /// The upstream [default: the one of authority.config itself]
+    /// The upstream; needed where there are several
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
 }

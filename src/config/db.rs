@@ -54,14 +54,15 @@ pub(crate) fn read(root: &Section<'_>, db: &Section<'_>) -> Result<Settings, Rep
 
 /// Our store for a database of the Go program. What the service may write is the directory that holds the database, be
 /// it by the unit's `ReadWritePaths=` or as a container's volume. bbolt's is a file, so it is the one around it; badger's
-/// is itself a directory, and badger does not mind another one in it.
+/// is itself a directory, and badger does not mind another one in it. A store that an earlier version has made beside
+/// badger's directory stays in use: without it another account would be registered, which spends the EAB.
 fn beside(kind: &str, theirs: &Path) -> Option<PathBuf> {
     let mut name = theirs.file_name()?.to_owned();
+    name.push(".sled");
+    let beside = theirs.with_file_name(name);
     match kind {
-        "bbolt" => {
-            name.push(".sled");
-            Some(theirs.with_file_name(name))
-        }
+        "bbolt" => Some(beside),
+        _ if beside.join("format").exists() => Some(beside),
         _ => Some(theirs.join("sled")),
     }
 }

@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::value::GoDuration;
-use crate::config::value::Network;
 use crate::policy::clients::ClientRules;
 use crate::policy::names::NamePattern;
 use crate::policy::names::NameRules;
+use crate::policy::network::Network;
 use crate::policy::per_name::LONGEST_COUNT;
 use crate::policy::per_name::NameLimit;
 use crate::policy::per_name::Quota;
@@ -98,20 +98,23 @@ fn name_rules(policy: &Section<'_>) -> Result<NameRules, Reported> {
             let names: Result<Vec<NamePattern>, Reported> = deny.all_parsed("dns");
             // A common name that is accepted is always one of the DNS names, so that is where it is denied.
             let common_names: Result<Vec<NamePattern>, Reported> = deny.all_parsed("cn");
+            let mut others = 0;
             for key in ["email", "uri"] {
+                others += deny.texts(key)?.len();
                 deny.ignore(key, "only DNS names and addresses can be ordered");
             }
-            Ok((names?, common_names?, networks?))
+            Ok((names?, common_names?, networks?, others))
         });
         let wildcards = x509.flag("allowWildcardNames");
         let ((names, networks, others), wildcards) = (allow?, wildcards?);
-        let (deny, deny_common_names, deny_networks) = deny?;
+        let (deny, deny_common_names, deny_networks, denied_others) = deny?;
         let denies_names = !deny.is_empty() || !deny_common_names.is_empty();
+        let denies_any = denies_names || !deny_networks.is_empty() || denied_others > 0;
         // As in step-ca: rules that allow something allow nothing of a kind that they say nothing about.
         let allows_any = !names.is_empty() || !networks.is_empty() || others > 0;
         let allow = allowed(names, allows_any && !denies_names);
         Ok(NameRules {
-            wildcards: wildcards.unwrap_or(!allows_any && !denies_names && deny_networks.is_empty()),
+            wildcards: wildcards.unwrap_or(!allows_any && !denies_any),
             allow,
             deny,
             deny_common_names,

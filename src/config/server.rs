@@ -91,6 +91,7 @@ fn names<T: PartialEq, E: Display>(
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Vec<T>, Reported> {
     const FIX: &str = "write the names that clients use, e.g. [\"acmeproxy.example.com\"]";
+    let is_a_host = |text: &str| Settings::name(text, true).is_ok();
     let mut names = Vec::new();
     let mut internal = Vec::new();
     let mut wrong = Ok(());
@@ -106,7 +107,7 @@ fn names<T: PartialEq, E: Display>(
             Ok(name) if names.contains(&name) => {}
             Ok(name) => names.push(name),
             // step-ca's own files have localhost and the like beside the public name.
-            Err(_) if !text.value.contains('.') => internal.push(text),
+            Err(_) if !text.value.contains('.') && is_a_host(text.value) => internal.push(text),
             Err(error) => wrong = Err(text.wrong(format_args!("can not be certified: {error}; {FIX}"))),
         }
     }

@@ -12,7 +12,7 @@ use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::all;
 use crate::config::value::DnsServer;
-use crate::config::value::Network;
+use crate::policy::network::Network;
 use crate::validate::Settings;
 
 /// The budget of one attempt: with retries, well inside the time that clients wait.

@@ -12,7 +12,6 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::DecodePaddingMode;
 use base64::engine::GeneralPurpose;
 use base64::engine::GeneralPurposeConfig;
-use ipnet::IpNet;
 
 /// A duration as Go's `time.ParseDuration` reads it, and not negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,34 +166,6 @@ impl FromStr for DnsServer {
         match address.port() {
             0 => Err(InvalidDnsServer),
             _ => Ok(Self(address)),
-        }
-    }
-}
-
-/// A network in CIDR notation, or a single address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Network(pub(crate) IpNet);
-
-/// The text is no network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidNetwork {
-    #[error("is no network; write e.g. \"10.0.0.0/8\", \"2001:db8::/32\" or \"192.0.2.1\"")]
-    Syntax,
-    #[error("has bits set beyond its prefix length; write the network (e.g. \"10.0.0.0/8\") or one address")]
-    HostBits,
-}
-
-impl FromStr for Network {
-    type Err = InvalidNetwork;
-
-    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
-        let network = match text.parse::<IpAddr>() {
-            Ok(ip) => IpNet::from(ip),
-            Err(_) => text.parse().map_err(|_| InvalidNetwork::Syntax)?,
-        };
-        match network == network.trunc() {
-            true => Ok(Self(network)),
-            false => Err(InvalidNetwork::HostBits),
         }
     }
 }

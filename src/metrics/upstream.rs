@@ -1,5 +1,7 @@
 //! The metrics of each upstream. The label `upstream` is its name in the configuration.
 
+use std::collections::HashMap;
+
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 
@@ -116,6 +118,16 @@ impl UpstreamMetrics {
             // It is there, or has just gone.
             drop(gauge.remove_label_values(&[upstream]));
         }
+        for family in [self.jobs_waiting.collect(), self.oldest_job.collect()].concat() {
+            for metric in family.get_metric() {
+                let labels = metric.get_label().iter().map(|pair| (pair.name(), pair.value()));
+                let labels: HashMap<&str, &str> = labels.collect();
+                if labels.get("upstream") == Some(&upstream) {
+                    drop(self.jobs_waiting.remove(&labels));
+                    drop(self.oldest_job.remove(&labels));
+                }
+            }
+        }
     }
 
     pub(crate) fn collectors(&self) -> [Box<dyn Collector>; 11] {
@@ -132,5 +144,42 @@ impl UpstreamMetrics {
             Box::new(self.certificate_mismatch.clone()),
             Box::new(self.failovers.clone()),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_any_more_of_how_an_upstream_is_that_has_gone_and_all_of_the_others() {
+        let metrics = UpstreamMetrics::new().unwrap();
+        for name in ["default", "spare"] {
+            metrics.show(name);
+            for kind in ["issue", "revoke"] {
+                metrics.jobs_waiting.with_label_values(&[name, kind]).set(1);
+                metrics.oldest_job.with_label_values(&[name, kind]).set(1.0);
+            }
+        }
+        metrics.forget("spare");
+        let gauges: [&dyn Collector; 5] = [
+            &metrics.up,
+            &metrics.ready,
+            &metrics.breaker_open,
+            &metrics.jobs_waiting,
+            &metrics.oldest_job,
+        ];
+        let counts = gauges.map(|gauge| {
+            let families = gauge.collect();
+            let labels = families
+                .iter()
+                .flat_map(|family| family.get_metric())
+                .flat_map(|metric| metric.get_label());
+            let named = |name: &str| labels.clone().filter(|pair| pair.value() == name).count();
+            (named("default"), named("spare"))
+        });
+        assert_eq!(counts, [(1, 0), (1, 0), (1, 0), (2, 0), (2, 0)]);
+        let retries = metrics.retries.with_label_values(&["spare"]);
+        assert_eq!(retries.get(), 0, "what has been counted stays");
     }
 }

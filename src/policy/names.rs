@@ -14,6 +14,8 @@ use crate::acme::identifier::DnsName;
 use crate::acme::identifier::Identifier;
 use crate::policy::decision::Decision;
 use crate::policy::decision::first_of;
+use crate::policy::network::InvalidNetwork;
+use crate::policy::network::Network;
 
 /// Which names and addresses may be ordered. The default admits all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,29 +174,29 @@ fn sorted(texts: &[String]) -> Result<(Vec<NamePattern>, Vec<IpNet>), InvalidLim
     let (mut patterns, mut networks) = (Vec::new(), Vec::new());
     for text in texts {
         // Addresses first: the text of an IPv4 address would be a name, too.
-        match (network(text), text.parse()) {
-            (Some(Some(network)), _) => networks.push(network),
-            (None, Ok(pattern)) => patterns.push(pattern),
-            (Some(None), _) | (None, Err(_)) => return Err(InvalidLimit(text.clone())),
+        match (text.parse(), text.parse()) {
+            (Ok(Network(network)), _) => networks.push(network),
+            (Err(InvalidNetwork::Syntax), Ok(pattern)) => patterns.push(pattern),
+            (Err(InvalidNetwork::Syntax), Err(_)) => return Err(InvalidLimit::Names(text.clone())),
+            (Err(why), _) => return Err(InvalidLimit::Network(text.clone(), why)),
         }
     }
     Ok((patterns, networks))
 }
 
-/// The network or single address that the text is, if it is one: none that can be used if it has bits beyond its prefix.
-pub(crate) fn network(text: &str) -> Option<Option<IpNet>> {
-    let address = text.parse::<IpAddr>().map(IpNet::from);
-    let network = address.or_else(|_| text.parse::<IpNet>()).ok()?;
-    Some(Some(network).filter(|network| *network == network.trunc()))
-}
-
-/// The text is no pattern for names and no network.
+/// A limit of a key that can not be kept to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} stands for no names; write one name (host.example.com), *.example.com for all names one label below, or an \
-     address or network (10.0.0.0/8)"
-)]
-pub struct InvalidLimit(pub(crate) String);
+pub enum InvalidLimit {
+    /// The text is no pattern for names and no network.
+    #[error(
+        "{0:?} stands for no names; write one name (host.example.com), *.example.com for all names one label below, or \
+         an address or network (10.0.0.0/8)"
+    )]
+    Names(String),
+    /// The text is no network that can be used.
+    #[error("{0:?} {1}")]
+    Network(String, InvalidNetwork),
+}
 
 pub(crate) fn listed<T: fmt::Display>(patterns: &[T]) -> String {
     let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();

@@ -16,7 +16,7 @@ use crate::policy::clients::ClientRules;
 use crate::policy::decision::Decision;
 use crate::policy::names::InvalidLimit;
 use crate::policy::names::NameRules;
-use crate::policy::names::network;
+use crate::policy::network::Network;
 use crate::policy::per_name::NameLimit;
 use crate::policy::per_name::Quota;
 
@@ -41,8 +41,10 @@ impl Rules {
     /// What is no pattern or no network.
     pub fn of_key(kid: &KeyId, limits: &NameLimits) -> Result<Self, InvalidLimit> {
         let from = limits.from.iter().map(|text| {
-            let invalid = || InvalidLimit(text.clone());
-            network(text).flatten().ok_or_else(invalid)
+            let Network(network) = text
+                .parse()
+                .map_err(|why| InvalidLimit::Network(text.clone(), why))?;
+            Ok(network)
         });
         let quota = limits.orders.map(|(orders, within)| Quota { orders, within });
         let each = NameLimit {

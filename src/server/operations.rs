@@ -41,6 +41,11 @@ pub struct Root {
 pub struct InvalidRoot;
 
 impl Root {
+    /// By it the certificate is asked for.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
     /// The certificates of a PEM file, of which there must be one.
     ///
     /// # Errors

@@ -263,7 +263,7 @@ impl Ca {
         Error::transient(format!(
             "the CA does not know our account {} any more, or has deactivated it; ask the CA to reactivate it, or make \
              another one: with a fresh EAB ({section}.eab_kid, eab_hmac_key) and a restart, or with acme-proxy \
-             upstream register --again",
+             upstream register --again (of several upstreams, --upstream names this one)",
             cleaned(&registered.url, 200)
         ))
         .of_the_ca()

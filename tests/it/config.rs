@@ -337,6 +337,14 @@ fn stores_of_the_go_program_get_a_sled_store_where_the_service_may_write() {
         assert_eq!(config.store.path, Path::new(expected));
         assert_eq!(warned(&config, "db.type"), kind != "sled");
     }
+    // A store of an earlier version, which made it beside badger's directory.
+    let directory = tempfile::tempdir().unwrap();
+    let (badger, earlier) = (directory.path().join("db"), directory.path().join("db.sled"));
+    let at_badger = || load(&[("/db", json!({"type": "badger", "dataSource": badger}))]).unwrap();
+    fs::create_dir(&earlier).unwrap();
+    assert_eq!(at_badger().store.path, badger.join("sled"));
+    fs::write(earlier.join("format"), "").unwrap();
+    assert_eq!(at_badger().store.path, earlier);
     let config = load(&[("/db/dataSource", json!("db/sled"))]).unwrap();
     assert!(config.store.path.is_absolute() && warned(&config, "db.dataSource"));
 }
@@ -458,6 +466,11 @@ fn the_policy_of_step_ca_is_read_for_all_and_for_each_provisioner() {
     );
     let open = load(&[]).unwrap().policy.rules.names;
     assert_eq!(open.to_string(), "every name; every address");
+    for key in ["email", "uri"] {
+        let denied = json!({"x509": {"deny": {key: ["example.com"]}}});
+        let denied = load(&[("/authority/policy", denied)]).unwrap().policy.rules.names;
+        assert_eq!(denied.to_string(), "every name, and no wildcards; every address");
+    }
     let denied = json!({"x509": {"deny": {"ip": ["10.0.0.0/8"]}}});
     let denied = load(&[("/authority/policy", denied)]).unwrap().policy.rules.names;
     assert_eq!(

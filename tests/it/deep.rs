@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use acme_proxy::app::deep::Check;
 use acme_proxy::clock::Clock;
@@ -12,11 +12,13 @@ use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::process::Command;
 
+use crate::harness::ca;
 use crate::harness::ca::answer::Answer;
 use crate::harness::ca::problem::Problem;
 use crate::harness::ca::script::{Step, Times, Twist};
 use crate::harness::documented;
 use crate::harness::process::{Installation, NAME, free_address, text};
+use crate::harness::storm::Moment;
 use crate::harness::world::World;
 use crate::upstream::knot::{Knot, SECRET};
 
@@ -187,6 +189,70 @@ async fn f9_an_account_that_the_ca_has_deactivated_is_a_failure_with_and_without
     let said = deep(&world.installation).await;
     said.says("account", "failure", &["does not know the account", "reactivate"]);
     assert_eq!(world.ca.stats().eab_uses, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f9_the_fix_for_an_account_of_several_names_its_upstream_and_no_other_account_is_touched_without() {
+    let world = World::new().await;
+    let second = ca::start(ca::Options::default()).await.unwrap();
+    let root = world.installation.path("second.pem");
+    std::fs::write(&root, &second.root_pem).unwrap();
+    world.installation.edit(|config| {
+        config["authority"]["config"]["upstreams"] = json!([{
+            "name": "second",
+            "ca_url": second.directory_url,
+            "ca_root": root,
+            "eab_kid": second.eab.kid,
+            "eab_hmac_key": second.eab.hmac_key,
+        }]);
+    });
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    second.deactivates_accounts();
+    let said = deep(&world.installation).await;
+    let command = format!(
+        "acme-proxy upstream register --again --upstream second {}",
+        world.installation.config().display()
+    );
+    said.says("account", "failure", &["does not know the account", &command]);
+    said.says("account", "ok", &["the CA knows it", "default"]);
+    for arguments in [&["register", "--again"][..], &["rotate-key"], &["export", "-"]] {
+        let refused = world.installation.complains("upstream", arguments).await;
+        assert!(
+            refused.contains("say which one with --upstream: default, second"),
+            "{refused}"
+        );
+    }
+    daemon.stop().await;
+    assert_eq!(world.ca.stats().eab_uses, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f24_an_account_of_two_keys_is_not_lost_while_the_ca_has_not_spoken_of_one_of_them() {
+    let world = World::new().await;
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    daemon.stop().await;
+    world.storm.stop(Moment::Received, "key-change");
+    let mut rotation = world.installation.operator("upstream", &["rotate-key"]);
+    let mut rotation = rotation.stderr(Stdio::null()).spawn().unwrap();
+    world.storm.has_caught_one().await;
+    rotation.kill().await.unwrap();
+    world.storm.let_go();
+    let away = Problem::new(503, "serverInternal", "later");
+    let gone = Problem::new(401, "unauthorized", "not this key");
+    for problem in [away, gone] {
+        world
+            .ca
+            .will(Step::Account, Times::Next(1), Twist::Refuse(problem));
+    }
+    let said = deep(&world.installation).await;
+    said.says(
+        "account",
+        "warning",
+        &["does not tell whether it is good", "later"],
+    );
+    assert!(said.lines("account", "failure").is_empty());
 }
 
 #[tokio::test]

@@ -129,6 +129,8 @@ async fn json_has_the_go_programs_fields_and_one_request_id_through_an_orders_li
 #[tokio::test]
 async fn c1201_the_text_format_is_logrus_and_nothing_that_a_client_sends_makes_a_line_of_its_own() {
     let world = World::new().await;
+    let root = world.installation.path("root.pem");
+    world.installation.edit(|config| config["root"] = json!(root));
     let daemon = start(&world, "text").await;
     let answer = world.installation.client();
     let answer = answer
@@ -155,16 +157,24 @@ async fn c1201_the_text_format_is_logrus_and_nothing_that_a_client_sends_makes_a
     }
     assert!(line.len() < 1500, "{line}");
     assert!(log.chars().all(|c| c == '\n' || !c.is_control()), "{log}");
+    let url = format!("https://{NAME}:{}", world.installation.address.port());
+    let (_, root) = x509_parser::pem::parse_x509_pem(&std::fs::read(root).unwrap()).unwrap();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &root.contents);
+    let fingerprint: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut rest = log.as_str();
     for banner in [
-        format!("Config file: {}", world.installation.config().display()),
-        format!(
-            "The primary server URL is https://{NAME}:{}",
-            world.installation.address.port()
-        ),
-        format!("Serving HTTPS on {} ...", world.installation.address),
+        "Starting acme-proxy/",
+        &format!("Config file: {}", world.installation.config().display()),
+        &format!("The primary server URL is {url}"),
+        &format!("Root certificates are available at {url}/roots.pem"),
+        &format!("X.509 Root Fingerprint: {fingerprint}"),
+        &format!("Serving HTTPS on {} ...", world.installation.address),
     ] {
-        assert!(log.contains(&banner), "{banner:?} is not in {log}");
+        let found = rest.split_once(banner);
+        (_, rest) = found.unwrap_or_else(|| panic!("{banner:?} is not, in this order, in {log}"));
     }
+    let served = world.installation.client().get(format!("{url}/roots.pem"));
+    assert_eq!(served.send().await.unwrap().status(), 200);
     daemon.stop().await;
     assert!(world.installation.log().contains("msg=\"shutting down ...\""));
 }

@@ -81,6 +81,86 @@ async fn systemd_is_told_of_the_start_each_reload_life_and_the_end() {
 }
 
 #[tokio::test]
+async fn a_watchdog_that_is_off_is_told_nothing_and_the_daemon_serves() {
+    let world = World::new().await;
+    let socket = world.installation.path("notify");
+    let manager = Manager(UnixDatagram::bind(&socket).unwrap());
+    let daemon = world.installation.start_with(|command| {
+        command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "0");
+    });
+    assert_eq!(manager.hears_anything().await, "READY=1\nSTATUS=serving\n");
+    daemon.hang_up();
+    assert!(manager.hears_anything().await.starts_with("RELOADING=1\n"));
+    assert!(manager.hears_anything().await.starts_with("READY=1\n"));
+    daemon.stop().await;
+}
+
+/// What `LoadCredential=` of the unit makes of the EAB: a file of its own file system, which only the service may read, where
+/// the unit and the documents say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_eab_comes_from_the_credential_that_the_unit_loads() {
+    let unit = std::fs::read_to_string(root().join(UNIT)).unwrap();
+    let loaded = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("#LoadCredential="));
+    let (id, _) = loaded.unwrap().split_once(':').unwrap();
+    let service = std::path::Path::new(UNIT).file_name().unwrap().to_str().unwrap();
+    let directory = format!("/run/credentials/{service}");
+    let value = format!("\"eab_hmac_key\": \"file:{directory}/{id}\"");
+    for page in [UNIT, "docs/OPERATIONS.md", "docs/CONFIGURATION.md"] {
+        let page = std::fs::read_to_string(root().join(page)).unwrap();
+        assert!(page.contains(&value), "{value} is not in {page}");
+    }
+    let world = Arc::new(World::new().await);
+    let source = world.installation.path("eab");
+    std::fs::write(&source, format!("{}\n", world.ca.eab.hmac_key)).unwrap();
+    world.installation.edit(|config| {
+        config["authority"]["config"]["eab_hmac_key"] = json!(format!("file:{directory}/{id}"));
+    });
+    // As systemd does it, in name spaces that only the daemon sees.
+    const SCRIPT: &str = "set -e
+        mkdir -p \"$0\"; mount -t tmpfs -o mode=0700 none \"$0\"
+        cat \"$1\" > \"$0/$2\"; chmod 0400 \"$0/$2\"; chmod 0500 \"$0\"
+        mount -o remount,ro,nosuid,nodev,noexec \"$0\"
+        CREDENTIALS_DIRECTORY=\"$0\"; export CREDENTIALS_DIRECTORY
+        shift 2; exec \"$@\"";
+    let mut daemon = world.installation.start_by(|program| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", SCRIPT, &directory])
+            .arg(&source)
+            .args([id, program])
+            .arg(world.installation.config());
+        command
+    });
+    daemon.is_well().await;
+    assert_eq!(world.ca.stats().eab_uses, 1);
+    let ledger = Arc::new(Ledger::default());
+    Client::new(&world, &ledger)
+        .obtain(&["www.test.example.com"])
+        .await;
+    daemon.hang_up();
+    world.installation.says("configuration reloaded", 1).await;
+    daemon.stop().await;
+    let log = world.installation.log();
+    assert!(!log.contains(&world.ca.eab.hmac_key), "{log}");
+    assert!(!log.contains("eab_hmac_key"), "no warning about it: {log}");
+    // Elsewhere there is no such file, and that is said.
+    let without = world.installation.run(|command| {
+        command.arg(world.installation.config());
+    });
+    let without = without.await;
+    assert_eq!(without.status.code(), Some(2));
+    let complaint = text(&without.stderr);
+    assert!(
+        complaint.contains(&format!(
+            "authority.config.eab_hmac_key: \"file:{directory}/{id}\" can not be read"
+        )),
+        "{complaint}"
+    );
+}
+
+#[tokio::test]
 async fn a_start_that_fails_never_says_that_it_is_ready() {
     let world = World::new().await;
     let socket = world.installation.path("notify");
@@ -157,10 +237,25 @@ async fn a_socket_too_many_or_of_another_kind_stops_the_start() {
     let path = world.installation.path("unix").display().to_string();
     for (sockets, says) in [
         (
-            ["-l", &first, "-l", &second],
+            &["-l", &first, "-l", &second][..],
             "more than one socket for ACME or for metrics",
         ),
-        (["-l", &first, "-l", &path], "which is none of TCP"),
+        (
+            &["-l", &first, "-l", &second, "--fdname=acme:acme"],
+            "one of them 127.0.0.1:",
+        ),
+        // The names that systemd gives to two sockets of a unit that names neither.
+        (
+            &[
+                "-l",
+                &first,
+                "-l",
+                &second,
+                "--fdname=acme-proxy.socket:acme-proxy.socket",
+            ],
+            "; write FileDescriptorName=metrics where it is for metrics",
+        ),
+        (&["-l", &first, "-l", &path], "which is none of TCP"),
     ] {
         let mut command = Command::new("systemd-socket-activate");
         command

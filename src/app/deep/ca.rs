@@ -63,7 +63,7 @@ pub(crate) async fn look(facts: &Facts, place: usize) -> Vec<Finding> {
     let confirmation = confirmation
         .unwrap_or_else(|| Err("the running daemon does not know this upstream; restart it".to_owned()));
     findings.push(eab(upstream, directory.as_ref(), &confirmation));
-    findings.push(account(upstream, facts.daemon_runs().await, confirmation));
+    findings.push(account(facts, upstream, facts.daemon_runs().await, confirmation));
     findings
 }
 
@@ -264,8 +264,15 @@ fn eab(
     }
 }
 
-fn account(upstream: &Upstream, daemon_runs: bool, confirmation: Result<Confirmation, String>) -> Finding {
+fn account(
+    facts: &Facts,
+    upstream: &Upstream,
+    daemon_runs: bool,
+    confirmation: Result<Confirmation, String>,
+) -> Finding {
     let (name, section) = (upstream.name, &upstream.settings.section);
+    // Without the name the commands would act on another account where there are several.
+    let of_it = format!("--upstream {name} {}", facts.path.display());
     let failure = |text: String, fix: String| Finding::failure(Check::Account, name, text, fix);
     match confirmation {
         Ok(Confirmation::Known { url }) => {
@@ -277,24 +284,32 @@ fn account(upstream: &Upstream, daemon_runs: bool, confirmation: Result<Confirma
                 "the CA does not know the account {} any more, or has deactivated it; orders wait",
                 cleaned(&url, 200)
             ),
-            "ask the CA to reactivate it, or make another one: acme-proxy upstream register --again, which spends the EAB"
-                .to_owned(),
+            format!(
+                "ask the CA to reactivate it, or make another one, which spends the EAB: acme-proxy upstream register \
+                 --again {of_it}"
+            ),
         ),
         Ok(Confirmation::Unclear { url, why }) => Finding::warning(
             Check::Account,
             name,
-            format!("{} is stored, and the CA does not tell whether it is good: {why}", cleaned(&url, 200)),
+            format!(
+                "{} is stored, and the CA does not tell whether it is good: {why}",
+                cleaned(&url, 200)
+            ),
             "look at the lines about the CA above, and try again",
         ),
         Ok(Confirmation::Unreadable) => failure(
             "its record can not be read, and no other account is made".to_owned(),
-            "restore a backup, or acme-proxy upstream import --replace".to_owned(),
+            format!("restore a backup, or acme-proxy upstream import --replace ACCOUNT.json {of_it}"),
         ),
         Ok(Confirmation::Registering) => Finding::warning(
             Check::Account,
             name,
             "a registration has begun, and the CA has not named the account; the daemon asks again with the same key",
-            "look at the daemon's log; if the CA never names it: acme-proxy upstream export, and import --replace",
+            format!(
+                "look at the daemon's log; if the CA never names it: acme-proxy upstream export ACCOUNT.json {of_it}, \
+                 then write its URL into the file, and acme-proxy upstream import --replace ACCOUNT.json {of_it}"
+            ),
         ),
         Ok(Confirmation::Unregistered) if daemon_runs => failure(
             "there is none, although the daemon runs: the CA has not taken the registration".to_owned(),

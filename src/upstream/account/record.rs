@@ -186,7 +186,8 @@ fn unusable(why: &str) -> Error {
         ProblemType::ServerInternal,
         format!(
             "the record of the account at the CA is unusable: {why}; it is left as it is, and no other account is made; \
-             acme-proxy upstream import --replace or register --again puts another one in its place"
+             acme-proxy upstream import --replace or register --again puts another one in its place (of several upstreams, \
+             --upstream names this one)"
         ),
     ))
 }

@@ -49,19 +49,20 @@ impl Ca {
             return Ok(Confirmation::Registering);
         }
         // After a change of the key that was cut off, the CA knows one of two.
-        let mut confirmation = Confirmation::Unreadable;
+        let (mut unclear, mut lost) = (None, None);
         for account in record.accounts() {
             let url = account.url.clone();
-            confirmation = match account::stands(&self.client, &account).await {
+            match account::stands(&self.client, &account).await {
                 Ok(true) => return Ok(Confirmation::Known { url }),
-                Ok(false) => Confirmation::Lost { url },
-                Err(fault) => Confirmation::Unclear {
-                    url,
-                    why: fault.to_string(),
-                },
-            };
+                Ok(false) => lost = Some(Confirmation::Lost { url }),
+                Err(fault) => {
+                    let why = fault.to_string();
+                    unclear = Some(Confirmation::Unclear { url, why });
+                }
+            }
         }
-        Ok(confirmation)
+        // It is lost only if the CA has disowned each of the keys.
+        Ok(unclear.or(lost).unwrap_or(Confirmation::Unreadable))
     }
 
     /// The accounts of all other records: those before this one, and those of other CAs and EABs.

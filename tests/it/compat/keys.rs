@@ -86,6 +86,13 @@ J15 | /authority/backdate | 60 | fails | authority.backdate: is a number; write 
 J16 | /authority/claims | {"maxTLSCertDuration": "720h", "disableRenewal": true} | warns | authority.claims: has no effect here: the CA decides how long certificates are valid
 J16 | /authority/provisioners/0/claims | {"enableSSHCA": false} | warns | authority.provisioners[0].claims: has no effect here: the CA decides how long certificates are valid
 J17 | /authority/policy/x509 | {"allow": {"dns": ["*.example.com"]}, "deny": {"dns": ["www.example.com"]}} | does | only *.example.com, but not www.example.com, and no wildcards
+J17 | /authority/policy/x509 | {"deny": {"cn": ["www.example.com"]}} | does | every name, but not www.example.com, and no wildcards; every address
+J17 | /authority/policy/x509 | {"allow": {"ip": ["10.0.0.0/8", "192.0.2.1"]}} | does | no name, and no wildcards; only 10.0.0.0/8, 192.0.2.1/32
+J17 | /authority/policy/x509 | {"deny": {"ip": ["10.0.0.0/8"]}} | does | every name, and no wildcards; every address, but not 10.0.0.0/8
+J17 | /authority/policy/x509 | {"allow": {"dns": ["*.example.com"]}, "allowWildcardNames": true} | does | only *.example.com; no address
+J17 | /authority/policy/x509/deny | {"email": ["@example.com"]} | warns | authority.policy.x509.deny.email: has no effect here: only DNS names and addresses can be ordered
+J17 | /authority/policy/x509/deny/ip | ["10.0.0.1/8"] | fails | authority.policy.x509.deny.ip[0]: "10.0.0.1/8" has bits set beyond its prefix length; write the network (e.g. "10.0.0.0/8") or one address
+J17 | /authority/policy/x509/allowWildcardNames | "true" | fails | authority.policy.x509.allowWildcardNames: is a string; write true or false
 J17 | /authority/policy/x509 | {"allow": {"email": ["@example.com"]}} | warns | authority.policy.x509.allow.email: has no effect here: it makes no identifier admissible; write names under dns, addresses under ip
 J17 | /authority/policy/x509/allow/dns | ["a.*.example.com"] | fails | authority.policy.x509.allow.dns[0]: "a.*.example.com" is no pattern for DNS names; write one name (host.example.com), or *.example.com for all names one label below, internationalised names as A-labels (xn--)
 J18 | /authority/template | {} | warns | authority.template: has no effect here: the CA gets the client's CSR as it is
@@ -138,6 +145,8 @@ J32 | /authority/config/certlifetime | 0 | does | lifetime: None
 J32 | /authority/config/certlifetime | -1 | fails | authority.config.certlifetime: -1 is out of range; write a number of days, e.g. 90
 J33 | /authority/config/dns01_txt | {"provider": "desec", "env_vars": {"DESEC_TOKEN": "t"}} | does | solved by the DNS provider desec.
 J33 | /authority/config/dns01 | {"provider": "desec", "env_vars": {"DESEC_TOKEN": "t"}} | does | solved by the DNS provider desec.
+J33 | /authority/config/dns01_txt | {"provider": "desec", "dns_servers": ["10.0.0.53"], "env_vars": {"DESEC_TOKEN": "t"}} | does | servers: [10.0.0.53:53]
+J33 | /authority/config/dns01_txt | {"provider": "desec", "dns_servers": ["ns.example.com"], "env_vars": {"DESEC_TOKEN": "t"}} | fails | authority.config.dns01_txt.dns_servers[0]: "ns.example.com" is no address of a DNS server; write e.g. "10.0.0.53:53" or "[2001:db8::53]:53"
 J33 | /authority/config/dns01_txt | {"provider": "", "dns_servers": [], "env_vars": {}} | does | https://acmeproxy.example.com/acme/acme/directory
 J33 | /authority/config/dns01_txt | {"env_vars": {"DESEC_TOKEN": "t"}} | warns | authority.config.dns01_txt: has no effect here: provider is missing; write the name of one, or remove the rest
 J33 | /authority/config/dns01_txt | {"provider": "desec"} | fails | authority.config.dns01_txt.env_vars: DESEC_TOKEN is missing; write an API token that may write the zone

@@ -66,13 +66,17 @@ async fn each_acme_path_answers_below_both_prefixes_and_links_lead_to_the_first(
         let identifiers = json!({ "identifiers": [{ "type": "dns", "value": "www.example.com" }] });
         let order = client.post(&url("new-order"), identifiers).await.expect(201);
         let order = Order::of(&order);
+        assert!(order.url.starts_with(&daemon.site.url("order/")), "{}", order.url);
         let orders = client.post(&at(&format!("{account}/orders")), GET).await;
         assert_eq!(orders.expect(200).json()["orders"], json!([order.url]));
-        client.post(&at(&order.url), GET).await.expect(200);
+        let found = client.post(&at(&order.url), GET).await.expect(200);
+        assert_eq!(found.location(), order.url);
         let authorization = client.post(&at(&order.authorizations[0]), GET).await.expect(200);
+        assert_eq!(authorization.location(), order.authorizations[0]);
         assert_eq!(authorization.json()["status"], "pending");
         let challenge = client.publish(&daemon, &order.authorizations[0]).await;
         let answered = client.post(&at(&challenge), json!({})).await.expect(200);
+        assert_eq!(answered.location(), challenge);
         assert_eq!(answered.link("up").as_ref(), Some(&order.authorizations[0]));
         client.until(&at(&order.url), "ready").await;
         let csr = json!({ "csr": b64(csr::plain(&Key::new(), &["www.example.com"])) });

@@ -159,3 +159,60 @@ async fn the_flags_of_a_unit_for_the_go_program_are_taken_and_the_dead_ones_name
         assert_eq!(named.count(), 1, "{flag}: {log}");
     }
 }
+
+#[tokio::test]
+async fn the_variables_of_the_go_program_are_read_as_go_reads_them_and_the_dead_ones_named() {
+    const QUIET: &str = "STEP_CA_QUIET";
+    let world = World::new().await;
+    for value in ["", "1", "0", "t", "TRUE", "perhaps"] {
+        let version = world.installation.run(|program| {
+            program.arg("version").env(QUIET, value);
+        });
+        assert!(version.await.status.success(), "{value:?}");
+    }
+    for (value, is_quiet) in [
+        ("", false),
+        ("0", false),
+        ("False", false),
+        ("1", true),
+        ("t", true),
+        ("TRUE", true),
+    ] {
+        let before = world.installation.log().len();
+        let mut daemon = world.installation.start_with(|program| {
+            program.env(QUIET, value);
+        });
+        daemon.is_well().await;
+        daemon.stop().await;
+        let log = world.installation.log().split_off(before);
+        assert_eq!(!log.contains("Serving HTTPS on"), is_quiet, "{value:?}: {log}");
+    }
+    let bad = world.installation.run(|program| {
+        program.arg(world.installation.config()).env(QUIET, "perhaps");
+    });
+    let bad = bad.await;
+    assert_eq!(bad.status.code(), Some(1));
+    let complaint = String::from_utf8_lossy(&bad.stderr);
+    assert!(
+        complaint.contains("STEP_CA_QUIET is neither true nor false; write STEP_CA_QUIET=true"),
+        "{complaint}"
+    );
+    const DEAD: [&str; 5] = [
+        "STEP_CA_TOKEN",
+        "STEP_CA_CONTEXT",
+        "STEP_LOGGER_LOG_REAL_IP",
+        "STEPDEBUG",
+        "STEP_PROF_ADDR",
+    ];
+    let mut daemon = world.installation.start_with(|program| {
+        program.envs(DEAD.map(|variable| (variable, "hunter22")));
+    });
+    daemon.is_well().await;
+    daemon.stop().await;
+    let log = world.installation.log();
+    for variable in DEAD {
+        let named = format!("{variable} has no effect here: ");
+        assert_eq!(log.matches(&named).count(), 1, "{variable}: {log}");
+    }
+    assert!(!log.contains("hunter22"));
+}

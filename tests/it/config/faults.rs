@@ -27,6 +27,8 @@ const BAD_VALUES: &str = r#"
 /dnsNames | ["127.0.0.1"] | dnsNames: has no name; write the names
 /dnsNames | "a.example.com" | dnsNames: is a string; write a list
 /dnsNames | ["localhost"] | dnsNames[0]: "localhost" can not be certified
+/dnsNames | ["acmeproxy.example.com", "acme_proxy"] | dnsNames[1]: "acme_proxy" can not be certified: the name has a character other than
+/dnsNames | ["acmeproxy.example.com", "https://acme"] | dnsNames[1]: "https://acme" can not be certified: the name has
 /commonName | "My CA" | commonName: "My CA" can not be certified
 /metricsAddress | "9123" | metricsAddress: "9123" has no port
 /metricsAddress | ":443" | address: has the port that metrics are served on
@@ -71,6 +73,8 @@ const BAD_VALUES: &str = r#"
 /authority/policy | {"x509": {"allow": {"dns": ["*"]}}} | allow.dns[0]: "*" is no pattern
 /authority/provisioners/0/policy | {"x509": {"deny": {"dns": "example.com"}}} | provisioners[0].policy.x509.deny.dns: is a string; write a list
 /authority/policy | {"clients": {"allow": ["10.0.0.1/8"]}} | authority.policy.clients.allow[0]: "10.0.0.1/8" has bits set beyond its prefix length
+/authority/policy | {"clients": {"deny": ["::ffff:10.1.0.0/112"]}} | authority.policy.clients.deny[0]: "::ffff:10.1.0.0/112" is IPv4 inside IPv6; write it as IPv4
+/authority/policy | {"x509": {"deny": {"ip": ["::ffff:10.1.2.3"]}}} | authority.policy.x509.deny.ip[0]: "::ffff:10.1.2.3" is IPv4 inside IPv6; write it as IPv4
 /authority/policy | {"clients": {"deny": ["intranet"]}} | authority.policy.clients.deny[0]: "intranet" is no network; write
 /authority/policy | {"clients": ["10.0.0.0/8"]} | authority.policy.clients: is a list; write an object
 /authority/policy | {"per_name": {"days": 30}} | authority.policy.per_name: is an object; write a list

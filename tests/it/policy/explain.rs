@@ -249,7 +249,21 @@ async fn a_key_of_the_store_has_its_networks_days_and_orders() {
                 from: vec!["10.0.0.1/8".to_owned()],
                 ..new.clone()
             },
-            "10.0.0.0/8",
+            "\"10.0.0.1/8\" has bits set beyond its prefix length",
+        ),
+        (
+            NewKey {
+                from: vec!["10.0.0.0/8".to_owned(), "abc".to_owned()],
+                ..new.clone()
+            },
+            "\"abc\" is no network; write e.g. \"10.0.0.0/8\"",
+        ),
+        (
+            NewKey {
+                from: vec!["::ffff:10.0.0.0/104".to_owned()],
+                ..new.clone()
+            },
+            "\"::ffff:10.0.0.0/104\" is IPv4 inside IPv6; write it as IPv4",
         ),
         (
             NewKey {

@@ -128,10 +128,28 @@ async fn m4_c1001_reasons_that_a_subscriber_can_not_give_are_refused() {
         answer.acme().problem(400, "malformed");
     }
     assert!(daemon.ca.stats().revocations.is_empty());
-    let padded = format!("{certificate}{}", "=".repeat((3 - issued.leaf.len() % 3) % 3));
-    let answer = revoke_with(&client, json!({ "certificate": padded, "reason": null })).await;
+    let answer = revoke_with(&client, json!({ "certificate": certificate, "reason": null })).await;
     assert_eq!(answer.expect(200).status, 200);
     assert_eq!(daemon.ca.stats().revocations[0].reason, None);
+}
+
+#[tokio::test]
+async fn c1001_a_padded_certificate_is_taken_as_the_go_program_takes_it() {
+    let daemon = Daemon::start().await;
+    let client = daemon.account().await;
+    let mut name = "a.example.com".to_owned();
+    let leaf = loop {
+        let issued = client.issue(&daemon, &[&name]).await;
+        if issued.leaf.len() % 3 != 0 {
+            break issued.leaf;
+        }
+        name.insert(0, 'a');
+    };
+    let padded = format!("{}{}", b64(&leaf), "=".repeat(3 - leaf.len() % 3));
+    assert_eq!(padded.len() % 4, 0);
+    let answer = revoke_with(&client, json!({ "certificate": padded })).await;
+    assert_eq!(answer.expect(200).status, 200);
+    assert_eq!(daemon.ca.stats().revocations.len(), 1);
 }
 
 #[tokio::test]
