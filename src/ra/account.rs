@@ -68,8 +68,8 @@ impl RegistrationAuthority {
                 Problem::new(ProblemType::BadPublicKey, format!("the account's key {shared}")).into(),
             );
         }
-        let (binding, key) = self.bind(rules, request.binding).await?.unzip();
-        self.check_newcomer(rules, key, request.address)?;
+        let (binding, of_key) = self.bind(rules, request.binding).await?.unzip();
+        self.check_newcomer(rules, of_key, request.address)?;
         if let Some(terms) = &rules.terms_of_service
             && !request.terms_of_service_agreed
         {
