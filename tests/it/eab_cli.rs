@@ -118,6 +118,7 @@ async fn started(world: &World) -> Daemon {
 #[tokio::test]
 async fn eab_commands_print_the_same_with_and_without_a_daemon() {
     let (down, up) = (world().await, world().await);
+    started(&down).await.stop().await;
     let without = session(&down).await;
     let daemon = started(&up).await;
     assert!(
@@ -201,6 +202,9 @@ async fn keys_of_the_file_are_listed_and_can_not_be_revoked_or_added_again() {
         config["authority"]["provisioners"][0]["eabKeys"] =
             serde_json::json!([{ "kid": "team", "hmacKey": key, "reusable": false }]);
     });
+    let unmade = complains(&world, &["list"]).await;
+    assert!(unmade.contains("there is no store"), "{unmade}");
+    started(&world).await.stop().await;
     let list = prints(&world, &["list"]).await;
     let expected = "team\n  provisioner: acme (in ca.json)\n  for: one account, not used yet\n";
     assert!(list.starts_with(expected), "{list}");
