@@ -458,6 +458,11 @@ async fn the_command_prints_the_same_with_and_without_a_daemon_and_its_exit_code
             "there is no provisioner \"nobody\"; there are: acme",
         ),
     ];
+    let (_, unmade, _) = runs(&world, &["www.example.com"]).await;
+    assert!(unmade.contains("there is no store"), "{unmade}");
+    let mut first = world.installation.start();
+    first.serves().await;
+    first.stop().await;
     let mut daemon = None;
     for _ in 0..2 {
         for (arguments, code, expected) in questions {
