@@ -2,7 +2,7 @@
 //! then a line that was cut off stays where it is, and the next one names it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,9 @@ impl LogFile {
         let mut fields = Fields::new();
         let (latest, rest) = match found {
             Some(found) => found,
+            None if !has_line(&file).with_context(|| unusable("can not be read"))? => bail!(unusable(
+                "is no audit log, and is left as it is; name another file"
+            )),
             None => {
                 let aside = aside(path);
                 std::fs::rename(path, &aside)
@@ -201,6 +204,17 @@ fn locked(path: &Path) -> anyhow::Result<File> {
         bail!(unusable("is no regular file"));
     }
     Ok(file)
+}
+
+/// Whether any of its lines is one of an audit log.
+fn has_line(mut file: &File) -> io::Result<bool> {
+    file.rewind()?;
+    for line in BufReader::new(file).split(b'\n') {
+        if Link::read(&line?).is_ok() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn aside(path: &Path) -> PathBuf {

@@ -284,6 +284,22 @@ fn a_log_that_ends_in_a_changed_line_is_put_aside_whole_and_another_one_says_so(
     assert_eq!(std::fs::read_to_string(&place.aside()[0]).unwrap(), changed);
 }
 
+#[test]
+fn a_file_that_is_no_audit_log_is_left_as_it_is() {
+    let place = Place::new();
+    for text in [
+        "{ \"root\": \"\" }\n",
+        "{\n  \"address\": \":443\"\n}\n",
+        "time=now msg=x\n",
+    ] {
+        std::fs::write(place.file("audit.log"), text).unwrap();
+        let error = LogFile::open(&place.file("audit.log")).unwrap_err().to_string();
+        assert!(error.contains("is no audit log, and is left as it is"), "{error}");
+        assert_eq!(place.text(), text);
+        assert!(place.aside().is_empty());
+    }
+}
+
 #[tokio::test]
 async fn a_rotated_log_goes_on_in_the_new_file_and_both_verify_together() {
     let place = Place::new();
