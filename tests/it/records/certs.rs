@@ -196,7 +196,7 @@ async fn a_certificate_is_revoked_by_the_operator_once_and_only_beside_a_daemon(
         &["revocation asked for by the operator", "certificate revocation"],
     );
     let without = complains(&world, "certs", &["revoke", &id, "--yes"]).await;
-    has(&without, &["no daemon runs", "start the daemon"]);
+    has(&without, &["no daemon answers", "start the daemon"]);
     assert_eq!(without.lines().count(), 1, "{without}");
 }
 
