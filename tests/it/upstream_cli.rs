@@ -78,6 +78,9 @@ async fn issues(world: &Arc<World>, name: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i1_registering_without_a_daemon_spends_the_eab_once_whoever_registers_or_starts_after_it() {
     let world = World::new().await;
+    let before = complains(&world, &["show"]).await;
+    assert!(before.contains("there is no store"), "{before}");
+    world.installation.prints("eab", &["add"]).await;
     let before = prints(&world, &["show"]).await;
     assert_eq!(line(&before, "state: "), "unregistered");
     assert_eq!(line(&before, "EAB: "), "configured");
@@ -166,6 +169,7 @@ async fn f24_a_change_of_key_that_is_cut_off_is_settled_by_what_the_ca_knows() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_key_that_the_ca_refuses_changes_nothing() {
     let world = Arc::new(World::new().await);
+    world.installation.prints("eab", &["add"]).await;
     let nothing = complains(&world, &["rotate-key"]).await;
     assert!(nothing.contains("there is no account yet"), "{nothing}");
     let daemon = started(&world).await;

@@ -412,6 +412,7 @@ async fn the_command_prints_the_same_with_and_without_a_daemon_and_its_exit_code
             0,
             "www.example.com: allowed\n  provisioner: acme\n  \
              authority.policy: allowed by authority.policy.x509.allow.dns[0] \"*.example.com\"\n  \
+             authority.policy, client: not asked; say --from ADDRESS\n  \
              authority.provisioners[0].policy: no rules\n  challenges: http-01\n  upstream: default\n  \
              days: at most 30, by authority.policy.per_name[0]\n",
         ),
@@ -447,7 +448,7 @@ async fn the_command_prints_the_same_with_and_without_a_daemon_and_its_exit_code
     let complaints: [(&[&str], &str); 3] = [
         (
             &["www.example.com", "--account", "nobody"],
-            "there is no account \"nobody\"",
+            "\"nobody\" is no account: write its id, which the list shows, or its URL",
         ),
         (
             &["www.example.com", "--account", "00112233445566778899aabbccddeeff"],
