@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use prometheus::IntCounter;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -79,9 +79,9 @@ pub fn start(logger: &Logger, quiet: bool) -> anyhow::Result<()> {
     let filter = match std::env::var_os(FILTER) {
         Some(wanted) if !wanted.is_empty() => {
             let unreadable =
-                || format!("{FILTER} says nothing about a level of the log; write e.g. {FILTER}=debug");
-            let wanted = wanted.to_str().with_context(unreadable)?;
-            EnvFilter::try_new(wanted).with_context(unreadable)?
+                |why: &str| anyhow!("{FILTER} says no level of the log ({why}); write e.g. {FILTER}=debug");
+            let wanted = wanted.to_str().ok_or_else(|| unreadable("it is no text"))?;
+            EnvFilter::try_new(wanted).map_err(|error| unreadable(&error.to_string()))?
         }
         Some(_) | None => EnvFilter::new(level),
     };

@@ -104,11 +104,11 @@ async fn bad_json_exits_2_and_names_the_line() {
 }
 
 #[tokio::test]
-async fn a_level_of_the_log_that_is_none_exits_1_and_names_the_variable() {
+async fn a_level_of_the_log_that_is_none_exits_2_and_names_the_variable() {
     let world = World::new().await;
     refuses(
         &world,
-        1,
+        2,
         &["ACME_PROXY_LOG", "ACME_PROXY_LOG=debug"],
         |program| {
             program
