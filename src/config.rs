@@ -252,6 +252,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
                 section.text("file")?.map(|file| absolute(&file)).transpose()
             });
             let cors = config.flag("cors");
+            let balancers = config.section("proxy_protocol", server::balancers);
             let blocked_keys = policy::blocked_keys(config);
             Ok((
                 upstreams?,
@@ -261,6 +262,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
                 limits?,
                 audit?,
                 cors?,
+                balancers?,
                 blocked_keys?,
             ))
         });
@@ -270,8 +272,9 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     monitoring?;
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
-    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, audit, cors, blocked_keys)) =
-        authority?;
+    let (mut policy, of_config) = authority?;
+    let (upstreams, mut validate, deadline, metrics, limits, audit, cors, balancers, blocked_keys) =
+        of_config;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
     let wishes = upstreams.all.iter();
@@ -281,6 +284,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     policy.blocked_keys = blocked_keys;
     (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);
+    server.balancers = balancers;
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {
         name: provisioner.name.clone(),
         terms_of_service: provisioner.terms_of_service.clone(),

@@ -1,9 +1,11 @@
-//! `address`, `dnsNames`, `commonName`, `tls`, `root` and `logger`: where and as whom we answer.
+//! `address`, `dnsNames`, `commonName`, `tls`, `root`, `logger` and `proxy_protocol`: where, as whom and to whom we answer.
 
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use ipnet::IpNet;
 
 use crate::config::LogFormat;
 use crate::config::Logger;
@@ -13,6 +15,7 @@ use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::reader::all;
 use crate::config::value::ListenAddress;
+use crate::policy::network::Network;
 use crate::server::OwnCertificate;
 use crate::server::PeerLimits;
 use crate::server::Root;
@@ -83,7 +86,21 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
         cors: false,
         trace_header,
         limits: PeerLimits::default(),
+        balancers: Vec::new(),
     })
+}
+
+/// `authority.config.proxy_protocol`: the load balancers whose PROXY header is believed.
+pub(crate) fn balancers(section: &Section<'_>) -> Result<Vec<IpNet>, Reported> {
+    all(section.texts("from")?.iter().map(|text| {
+        let Network(network) = text.parsed()?;
+        match network.prefix_len() {
+            0 => Err(text.wrong(
+                "would let every client say what its address is; write the addresses of your load balancers",
+            )),
+            _ => Ok(network),
+        }
+    }))
 }
 
 fn names<T: PartialEq, E: Display>(
