@@ -7,6 +7,7 @@ pub mod backup;
 pub mod control;
 pub mod deep;
 pub mod import;
+mod leave;
 mod listen;
 pub mod log;
 mod reload;
@@ -33,6 +34,7 @@ use tokio::time::Interval;
 
 use crate::acme::certificate::{self, Der};
 use crate::acme::upstream::UpstreamName;
+use crate::app::leave::Leave;
 use crate::app::reload::{AccountsInForce, InForce, Work};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -171,7 +173,8 @@ impl App {
         self.metrics_listener.as_ref()?.local_addr().ok()
     }
 
-    /// Serves until `stop` turns true or the store fails, then lets what is under way end.
+    /// Serves until `stop` turns true, and for `shutdown_delay` more, or until the store fails; then lets what is under way
+    /// end.
     ///
     /// # Errors
     ///
@@ -209,9 +212,11 @@ impl App {
         parts.spawn(reload::work(in_force.work.subscribe(), accounts, stopped));
         systemd::ready("serving");
         let mut heartbeat = systemd::heartbeat().map(tokio::time::interval);
+        let mut leave = Leave::default();
         let failure = loop {
             tokio::select! {
-                () = told_to(&mut stop) => break None,
+                () = told_to(&mut stop), if !leave.is_taken() => leave.take(&in_force),
+                () = leave.is_over() => break None,
                 failure = in_force.store.failed() => {
                     tracing::error!(error = %failure, "the store has failed; only a restart can tell what is on the disk");
                     break Some(failure.into());

@@ -35,6 +35,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::reader::Findings;
 use crate::config::reader::Reported;
@@ -70,6 +71,8 @@ pub struct Config {
     pub audit: Option<PathBuf>,
     /// Where metrics are served, if they are.
     pub metrics: Option<SocketAddr>,
+    /// How long the daemon serves on after it has been told to stop, so that load balancers notice.
+    pub shutdown_delay: Duration,
     /// What the file says without effect, or at a risk: one line each, with file, line and key.
     pub warnings: Vec<String>,
     /// Whether the file itself holds secrets.
@@ -253,6 +256,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
             });
             let cors = config.flag("cors");
             let balancers = config.section("proxy_protocol", server::balancers);
+            let shutdown_delay = server::shutdown_delay(config);
             let blocked_keys = policy::blocked_keys(config);
             Ok((
                 upstreams?,
@@ -263,6 +267,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
                 audit?,
                 cors?,
                 balancers?,
+                shutdown_delay?,
                 blocked_keys?,
             ))
         });
@@ -273,8 +278,18 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     crl?;
     let (logger, mut server, store) = (logger?, server?, store?);
     let (mut policy, of_config) = authority?;
-    let (upstreams, mut validate, deadline, metrics, limits, audit, cors, balancers, blocked_keys) =
-        of_config;
+    let (
+        upstreams,
+        mut validate,
+        deadline,
+        metrics,
+        limits,
+        audit,
+        cors,
+        balancers,
+        shutdown_delay,
+        blocked_keys,
+    ) = of_config;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
     let wishes = upstreams.all.iter();
@@ -334,6 +349,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         logger,
         audit,
         metrics,
+        shutdown_delay,
         warnings: Vec::new(),
         holds_secrets: false,
         secret_files: Vec::new(),

@@ -17,6 +17,7 @@ mod deep;
 mod documentation;
 mod eab_cli;
 mod gate;
+mod haproxy;
 mod harness;
 mod health;
 mod import;

@@ -123,6 +123,8 @@ const BAD_VALUES: &str = r#"
 /authority/config/proxy_protocol | {"from": ["::/0"]} | "::/0" would let every client say what its address is; write the addresses of your load balancers
 /authority/config/proxy_protocol | {"from": "10.0.0.1"} | proxy_protocol.from: is a string; write a list
 /authority/config/proxy_protocol | true | proxy_protocol: is true; write an object
+/authority/config/shutdown_delay | "61s" | shutdown_delay: is longer than the service's manager waits for its end; write "1m" at most
+/authority/config/shutdown_delay | 10 | shutdown_delay: is a number; write a string
 /authority/config/upstreams | {} | upstreams: is an object; write a list
 /authority/config/upstreams | [{"ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[0].name: is missing; write
 /authority/config/upstreams | [{"name": "B", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[0].name: "B" is no name of an upstream; write
