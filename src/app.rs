@@ -7,6 +7,7 @@ pub mod backup;
 pub mod control;
 pub mod deep;
 pub mod import;
+mod leave;
 mod listen;
 pub mod log;
 mod reload;
@@ -34,6 +35,7 @@ use tokio::time::Interval;
 
 use crate::acme::certificate::{self, Der};
 use crate::acme::upstream::UpstreamName;
+use crate::app::leave::Leave;
 use crate::app::reload::{AccountsInForce, Files, InForce, Work};
 use crate::app::vault::Vaults;
 use crate::clock::Clock;
@@ -177,7 +179,8 @@ impl App {
         self.metrics_listener.as_ref()?.local_addr().ok()
     }
 
-    /// Serves until `stop` turns true or the store fails, then lets what is under way end.
+    /// Serves until `stop` turns true, and for `shutdown_delay` more, or until the store fails; then lets what is under way
+    /// end.
     ///
     /// # Errors
     ///
@@ -214,9 +217,11 @@ impl App {
         systemd::ready("serving");
         let mut heartbeat = systemd::heartbeat().map(tokio::time::interval);
         let mut reload = JoinSet::new();
+        let mut leave = Leave::default();
         let failure = loop {
             tokio::select! {
-                () = told_to(&mut stop) => break None,
+                () = told_to(&mut stop), if !leave.is_taken() => leave.take(&in_force),
+                () = leave.is_over() => break None,
                 failure = self.store.failed() => {
                     tracing::error!(error = %failure, "the store has failed; only a restart can tell what is on the disk");
                     break Some(failure.into());

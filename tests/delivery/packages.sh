@@ -250,6 +250,7 @@ it "the Debian package is installed, kept, removed and purged" debian_package
 it "the image has nothing but the program and roots, and gets its certificate from a CA as an unprivileged user" image
 it "the chart passes helm lint" chart lint
 it "the chart's objects are what Kubernetes knows, and hold no secret but the secret" chart manifests
+it "the chart has three replicas with a database, and one without" chart replicas
 it "acme-proxy takes the chart's ca.json" chart accepted
 it "the chart lays config over the rest" chart laid_over
 it "the chart refuses bad values, each by its name" chart refused

@@ -9,6 +9,7 @@
 
 mod audit;
 mod backup;
+mod balanced;
 mod canary;
 mod compat;
 mod config;
@@ -16,6 +17,7 @@ mod deep;
 mod documentation;
 mod eab_cli;
 mod gate;
+mod haproxy;
 mod harness;
 mod health;
 mod import;
