@@ -7,6 +7,7 @@ use std::time::Duration;
 use instant_acme::{Account, Identifier, NewAccount, NewOrder, Order};
 use reqwest::tls::TlsInfo;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::harness::ca::{self, Options};
@@ -370,4 +371,53 @@ async fn f27_signals_in_any_number_and_at_any_time_end_nothing_but_as_they_shoul
     let status = timeout(PATIENCE, daemon.ended()).await.unwrap();
     assert_eq!(status.code(), Some(0), "{}", world.installation.log());
     assert_eq!(world.ca.stats().eab_uses, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
+    let world = Arc::new(World::new().await);
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let ledger = Arc::new(Ledger::default());
+    let obtain = |round: usize| {
+        let mut clients = JoinSet::new();
+        for number in 0..4 {
+            let (world, ledger) = (Arc::clone(&world), Arc::clone(&ledger));
+            clients.spawn(async move {
+                let name = format!("r{round}n{number}.test.example.com");
+                Client::new(&world, &ledger).obtain(&[&name]).await;
+            });
+        }
+        clients
+    };
+    obtain(0).join_all().await;
+    let before = daemon.open_files();
+    let mut load = JoinSet::new();
+    for reload_number in 1..=100 {
+        if reload_number % 10 == 1 {
+            load.spawn(obtain(reload_number).join_all());
+        }
+        reload(&world, &daemon, RELOADED, |config| {
+            config["authority"]["config"]["account_email"] = json!(format!("{reload_number}@example.com"));
+        })
+        .await;
+    }
+    load.join_all().await;
+    world.installation.says(ENDED, 100).await;
+    ledger.audit(&world).await.assert_clean();
+    let stats = world.ca.stats();
+    assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
+    // Connections to the CA and of clients end a little later.
+    let is_back = async {
+        while daemon.open_files() > before + 8 {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let waited = timeout(PATIENCE, is_back).await;
+    assert!(
+        waited.is_ok(),
+        "{} files are open, {before} were",
+        daemon.open_files()
+    );
+    daemon.stop().await;
 }
