@@ -5,9 +5,9 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::acme::secret::Secret;
 use crate::config::reader::Reported;
 use crate::config::reader::Text;
-use crate::upstream::Secret;
 
 /// Secrets are short; a larger file is not one.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
