@@ -8,6 +8,7 @@ mod codec;
 #[cfg(test)]
 mod contract;
 pub mod offers;
+pub mod postgres;
 pub mod shared;
 pub mod sled;
 
@@ -188,6 +189,9 @@ pub enum StoreError {
         "more has changed in the meantime than the store can remember; make the backup when less is going on"
     )]
     Overtaken,
+    /// The database can not be used at the moment. It may be again.
+    #[error("the database can not be used: {0}")]
+    Unavailable(String),
     /// The disk failed. The store takes no more writes; only a restart, which reads the disk again, can tell what is
     /// on it.
     #[error("the store failed: {0}")]
