@@ -36,6 +36,17 @@ pub(crate) fn resolved(text: &Text<'_>) -> Result<Secret, Reported> {
     }
 }
 
+/// The secret that the text says where to find, and that may not stand in `ca.json` itself. No message shows it.
+pub(crate) fn elsewhere(text: &Text<'_>) -> Result<Secret, Reported> {
+    match stands_here(text) {
+        true => Err(text.place.error(
+            "says the secret itself; write it into a file that only the service may read, and \"file:PATH\" here, or \
+             \"env:NAME\"",
+        )),
+        false => resolved(text),
+    }
+}
+
 fn from_file(path: &Path, text: &Text<'_>) -> Result<Secret, Reported> {
     let unreadable = |error| {
         text.wrong(format_args!(

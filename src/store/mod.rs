@@ -189,8 +189,8 @@ pub enum StoreError {
         "more has changed in the meantime than the store can remember; make the backup when less is going on"
     )]
     Overtaken,
-    /// The database can not be used at the moment. It may be again.
-    #[error("the database can not be used: {0}")]
+    /// The database can not be reached, or does not answer. It may come back.
+    #[error("{0}")]
     Unavailable(String),
     /// The disk failed. The store takes no more writes; only a restart, which reads the disk again, can tell what is
     /// on it.

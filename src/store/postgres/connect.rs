@@ -1,6 +1,7 @@
 //! The way to the database: one host after the other until one lets us in and takes writes, a pool of connections, and
 //! the settings of each, so that a database that hangs or has vanished is noticed within seconds.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,15 +9,16 @@ use std::time::Duration;
 use deadpool::managed::{Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 use deadpool_postgres::ClientWrapper;
 use tokio::net::lookup_host;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, Error, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::acme::secret::Secret;
 use crate::store::StoreError;
-use crate::store::postgres::fault::{Fault, Faults, Told};
+use crate::store::postgres::fault::{self, Fault, Told};
 use crate::store::postgres::tls;
 use crate::store::postgres::url::{ConnectionUrl, Host, HostPlace, Protection};
 
@@ -37,10 +39,15 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// What holds in each session, whatever the database's own defaults are. A statement takes milliseconds: one that takes
-/// seconds is of no use to anybody any more, and one that waits for a lock holds up others.
-const SESSION: &str = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s \
-                       -c default_transaction_isolation=read\\ committed -c TimeZone=UTC";
+/// Where everything of ours is in the database.
+pub(crate) const SCHEMA: &str = "acme_proxy";
+
+/// What each session is told first, whatever the database's own defaults are; not at its start, because proxies such as
+/// that of RDS refuse options there. A statement takes milliseconds: one that takes seconds is of no use to anybody any
+/// more, and one that waits for a lock holds up others.
+const SESSION: &str = "SET search_path = acme_proxy; SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
+                       SET idle_in_transaction_session_timeout = '10s'; \
+                       SET default_transaction_isolation = 'read committed'; SET jit = off";
 
 /// How the database is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,9 +58,7 @@ pub struct Settings {
     pub database: String,
     /// The password, if there is one.
     pub password: Option<Secret>,
-    /// What all replicas have in common, and nobody else knows: the keys of nonces and of stored secrets come from it.
-    pub secret: Secret,
-    /// How many connections there may be.
+    /// How many connections there may be, the one for wake-ups not counted.
     pub pool: usize,
 }
 
@@ -65,11 +70,14 @@ impl Settings {
     }
 }
 
-/// Where the bytes of a connection go through.
-type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+/// A connection, and its second half, which somebody has to poll.
+type Connected = (
+    Client,
+    Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>,
+);
 
 /// The way to the database.
-pub(crate) struct Connector {
+struct Connector {
     hosts: Vec<Host>,
     /// Everything but the host.
     config: Config,
@@ -78,30 +86,23 @@ pub(crate) struct Connector {
     connect_timeout: Duration,
     /// The place of the host that has let us in last: it is tried first.
     latest: AtomicUsize,
-    pub(crate) faults: Arc<Faults>,
 }
 
 impl Connector {
-    /// The way to a database; nobody is asked yet.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the roots to trust.
-    pub(crate) fn new(settings: &Settings) -> Result<Self, StoreError> {
+    fn new(settings: &Settings) -> Result<Self, StoreError> {
         let url = &settings.url;
-        let faults = Arc::new(Faults::default());
-        let tls = tls::connector(&url.protection).map_err(|why| {
-            faults.note(Fault::Tls);
-            StoreError::Unavailable(why)
-        })?;
+        let tls = tls::connector(&url.protection);
+        let tls = tls.map_err(|why| noted(Told::of_settings(Fault::Tls, why)))?;
         let mut config = Config::new();
         config
             .user(&url.user)
             .dbname(&settings.database)
             .application_name(&url.application_name)
-            .options(SESSION)
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .channel_binding(ChannelBinding::Prefer)
+            .channel_binding(match url.needs_channel_binding {
+                true => ChannelBinding::Require,
+                false => ChannelBinding::Prefer,
+            })
             .connect_timeout(url.connect_timeout)
             .tcp_user_timeout(UNACKNOWLEDGED)
             .keepalives_idle(KEEPALIVE_IDLE)
@@ -117,7 +118,6 @@ impl Connector {
             tls,
             connect_timeout: url.connect_timeout,
             latest: AtomicUsize::new(0),
-            faults,
         })
     }
 
@@ -126,7 +126,7 @@ impl Connector {
     /// # Errors
     ///
     /// What is wrong with each host.
-    pub(crate) async fn connect(&self) -> Result<(Client, Connection<Socket, Stream>), Told> {
+    async fn connect(&self) -> Result<Connected, Told> {
         let first = self.latest.load(Ordering::Relaxed);
         let places = (first..self.hosts.len()).chain(0..first);
         let mut told = Vec::new();
@@ -143,13 +143,13 @@ impl Connector {
             }
         }
         for told in &told {
-            self.faults.note(told.fault);
+            fault::note(told.fault);
         }
         let nowhere = Told::new("db.dataSource", Fault::Other, "it names no host");
         Err(Told::all(told).unwrap_or(nowhere))
     }
 
-    async fn connect_to(&self, host: &Host) -> Result<(Client, Connection<Socket, Stream>), Told> {
+    async fn connect_to(&self, host: &Host) -> Result<Connected, Told> {
         let mut config = self.config.clone();
         config.port(host.port);
         let name = match &host.place {
@@ -181,11 +181,7 @@ impl Connector {
     }
 
     /// The library's own deadline ends with the TCP handshake; a server that hangs behind it must not hold us up either.
-    async fn attempt(
-        &self,
-        host: &Host,
-        config: &Config,
-    ) -> Result<(Client, Connection<Socket, Stream>), Told> {
+    async fn attempt(&self, host: &Host, config: &Config) -> Result<Connected, Told> {
         match timeout(self.connect_timeout, config.connect(self.tls.clone())).await {
             Ok(connected) => connected.map_err(|error| Told::of(host, &error)),
             Err(_) => {
@@ -199,17 +195,42 @@ impl Connector {
 /// Makes the pool's connections, and looks at those that were idle.
 pub(crate) struct Manager(Arc<Connector>);
 
+impl Manager {
+    /// A connection that is set up; `heard` gets what the server says by itself. The task ends with the connection.
+    async fn session(
+        &self,
+        mut heard: impl FnMut(AsyncMessage) + Send + 'static,
+    ) -> Result<(Client, JoinHandle<()>), Told> {
+        let (client, mut connection) = self.0.connect().await?;
+        let task = tokio::spawn(async move {
+            loop {
+                match poll_fn(|cx| connection.poll_message(cx)).await {
+                    Some(Ok(message)) => heard(message),
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "a connection to the database has ended");
+                        return;
+                    }
+                    None => return,
+                }
+            }
+        });
+        let told = match timeout(self.0.connect_timeout, client.batch_execute(SESSION)).await {
+            Ok(Ok(())) => return Ok((client, task)),
+            Ok(Err(error)) => Told::of(DATABASE, &error),
+            Err(_) => Told::new(DATABASE, Fault::Unreachable, ""),
+        };
+        task.abort();
+        fault::note(told.fault);
+        Err(told)
+    }
+}
+
 impl deadpool::managed::Manager for Manager {
     type Type = ClientWrapper;
     type Error = Told;
 
     async fn create(&self) -> Result<ClientWrapper, Told> {
-        let (client, connection) = self.0.connect().await?;
-        let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the database has ended");
-            }
-        });
+        let (client, task) = self.session(drop).await?;
         Ok(ClientWrapper::new(client, task))
     }
 
@@ -220,27 +241,22 @@ impl deadpool::managed::Manager for Manager {
         let works = client.simple_query("").await;
         works
             .map(drop)
-            .map_err(|error| RecycleError::Backend(Told::of("the database", &error)))
+            .map_err(|error| RecycleError::Backend(Told::of(DATABASE, &error)))
     }
 }
 
-/// A database, through a pool of connections.
+/// The connections of one process.
 #[derive(Clone)]
-pub(crate) struct Database {
-    pub(crate) connector: Arc<Connector>,
-    pool: Pool<Manager>,
-    place: Arc<str>,
-}
+pub(crate) struct Connections(Pool<Manager>);
 
-impl Database {
-    /// The database of these settings; nobody is asked yet.
+impl Connections {
+    /// Connects to nothing yet.
     ///
     /// # Errors
     ///
     /// [`StoreError::Unavailable`], with what is wrong with the settings.
     pub(crate) fn new(settings: &Settings) -> Result<Self, StoreError> {
-        let connector = Arc::new(Connector::new(settings)?);
-        let pool = Pool::builder(Manager(Arc::clone(&connector)))
+        let pool = Pool::builder(Manager(Arc::new(Connector::new(settings)?)))
             .max_size(settings.pool)
             .timeouts(Timeouts {
                 wait: Some(WAIT),
@@ -249,44 +265,53 @@ impl Database {
                 recycle: Some(RECYCLE),
             })
             .runtime(deadpool::Runtime::Tokio1)
-            .build()
-            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        Ok(Self {
-            connector,
-            pool,
-            place: settings.place().into(),
-        })
+            .build();
+        pool.map(Self)
+            .map_err(|error| StoreError::Failed(format!("the pool can not be made: {error}")))
     }
 
-    /// A connection that works, for one piece of work.
+    /// A connection that works, for as long as it is held.
     ///
     /// # Errors
     ///
     /// [`StoreError::Unavailable`], with what is wrong with each host.
-    pub(crate) async fn connection(&self) -> Result<Object<Manager>, StoreError> {
-        let why = match self.pool.get().await {
-            Ok(connection) => return Ok(connection),
+    pub(crate) async fn get(&self) -> Result<Object<Manager>, StoreError> {
+        match self.0.get().await {
+            Ok(connection) => Ok(connection),
             // It has been counted.
-            Err(PoolError::Backend(told)) => return Err(told.into()),
-            Err(PoolError::Timeout(_)) => Told::new(&self.place, Fault::PoolExhausted, ""),
-            Err(error) => Told::new(&self.place, Fault::Other, &error.to_string()),
-        };
-        Err(self.told(why))
+            Err(PoolError::Backend(told)) => Err(told.into()),
+            Err(PoolError::Timeout(_)) => {
+                let size = self.0.status().max_size;
+                let detail = format!("of {size} none became free within {} s", WAIT.as_secs());
+                Err(noted(Told::new(DATABASE, Fault::PoolExhausted, &detail)))
+            }
+            Err(error) => Err(noted(Told::new(DATABASE, Fault::Other, &error.to_string()))),
+        }
     }
 
-    /// What the library says about a statement, counted.
-    pub(crate) fn failed(&self, error: &Error) -> StoreError {
-        self.told(Told::of(&self.place, error))
-    }
-
-    /// A fault, counted.
-    pub(crate) fn told(&self, told: Told) -> StoreError {
-        self.connector.faults.note(told.fault);
-        told.into()
-    }
-
-    /// How often each fault has been met.
-    pub(crate) fn faults(&self) -> Vec<(&'static str, u64)> {
-        self.connector.faults.counts()
+    /// A connection that is not of the pool; `heard` gets what the server says by itself. The task ends with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::get`].
+    pub(crate) async fn alone(
+        &self,
+        heard: impl FnMut(AsyncMessage) + Send + 'static,
+    ) -> Result<(Client, JoinHandle<()>), StoreError> {
+        Ok(self.0.manager().session(heard).await?)
     }
 }
+
+/// The server's or the library's error about a statement as ours, counted.
+pub(crate) fn unavailable(error: &Error) -> StoreError {
+    noted(Told::of(DATABASE, error))
+}
+
+/// A fault as an error of the store, counted.
+pub(crate) fn noted(told: Told) -> StoreError {
+    fault::note(told.fault);
+    told.into()
+}
+
+/// The database, where nobody needs to be told which.
+const DATABASE: &str = "the database";

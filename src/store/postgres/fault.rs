@@ -252,6 +252,11 @@ impl Told {
         Self { fault, text }
     }
 
+    /// What is wrong with the settings, which says itself what to do.
+    pub(crate) fn of_settings(fault: Fault, text: String) -> Self {
+        Self { fault, text }
+    }
+
     /// What the library says.
     pub fn of(place: impl fmt::Display, error: &Error) -> Self {
         let mut detail = match error.as_db_error() {
@@ -280,24 +285,21 @@ impl Told {
     }
 }
 
-/// How often each fault has been met.
-#[derive(Debug, Default)]
-pub struct Faults([AtomicU64; Fault::ALL.len()]);
+/// How often this process has met each fault.
+static COUNTS: [AtomicU64; Fault::ALL.len()] = [const { AtomicU64::new(0) }; Fault::ALL.len()];
 
-impl Faults {
-    /// Counts one.
-    pub fn note(&self, fault: Fault) {
-        let counts = Fault::ALL.iter().zip(&self.0);
-        for (_, count) in counts.filter(|(known, _)| **known == fault) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+/// Counts a fault.
+pub(crate) fn note(fault: Fault) {
+    let counts = Fault::ALL.iter().zip(&COUNTS);
+    for (_, count) in counts.filter(|(known, _)| **known == fault) {
+        count.fetch_add(1, Ordering::Relaxed);
     }
+}
 
-    /// Those of all.
-    pub fn counts(&self) -> Vec<(&'static str, u64)> {
-        let counts = Fault::ALL.iter().zip(&self.0);
-        counts
-            .map(|(fault, count)| (fault.label(), count.load(Ordering::Relaxed)))
-            .collect()
-    }
+/// How often this process has met each fault, by its label.
+pub fn counts() -> Vec<(&'static str, u64)> {
+    let counts = Fault::ALL.iter().zip(&COUNTS);
+    counts
+        .map(|(fault, count)| (fault.label(), count.load(Ordering::Relaxed)))
+        .collect()
 }

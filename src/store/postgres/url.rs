@@ -39,6 +39,8 @@ pub struct ConnectionUrl {
     pub database: Option<String>,
     /// How connections over the network are protected.
     pub protection: Protection,
+    /// Whether the password is only shown to a server that can tie it to this TLS connection.
+    pub needs_channel_binding: bool,
     /// How long one address of a host may take to let us in.
     pub connect_timeout: Duration,
     /// What we are called in the server's list of sessions.
@@ -166,7 +168,7 @@ impl FromStr for ConnectionUrl {
 struct Parameters(Vec<(&'static str, String)>);
 
 /// Those that mean something here.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "host",
     "port",
     "user",
@@ -177,6 +179,7 @@ const KNOWN: [&str; 10] = [
     "connect_timeout",
     "target_session_attrs",
     "application_name",
+    "channel_binding",
 ];
 
 /// Those of libpq that acme-proxy sets by itself.
@@ -287,6 +290,7 @@ impl Parameters {
                 .map(|password| Secret::new(password.to_owned())),
             database: self.get("dbname").map(ToOwned::to_owned),
             protection: self.protection()?,
+            needs_channel_binding: self.needs_channel_binding()?,
             connect_timeout: self.connect_timeout()?,
             application_name: self.get("application_name").unwrap_or("acme-proxy").to_owned(),
         })
@@ -350,6 +354,16 @@ impl Parameters {
         }
     }
 
+    fn needs_channel_binding(&self) -> Result<bool, InvalidUrl> {
+        match self.get("channel_binding") {
+            None | Some("prefer") => Ok(false),
+            Some("require") => Ok(true),
+            Some(_) => {
+                wrong("has a channel_binding that is not served; write require or prefer, or take it out")
+            }
+        }
+    }
+
     fn connect_timeout(&self) -> Result<Duration, InvalidUrl> {
         match self.get("connect_timeout").map(str::parse::<u64>) {
             None => Ok(CONNECT_TIMEOUT),
@@ -404,7 +418,7 @@ fn place(name: String) -> Result<HostPlace, InvalidUrl> {
         directory if directory.starts_with('/') => Ok(HostPlace::Directory(PathBuf::from(name))),
         known if known.chars().all(is_of_name) => Ok(HostPlace::Network(name)),
         _ => wrong(
-            "has a host that is neither a name nor an address nor the full path of a socket's directory",
+            "has a host that is no name, address or full path of a socket's directory; write e.g. db1.example.com",
         ),
     }
 }
