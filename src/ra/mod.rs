@@ -68,6 +68,7 @@ impl From<StoreError> for Refusal {
             StoreError::Conflict | StoreError::LeaseLost => {
                 ("the object changed while it was worked on; try again", 1)
             }
+            StoreError::Unavailable(_) => ("the server can not do this at the moment; try again soon", 5),
             StoreError::InUse { .. }
             | StoreError::Corrupt(_)
             | StoreError::Overtaken

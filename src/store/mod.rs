@@ -8,6 +8,7 @@ mod codec;
 #[cfg(test)]
 mod contract;
 pub mod offers;
+pub mod postgres;
 pub mod shared;
 pub mod sled;
 
@@ -180,6 +181,9 @@ pub enum StoreError {
         /// For how many seconds.
         seconds: u64,
     },
+    /// The database can not be reached, or does not answer. It may come back.
+    #[error("{0}")]
+    Unavailable(String),
     /// A record can not be read.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
