@@ -117,7 +117,7 @@ impl Operator {
         let mut attempt = 0;
         loop {
             if let Some((ra, _)) = &self.here {
-                let mut backup = ra.backup();
+                let mut backup = ra.backup().await?;
                 while let Some(lines) = backup.next().await? {
                     out.write_all(&lines).await?;
                 }

@@ -327,7 +327,9 @@ async fn census(context: &Context) {
                 raise_to(&metrics.store_commits, census.commits);
                 raise_to(&metrics.store_syncs, census.syncs);
                 metrics.store_bytes.set(whole(census.bytes_on_disk));
-                metrics.store_free_bytes.set(whole(census.bytes_free));
+                if let Some(free) = census.bytes_free {
+                    metrics.store_free_bytes.set(whole(free));
+                }
             }
             Err(error) => tracing::error!(%error, "the store can not be counted"),
         }

@@ -1,6 +1,7 @@
 //! The way to the database: one host after the other until one lets us in and takes writes, a pool of connections, and
 //! the settings of each, so that a database that hangs or has vanished is noticed within seconds.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -248,6 +249,12 @@ impl deadpool::managed::Manager for Manager {
 /// The connections of one process.
 #[derive(Clone)]
 pub(crate) struct Connections(Pool<Manager>);
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connections({:?})", self.0.status())
+    }
+}
 
 impl Connections {
     /// Connects to nothing yet.
