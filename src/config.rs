@@ -56,8 +56,10 @@ pub struct Config {
     pub policy: crate::policy::Settings,
     /// Where and as whom we answer.
     pub server: crate::server::Settings,
-    /// Where records are kept.
+    /// Where records are kept; or, where `database` keeps them, the directory of the control socket.
     pub store: crate::store::Settings,
+    /// The database that keeps the records instead, if several replicas are to share them.
+    pub database: Option<crate::store::postgres::Settings>,
     /// The CAs, the default one first.
     pub upstreams: Vec<Upstream>,
     /// How validation reaches the network.
@@ -269,7 +271,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     });
     monitoring?;
     crl?;
-    let (logger, mut server, store) = (logger?, server?, store?);
+    let (logger, mut server, (store, database)) = (logger?, server?, store?);
     let (mut policy, (upstreams, mut validate, deadline, metrics, limits, audit, cors, blocked_keys)) =
         authority?;
     policy.issuance_deadline = deadline;
@@ -324,6 +326,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         policy,
         server,
         store,
+        database,
         upstreams: upstreams.all,
         validate,
         worker,

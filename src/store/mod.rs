@@ -192,6 +192,9 @@ pub enum StoreError {
         "more has changed in the meantime than the store can remember; make the backup when less is going on"
     )]
     Overtaken,
+    /// The database can not be reached, or does not answer. It may come back.
+    #[error("{0}")]
+    Unavailable(String),
     /// The disk failed. The store takes no more writes; only a restart, which reads the disk again, can tell what is
     /// on it.
     #[error("the store failed: {0}")]

@@ -1,38 +1,23 @@
 //! PostgreSQL as the store of several processes.
 
 pub mod connect;
+pub mod fault;
 #[cfg(test)]
 mod tests;
+mod tls;
+pub mod url;
 
-use std::fmt;
-
+use crate::acme::secret::Secret;
 use crate::store::StoreError;
 use crate::store::postgres::connect::{Connections, unavailable};
 
 /// How the store is set up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// How to reach the database.
     pub connection: connect::Settings,
     /// What keys are made of that no replica stores: the same for all of them.
-    pub secret: Secret,
-}
-
-/// A secret of the configuration. It is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
-
-impl Secret {
-    /// The secret of these bytes.
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self(bytes)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
+    pub secret: Secret<Vec<u8>>,
 }
 
 /// The store in a PostgreSQL database.

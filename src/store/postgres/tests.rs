@@ -4,16 +4,22 @@
 #[path = "../../../examples/loopback/postgres.rs"]
 mod server;
 
-use std::time::Duration;
+use crate::acme::secret::Secret;
+use crate::store::postgres::{PostgresStore, Settings, connect};
 
-use crate::store::postgres::{PostgresStore, Secret, Settings, connect};
-
+/// How to reach a new, empty database.
 async fn settings() -> Settings {
+    let config = server::Postgres::fresh_database().await.unwrap();
+    let Some(tokio_postgres::config::Host::Unix(directory)) = config.get_hosts().first() else {
+        panic!("a host of another kind")
+    };
+    let url = format!("postgresql://postgres@/?host={}", directory.display());
     Settings {
         connection: connect::Settings {
-            config: server::Postgres::fresh_database().await.unwrap(),
-            connections: 16,
-            wait: Duration::from_secs(10),
+            url: url.parse().unwrap(),
+            database: config.get_dbname().unwrap().to_owned(),
+            password: None,
+            pool: 16,
         },
         secret: Secret::new(vec![7; 32]),
     }
