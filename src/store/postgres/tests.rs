@@ -7,11 +7,16 @@ mod server;
 use crate::acme::secret::Secret;
 use crate::store::postgres::{PostgresStore, Settings, connect};
 
+/// How to reach a new, empty database.
 async fn settings() -> Settings {
     let config = server::Postgres::fresh_database().await.unwrap();
+    let Some(tokio_postgres::config::Host::Unix(directory)) = config.get_hosts().first() else {
+        panic!("a host of another kind")
+    };
+    let url = format!("postgresql://postgres@/?host={}", directory.display());
     Settings {
         connection: connect::Settings {
-            url: server::url_of(&config).parse().unwrap(),
+            url: url.parse().unwrap(),
             database: config.get_dbname().unwrap().to_owned(),
             password: None,
             pool: 16,
