@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use deadpool::managed::{Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
+use deadpool::managed::{
+    Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts,
+};
 use deadpool_postgres::ClientWrapper;
 use tokio::net::lookup_host;
 use tokio::task::JoinHandle;
@@ -25,6 +27,9 @@ use crate::store::postgres::url::{ConnectionUrl, Host, HostPlace, Protection};
 
 /// How long to wait for one of the pool's connections to become free.
 const WAIT: Duration = Duration::from_secs(5);
+
+/// How long it may take to make one, whatever the number of hosts and their addresses.
+const CREATE: Duration = Duration::from_secs(20);
 
 /// How long a connection that was idle may take to show that it works.
 const RECYCLE: Duration = Duration::from_secs(5);
@@ -267,8 +272,7 @@ impl Connections {
             .max_size(settings.pool)
             .timeouts(Timeouts {
                 wait: Some(WAIT),
-                // Each attempt has a deadline of its own.
-                create: None,
+                create: Some(CREATE),
                 recycle: Some(RECYCLE),
             })
             .runtime(deadpool::Runtime::Tokio1)
@@ -287,6 +291,10 @@ impl Connections {
             Ok(connection) => Ok(connection),
             // It has been counted.
             Err(PoolError::Backend(told)) => Err(told.into()),
+            Err(PoolError::Timeout(TimeoutType::Create)) => {
+                let detail = format!("no host has let us in within {} s", CREATE.as_secs());
+                Err(noted(Told::new(DATABASE, Fault::Unreachable, &detail)))
+            }
             Err(PoolError::Timeout(_)) => {
                 let size = self.0.status().max_size;
                 let detail = format!("of {size} none became free within {} s", WAIT.as_secs());
