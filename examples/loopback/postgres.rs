@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -125,6 +126,17 @@ impl Postgres {
     /// Where its socket is: the `host` of a connection URL.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Tells it to stop as soon as nobody is connected any more; from now on nobody is let in.
+    pub(crate) fn stop_softly(&self) {
+        let pid = fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap_or_default();
+        let pid = pid
+            .lines()
+            .next()
+            .and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+        // Without a server nothing is to be told.
+        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
     }
 
     /// What it has logged.

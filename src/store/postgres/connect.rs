@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -188,7 +189,10 @@ impl Connector {
 
     /// The library's own deadline ends with the TCP handshake; a server that hangs behind it must not hold us up either.
     async fn attempt(&self, host: &Host, config: &Config) -> Result<Connected, Told> {
-        match timeout(self.connect_timeout, config.connect(self.tls.clone())).await {
+        // Its type is so deep that the compiler gives up on those that hold it.
+        let connecting: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send + '_>> =
+            Box::pin(config.connect(self.tls.clone()));
+        match timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| Told::of(host, &error)),
             Err(_) => {
                 let detail = format!("not within {} s", self.connect_timeout.as_secs());
