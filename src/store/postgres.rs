@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod fault;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod tls;
