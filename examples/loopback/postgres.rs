@@ -13,6 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
 /// Runs a server (`$@`), and ends it as a crash does: what it has acknowledged is on the disk.
@@ -126,6 +128,17 @@ impl Postgres {
         &self.directory
     }
 
+    /// Tells it to stop as soon as nobody is connected any more; from now on nobody is let in.
+    pub(crate) fn stop_softly(&self) {
+        let pid = fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap_or_default();
+        let pid = pid
+            .lines()
+            .next()
+            .and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+        // Without a server nothing is to be told.
+        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
@@ -146,6 +159,22 @@ pub(crate) async fn client(config: &Config) -> anyhow::Result<Client> {
     // It ends with the client.
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// The URL of a database behind a socket, as `db.dataSource` has it.
+pub(crate) fn url_of(config: &Config) -> String {
+    let directories = config.get_hosts().iter().map(|host| match host {
+        Host::Unix(path) => path.display().to_string().replace('/', "%2F"),
+        Host::Tcp(name) => name.clone(),
+    });
+    let hosts: Vec<String> = directories.collect();
+    let (user, database) = (config.get_user(), config.get_dbname());
+    format!(
+        "postgresql://{}@{}/{}",
+        user.unwrap_or_default(),
+        hosts.join(","),
+        database.unwrap_or_default()
+    )
 }
 
 async fn new_database(server: &Config) -> anyhow::Result<Config> {

@@ -65,11 +65,12 @@ impl From<StoreError> for Refusal {
                 "the server has no room for new accounts and orders; try again later",
                 300,
             ),
-            StoreError::Unavailable(_) => ("the server can not reach its database; try again later", 10),
+            StoreError::Unavailable(_) | StoreError::Refused(_) => {
+                ("the server can not use its database; try again later", 10)
+            }
             StoreError::Conflict | StoreError::LeaseLost => {
                 ("the object changed while it was worked on; try again", 1)
             }
-            StoreError::Unavailable(_) => ("the server can not do this at the moment; try again soon", 5),
             StoreError::InUse { .. }
             | StoreError::Corrupt(_)
             | StoreError::Overtaken

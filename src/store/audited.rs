@@ -336,7 +336,11 @@ store! {
             self.whole(|store| async move { store.sweep(now, limit).await }).await
         }
 
-        fn shared(&self) -> Option<&dyn Shared> {
+        async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.0.inner.time().await
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
             self.0.inner.shared()
         }
 

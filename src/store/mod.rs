@@ -181,9 +181,6 @@ pub enum StoreError {
         /// For how many seconds.
         seconds: u64,
     },
-    /// The database can not be reached, or does not answer. It may come back.
-    #[error("{0}")]
-    Unavailable(String),
     /// A record can not be read.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
@@ -195,6 +192,9 @@ pub enum StoreError {
     /// The database can not be reached, or does not answer. It may come back.
     #[error("{0}")]
     Unavailable(String),
+    /// The database does not let us in, or is not ours: somebody has to do something.
+    #[error("{0}")]
+    Refused(String),
     /// The disk failed. The store takes no more writes; only a restart, which reads the disk again, can tell what is
     /// on it.
     #[error("the store failed: {0}")]
@@ -400,6 +400,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Everything that is stored as of now, to be read while writes go on: each write is in it whole, or not at all.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
+
+    /// The time by the store's own clock, if it has one.
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
 
     /// What other processes with the same store share; `None` if only one can have it open.
     fn shared(&self) -> Option<&dyn Shared>;

@@ -1,12 +1,16 @@
 //! The way to the database: one host after the other until one lets us in and takes writes, a pool of connections, and
 //! the settings of each, so that a database that hangs or has vanished is noticed within seconds.
 
+use std::fmt;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use deadpool::managed::{Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
+use deadpool::managed::{
+    Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts,
+};
 use deadpool_postgres::ClientWrapper;
 use tokio::net::lookup_host;
 use tokio::task::JoinHandle;
@@ -24,6 +28,9 @@ use crate::store::postgres::url::{ConnectionUrl, Host, HostPlace, Protection};
 
 /// How long to wait for one of the pool's connections to become free.
 const WAIT: Duration = Duration::from_secs(5);
+
+/// How long it may take to make one, whatever the number of hosts and their addresses.
+const CREATE: Duration = Duration::from_secs(20);
 
 /// How long a connection that was idle may take to show that it works.
 const RECYCLE: Duration = Duration::from_secs(5);
@@ -182,7 +189,10 @@ impl Connector {
 
     /// The library's own deadline ends with the TCP handshake; a server that hangs behind it must not hold us up either.
     async fn attempt(&self, host: &Host, config: &Config) -> Result<Connected, Told> {
-        match timeout(self.connect_timeout, config.connect(self.tls.clone())).await {
+        // Its type is so deep that the compiler gives up on those that hold it.
+        let connecting: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send + '_>> =
+            Box::pin(config.connect(self.tls.clone()));
+        match timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| Told::of(host, &error)),
             Err(_) => {
                 let detail = format!("not within {} s", self.connect_timeout.as_secs());
@@ -249,6 +259,12 @@ impl deadpool::managed::Manager for Manager {
 #[derive(Clone)]
 pub(crate) struct Connections(Pool<Manager>);
 
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connections({:?})", self.0.status())
+    }
+}
+
 impl Connections {
     /// Connects to nothing yet.
     ///
@@ -260,8 +276,7 @@ impl Connections {
             .max_size(settings.pool)
             .timeouts(Timeouts {
                 wait: Some(WAIT),
-                // Each attempt has a deadline of its own.
-                create: None,
+                create: Some(CREATE),
                 recycle: Some(RECYCLE),
             })
             .runtime(deadpool::Runtime::Tokio1)
@@ -280,6 +295,10 @@ impl Connections {
             Ok(connection) => Ok(connection),
             // It has been counted.
             Err(PoolError::Backend(told)) => Err(told.into()),
+            Err(PoolError::Timeout(TimeoutType::Create)) => {
+                let detail = format!("no host has let us in within {} s", CREATE.as_secs());
+                Err(noted(Told::new(DATABASE, Fault::Unreachable, &detail)))
+            }
             Err(PoolError::Timeout(_)) => {
                 let size = self.0.status().max_size;
                 let detail = format!("of {size} none became free within {} s", WAIT.as_secs());

@@ -169,6 +169,31 @@ impl Fault {
         }
     }
 
+    /// Whether it may pass without anybody doing something about it.
+    pub fn passes(self) -> bool {
+        match self {
+            Self::Unresolved
+            | Self::Refused
+            | Self::Unreachable
+            | Self::ReadOnly
+            | Self::DiskFull
+            | Self::TooManyConnections
+            | Self::Restarting
+            | Self::Timeout
+            | Self::Lost
+            | Self::PoolExhausted
+            | Self::ClockSkew
+            | Self::Other => true,
+            Self::Tls
+            | Self::Password
+            | Self::NotAdmitted
+            | Self::NoDatabase
+            | Self::Rights
+            | Self::DifferentSecret
+            | Self::Schema => false,
+        }
+    }
+
     fn of_sqlstate(code: &SqlState) -> Self {
         match code.code() {
             "28P01" => Self::Password,
@@ -237,7 +262,10 @@ impl std::error::Error for Told {}
 
 impl From<Told> for StoreError {
     fn from(told: Told) -> Self {
-        Self::Unavailable(told.text)
+        match told.fault.passes() {
+            true => Self::Unavailable(told.text),
+            false => Self::Refused(told.text),
+        }
     }
 }
 
@@ -274,9 +302,12 @@ impl Told {
         Self::new(place, Fault::of(error), &detail)
     }
 
-    /// What is wrong with all hosts, none of which can be used. The last one gives the fault its name.
+    /// What is wrong with all hosts, none of which can be used. One that may be used again gives the fault its name.
     pub(crate) fn all(told: Vec<Self>) -> Option<Self> {
-        let fault = told.last()?.fault;
+        let mut faults = told.iter().map(|told| told.fault);
+        let fault = faults
+            .find(|fault| fault.passes())
+            .or(told.last().map(|told| told.fault))?;
         let texts: Vec<String> = told.into_iter().map(|told| told.text).collect();
         Some(Self {
             fault,
