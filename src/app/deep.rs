@@ -75,10 +75,7 @@ pub async fn diagnose(path: &Path, config: Config) -> Vec<Finding> {
             Check::Configuration,
             Box::pin(async move { files::look(&a).await }),
         ),
-        (
-            Check::Database,
-            Box::pin(async move { database::look(&g).await }),
-        ),
+        (Check::Database, Box::pin(async move { database::look(&g).await })),
         (Check::Name, Box::pin(async move { network::names(&b).await })),
         (Check::Port, Box::pin(async move { network::ports(&c).await })),
         (

@@ -76,8 +76,12 @@ fn of_primary(host: &str, primary: &Primary, settings: &Settings, now: Timestamp
             findings.push(Finding::failure(
                 Check::Database,
                 host,
-                format!("{name} is {value}: what was acknowledged would be lost, and acme-proxy does not start"),
-                format!("set {name} = on, in postgresql.conf or where the role or the database has another value"),
+                format!(
+                    "{name} is {value}: what was acknowledged would be lost, and acme-proxy does not start"
+                ),
+                format!(
+                    "set {name} = on, in postgresql.conf or where the role or the database has another value"
+                ),
             ));
         }
     }
@@ -101,11 +105,18 @@ fn standbys(host: &str, primary: &Primary) -> Finding {
         (0, true) => Finding::failure(
             Check::Database,
             host,
-            format!("it waits for standbys ({}), and none follows it", primary.synchronous),
+            format!(
+                "it waits for standbys ({}), and none follows it",
+                primary.synchronous
+            ),
             "start a standby, or no write ends",
         ),
         (0, false) => Finding::ok(Check::Database, host, "no standby follows it"),
-        (_, true) => Finding::ok(Check::Database, host, format!("{text}, synchronously: {}", primary.synchronous)),
+        (_, true) => Finding::ok(
+            Check::Database,
+            host,
+            format!("{text}, synchronously: {}", primary.synchronous),
+        ),
         (_, false) => Finding::warning(
             Check::Database,
             host,
@@ -117,7 +128,10 @@ fn standbys(host: &str, primary: &Primary) -> Finding {
 
 fn connections(host: &str, primary: &Primary, pool: usize) -> Finding {
     let (used, most) = primary.connections;
-    let text = format!("{used} of {most} connections are in use; this replica takes up to {}", pool + 1);
+    let text = format!(
+        "{used} of {most} connections are in use; this replica takes up to {}",
+        pool + 1
+    );
     let left = most.saturating_sub(used);
     match i64::try_from(pool).is_ok_and(|pool| pool < left) {
         true => Finding::ok(Check::Database, host, text),

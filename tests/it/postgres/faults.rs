@@ -32,15 +32,33 @@ fn passes(error: &StoreError) -> bool {
 async fn who_is_not_let_in_learns_whether_it_is_the_password_the_rules_or_the_database() {
     let network = Network::start(&[]).await;
     let url = |user: &str, database: &str| {
-        format!("postgresql://{user}@{}/{database}?sslmode=disable", network.address)
+        format!(
+            "postgresql://{user}@{}/{database}?sslmode=disable",
+            network.address
+        )
     };
     drop(open(&url(USER, USER), Some(PASSWORD)).await.unwrap());
     let cases = [
         (url(USER, USER), Some("wrong"), "password", "correct db.password"),
-        (url("guest", USER), Some(PASSWORD), "password", "there is no such user"),
+        (
+            url("guest", USER),
+            Some(PASSWORD),
+            "password",
+            "there is no such user",
+        ),
         (url(USER, USER), None, "password", "password missing"),
-        (url(USER, "nowhere"), Some(PASSWORD), "no_database", "createdb --owner=USER"),
-        (url(USER, "postgres"), Some(PASSWORD), "not_admitted", "scram-sha-256"),
+        (
+            url(USER, "nowhere"),
+            Some(PASSWORD),
+            "no_database",
+            "createdb --owner=USER",
+        ),
+        (
+            url(USER, "postgres"),
+            Some(PASSWORD),
+            "not_admitted",
+            "scram-sha-256",
+        ),
     ];
     for (url, password, label, words) in cases {
         let error = refuses(&url, password, label, words).await;
