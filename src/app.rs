@@ -10,6 +10,7 @@ pub mod import;
 mod leave;
 mod listen;
 pub mod log;
+mod records;
 mod reload;
 mod resolver;
 mod systemd;
@@ -45,7 +46,6 @@ use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, Server};
 use crate::store::shared::Hold;
-use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError, Versioned};
 use crate::tls::{self, CertificateSlot};
 use crate::upstream::account::{self, VAULT, Vault};
@@ -100,14 +100,16 @@ impl App {
                 config.validate.own_listeners.push(address);
             }
         }
-        let settings = config.store.clone();
-        let directory = settings.path.clone();
-        let store = tokio::task::spawn_blocking(move || SledStore::open(settings)).await??;
-        let store = audit::audited(Arc::new(store), config.audit.as_deref(), &clock)?;
-        let control = match ControlSocket::bind(&directory) {
+        let store = records::open_patiently(&config).await?;
+        let store = audit::audited(store, config.audit.as_deref(), &clock)?;
+        let control = match records::control_socket(&config) {
             Ok(socket) => Some(socket),
+            Err(error) if config.database.is_some() => {
+                tracing::warn!(path = %config.store.path.display(), %error, "there is no control socket: the operator's commands ask the database themselves, and acme-proxy certs revoke does not work here");
+                None
+            }
             Err(error) => {
-                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders, accounts, policy, backup and import work only while the daemon is stopped, and acme-proxy certs revoke not at all");
+                tracing::warn!(store.path = %config.store.path.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders, accounts, policy, backup and import work only while the daemon is stopped, and acme-proxy certs revoke not at all");
                 None
             }
         };
@@ -257,8 +259,12 @@ async fn beat(heartbeat: &mut Option<Interval>) {
     }
 }
 
-/// Tells the watchdog that the daemon works, if its store does. That the runtime does, this very call shows.
+/// Tells the watchdog that the daemon works, if its store does. That the runtime does, this very call shows. A database
+/// that is away comes back without a restart of ours, which would help nobody.
 async fn say_alive(store: &dyn Store) {
+    if store.shared().is_some() {
+        return systemd::alive();
+    }
     match tokio::time::timeout(STORE_ANSWERS, store.load("heartbeat")).await {
         Ok(Ok(_)) => systemd::alive(),
         Ok(Err(error)) => tracing::error!(%error, "the store can not be read, so the watchdog hears nothing"),

@@ -71,6 +71,10 @@ pub struct Metrics {
     pub store_bytes: IntGauge,
     /// `acme_proxy_store_free_bytes`: Free bytes of the store's file system.
     pub store_free_bytes: IntGauge,
+    /// `acme_proxy_store_faults_total`: Times that the database could not be used, by what was wrong; docs/TROUBLESHOOTING.md has each. Label: `fault`.
+    pub store_faults: IntCounterVec,
+    /// `acme_proxy_store_clock_offset_seconds`: How far the database's clock is ahead of this host's; 0 without a database.
+    pub store_clock_offset: Gauge,
     /// `acme_proxy_certificates_valid`: Sets of names whose latest certificate has not expired.
     pub certificates_valid: IntGauge,
     /// `acme_proxy_certificates_expiring`: Sets of names whose latest certificate expires within so many days. Label: `days`.
@@ -239,6 +243,17 @@ impl Metrics {
                 "acme_proxy_store_free_bytes",
                 "Free bytes of the store's file system.",
             ))?,
+            store_faults: IntCounterVec::new(
+                Opts::new(
+                    "acme_proxy_store_faults_total",
+                    "Times that the database could not be used, by what was wrong; docs/TROUBLESHOOTING.md has each.",
+                ),
+                &["fault"],
+            )?,
+            store_clock_offset: Gauge::with_opts(Opts::new(
+                "acme_proxy_store_clock_offset_seconds",
+                "How far the database's clock is ahead of this host's; 0 without a database.",
+            ))?,
             certificates_valid: IntGauge::with_opts(Opts::new(
                 "acme_proxy_certificates_valid",
                 "Sets of names whose latest certificate has not expired.",
@@ -278,7 +293,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn Collector>; 29] = [
+        let collectors: [Box<dyn Collector>; 31] = [
             Box::new(self.certificates_issued.clone()),
             Box::new(self.certificates_revoked.clone()),
             Box::new(self.certificate_request_duration.clone()),
@@ -302,6 +317,8 @@ impl Metrics {
             Box::new(self.store_syncs.clone()),
             Box::new(self.store_bytes.clone()),
             Box::new(self.store_free_bytes.clone()),
+            Box::new(self.store_faults.clone()),
+            Box::new(self.store_clock_offset.clone()),
             Box::new(self.certificates_valid.clone()),
             Box::new(self.certificates_expiring.clone()),
             Box::new(self.certificates_expired.clone()),

@@ -4,16 +4,16 @@
 //! and see exactly what is on the disk (`view`). Jobs are indexed and leased in memory (`queue`). What the contract asks
 //! for is in `operations`.
 
-mod committer;
+pub(crate) mod committer;
 mod completion;
 mod frozen;
-mod keys;
+pub(crate) mod keys;
 mod open;
 mod operations;
 mod progress;
-mod put;
+pub(crate) mod put;
 mod queue;
-mod record;
+pub(crate) mod record;
 mod restore;
 mod room;
 #[cfg(test)]

@@ -347,8 +347,8 @@ pub(crate) async fn signed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acme::secret::Secret;
     use crate::upstream::Eab;
-    use crate::upstream::Secret;
 
     fn settings(directory: &str, kid: Option<&str>) -> Settings {
         Settings {

@@ -4,6 +4,7 @@
 //! point loses at most the step, which is then done again by whoever leases the job next.
 
 mod collection;
+mod database;
 mod failover;
 mod inventory;
 mod issuance;
@@ -214,7 +215,7 @@ impl Worker {
             self.context.metrics.health.turns(&name_of(lane));
             let free_now = self.places(lane, free.available_permits(), places);
             let (limit, share) = portion(lane.kind(), free_now);
-            let leased = self.lease(lane, limit, share).await;
+            let leased = self.lease(lane, limit, share, most_of(lane, places)).await;
             let more_may_wait = !leased.is_empty() && leased.len() == limit;
             for lease in leased {
                 let (context, place) = (Arc::clone(&self.context), Arc::clone(&free));
@@ -244,12 +245,17 @@ impl Worker {
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn lease(&self, lane: Lane, limit: usize, share: usize) -> Vec<Lease> {
+    async fn lease(&self, lane: Lane, limit: usize, share: usize, most: usize) -> Vec<Lease> {
         if limit == 0 {
             return Vec::new();
         }
         let now = self.context.clock.now();
-        match self.context.store.lease(lane, now, LEASE, limit, share).await {
+        match self
+            .context
+            .store
+            .lease(lane, now, LEASE, limit, share, most)
+            .await
+        {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::error!(job.kind = lane.kind().name(), %error, "no job can be leased");
@@ -290,6 +296,15 @@ fn portion(kind: WorkKind, free: usize) -> (usize, usize) {
     match kind {
         WorkKind::Validate => (free.div_ceil(8), free.div_ceil(4)),
         WorkKind::Issue | WorkKind::Revoke => (free, usize::MAX),
+    }
+}
+
+/// How many leases of the lane there may be in all processes together. What is done at a CA is bounded for its sake,
+/// however many processes there are; what validations cost is this process's own.
+fn most_of(lane: Lane, places: usize) -> usize {
+    match lane {
+        Lane::Validate => usize::MAX,
+        Lane::Issue(_) | Lane::Revoke(_) => places,
     }
 }
 

@@ -164,7 +164,7 @@ async fn start(replica: &Installation, certificate: &rcgen::CertifiedKey<rcgen::
 async fn f27_behind_haproxy_each_replica_hears_the_clients_address_and_one_after_the_other_restarts_unnoticed()
  {
     let world = World::with(Duration::ZERO, |options| options.eab_once = false).await;
-    let others = [world.another_installation(), world.another_installation()];
+    let others = [world.another(), world.another()];
     let replicas = [&world.installation, &others[0], &others[1]];
     let certificate = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
     let mut daemons = Vec::new();

@@ -28,6 +28,7 @@ mod monitoring;
 mod overload;
 mod own_certificate;
 mod policy;
+mod postgres;
 mod races;
 mod records;
 mod recovery;

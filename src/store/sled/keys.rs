@@ -180,7 +180,7 @@ pub(crate) fn issued_for(account: AccountId, names: [u8; 32], id: OrderId) -> Ke
 }
 
 /// What the keys of [`counted`] begin with, for one name. Hashed and cut, for an order of 100 names has 100 of them.
-fn counted_for(name: &Identifier) -> Key {
+pub(crate) fn counted_for(name: &Identifier) -> Key {
     let hash = Fingerprint::of(name.to_string().as_bytes());
     let (short, _) = hash.as_bytes().split_at(16);
     key(COUNTED, &[short])

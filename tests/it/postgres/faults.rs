@@ -1,0 +1,158 @@
+//! What can be wrong with a database, each provoked at a real server: a sentence of its own that says what to do, and a
+//! count of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use acme_proxy::store::StoreError;
+use acme_proxy::store::postgres::fault;
+use tokio::net::TcpListener;
+
+use crate::postgres::server::{Network, PASSWORD, USER, address, complaint, open};
+
+fn count(label: &str) -> u64 {
+    BTreeMap::from_iter(fault::counts())[label]
+}
+
+/// The store is not opened: these words say why, this fault is counted.
+async fn refuses(url: &str, password: Option<&str>, label: &str, words: &str) -> StoreError {
+    let before = count(label);
+    let error = complaint(url, password).await;
+    assert!(error.to_string().contains(words), "{error}");
+    // Others may count, too, at the same time.
+    assert!(count(label) > before, "{label} was not counted: {error}");
+    error
+}
+
+fn passes(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(_))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_let_in_learns_whether_it_is_the_password_the_rules_or_the_database() {
+    let network = Network::start(&[]).await;
+    let url = |user: &str, database: &str| {
+        format!(
+            "postgresql://{user}@{}/{database}?sslmode=disable",
+            network.address
+        )
+    };
+    drop(open(&url(USER, USER), Some(PASSWORD)).await.unwrap());
+    let cases = [
+        (url(USER, USER), Some("wrong"), "password", "correct db.password"),
+        (
+            url("guest", USER),
+            Some(PASSWORD),
+            "password",
+            "there is no such user",
+        ),
+        (url(USER, USER), None, "password", "password missing"),
+        (
+            url(USER, "nowhere"),
+            Some(PASSWORD),
+            "no_database",
+            "createdb --owner=USER",
+        ),
+        (
+            url(USER, "postgres"),
+            Some(PASSWORD),
+            "not_admitted",
+            "scram-sha-256",
+        ),
+    ];
+    for (url, password, label, words) in cases {
+        let error = refuses(&url, password, label, words).await;
+        assert!(!passes(&error), "it does not pass by itself: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reaches_no_server_learns_whether_it_is_the_name_the_port_or_the_network() {
+    let nobody = address();
+    let deaf = TcpListener::bind(SocketAddr::from((address(), 0))).await.unwrap();
+    let deaf = deaf.local_addr().unwrap();
+    let cases = [
+        (
+            "postgresql://u@database.invalid/d".to_owned(),
+            "unresolved",
+            "the host name has no address",
+        ),
+        (
+            format!("postgresql://u@{nobody}/d"),
+            "refused",
+            "nothing listens there",
+        ),
+        (
+            "postgresql://u@%2Fnowhere/d".to_owned(),
+            "refused",
+            "nothing listens there",
+        ),
+        (
+            format!("postgresql://u@{deaf}/d?sslmode=disable&connect_timeout=1"),
+            "unreachable",
+            "it does not answer in time",
+        ),
+    ];
+    for (url, label, words) in cases {
+        let error = refuses(&url, None, label, words).await;
+        assert!(passes(&error), "it may pass: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_of_several_hosts_the_one_that_takes_writes_is_used_and_each_of_the_others_is_named() {
+    let (first, second) = (Network::start(&[]).await, Network::start(&[]).await);
+    first
+        .sql("ALTER SYSTEM SET default_transaction_read_only = on")
+        .await;
+    first.reload().await;
+    let url = |second: std::net::Ipv4Addr| {
+        let (nobody, first) = (address(), first.address);
+        format!("postgresql://{USER}@{nobody},{first},{second}/{USER}?sslmode=disable")
+    };
+    drop(open(&url(second.address), Some(PASSWORD)).await.unwrap());
+    let error = refuses(&url(address()), Some(PASSWORD), "read_only", "it takes no writes").await;
+    assert!(
+        passes(&error) && error.to_string().matches("nothing listens there").count() == 2,
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(&format!("{}:5432", first.address)),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_connection_left_and_one_that_stops_are_told_apart() {
+    let network = Network::start(&[]).await;
+    network
+        .sql(&format!(
+            "CREATE ROLE limited LOGIN PASSWORD '{PASSWORD}' CONNECTION LIMIT 0"
+        ))
+        .await;
+    let url = network.url("sslmode=disable");
+    let limited = url.replacen(USER, "limited", 1);
+    let error = refuses(
+        &limited,
+        Some(PASSWORD),
+        "too_many_connections",
+        "max_connections",
+    )
+    .await;
+    assert!(passes(&error), "{error}");
+    // As long as somebody is connected, a server that is told to stop waits for him, and lets nobody else in.
+    let store = open(&url, Some(PASSWORD)).await.unwrap();
+    network.server.stop_softly();
+    let error = loop {
+        match open(&url, Some(PASSWORD)).await {
+            Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        error.to_string().contains("it starts or stops at the moment"),
+        "{error}"
+    );
+    assert!(passes(&error), "{error}");
+    drop(store);
+}
