@@ -140,7 +140,7 @@ needs-test:
 	  prometheus:promtool haproxy:haproxy postgresql:postgres
 
 needs-delivery:
-	@./tests/needs.sh debootstrap:debootstrap shellcheck:shellcheck binutils:strip buildah:buildah curl:curl python3-venv:ensurepip.py
+	@./tests/needs.sh debootstrap:debootstrap shellcheck:shellcheck binutils:strip buildah:buildah curl:curl openssl:openssl python3-venv:ensurepip.py
 
 clean: ## Removes what was built
 	$(CARGO) clean
