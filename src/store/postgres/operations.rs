@@ -265,8 +265,9 @@ impl Store for PostgresStore {
     }
 
     async fn external_account_keys(&self) -> Result<Vec<ExternalAccountKey>, StoreError> {
-        let sql = "SELECT name, body FROM sealed WHERE starts_with(name, $1)";
-        let rows = self.rows(sql, &[&rows::EXTERNAL_KEYS]).await?;
+        let sql = "SELECT name, body FROM sealed WHERE name >= $1 AND name < $2";
+        let (from, to) = rows::beginning_with(rows::EXTERNAL_KEYS);
+        let rows = self.rows(sql, &[&from, &to]).await?;
         let key = |row: &Row| -> Result<ExternalAccountKey, StoreError> {
             let name: &str = column(row, 0)?;
             codec::decode(name, &self.keys.open(name, column(row, 1)?)?)
@@ -588,8 +589,9 @@ impl Store for PostgresStore {
     }
 
     async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT name FROM sealed WHERE starts_with(name, $1) ORDER BY name";
-        let found = self.rows(sql, &[&rows::value(prefix)]).await?;
+        let sql = "SELECT name FROM sealed WHERE name >= $1 AND name < $2 ORDER BY name";
+        let (from, to) = rows::beginning_with(&rows::value(prefix));
+        let found = self.rows(sql, &[&from, &to]).await?;
         let name = |row: &Row| {
             let name: &str = column(row, 0)?;
             Ok(name.strip_prefix(rows::VALUES).unwrap_or(name).to_owned())

@@ -165,6 +165,11 @@ pub(crate) fn value(name: &str) -> String {
     format!("{VALUES}{name}")
 }
 
+/// Where the names begin and end that begin with this: no name has the last of all characters in it.
+pub(crate) fn beginning_with(prefix: &str) -> (String, String) {
+    (prefix.to_owned(), format!("{prefix}{}", char::MAX))
+}
+
 /// Nanoseconds since 1970; the years before 1677 and after 2262 are as one.
 pub(crate) fn nanoseconds(time: Timestamp) -> i64 {
     let bound = if time < Timestamp::UNIX_EPOCH {
