@@ -38,8 +38,8 @@ use crate::store::{Lease, Next, Settlement, Store, StoreError};
 use crate::tls::CertificateSlot;
 use crate::upstream::{Error, Says};
 use crate::validate::Validator;
-use crate::worker::target::Targets;
 use crate::worker::database::give_back;
+use crate::worker::target::Targets;
 use crate::worker::upstream::{Upstream, Watched};
 
 /// How long a lease holds. Longer than any step may take: every request to the CA and every validation has a deadline.

@@ -546,8 +546,7 @@ impl Store for PostgresStore {
     async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
         let sql = "SELECT id FROM orders \
                    WHERE account = $1 AND names = $2 AND certificate IS NOT NULL LIMIT 1";
-        let account = order.account();
-        let names = names_of(order);
+        let (account, names) = (order.account(), names_of(order));
         let values: [Value<'_>; 2] = [&account.as_bytes().as_slice(), &names.as_slice()];
         Ok(self.order_id(sql, &values).await?.is_some())
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::acme::account::Account;
+use crate::acme::certificate::Fingerprint;
 use crate::acme::external_account::KeyId;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::identifier::Identifier;
@@ -203,6 +204,14 @@ pub(crate) fn account_id(bytes: &[u8]) -> Result<AccountId, StoreError> {
     bytes
         .try_into()
         .map(AccountId::from_bytes)
+        .map_err(|_| unreadable())
+}
+
+/// A fingerprint that was read.
+pub(crate) fn fingerprint(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
+    bytes
+        .try_into()
+        .map(Fingerprint::from_bytes)
         .map_err(|_| unreadable())
 }
 

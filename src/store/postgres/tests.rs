@@ -14,7 +14,7 @@ use tokio_postgres::config::Host;
 use crate::acme::id::OrderId;
 use crate::acme::secret::Secret;
 use crate::store::Store;
-use crate::store::contract::{self, Backend, contract};
+use crate::store::contract::{Backend, contract};
 use crate::store::postgres::{PostgresStore, Settings, connect};
 
 /// A database, made when it is opened first.
