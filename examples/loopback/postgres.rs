@@ -5,6 +5,7 @@
 //! server is stopped and its directory is removed.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
-/// Runs a server (`$@`), and ends it as a crash does: what it has acknowledged is on the disk.
-const RUN: &str =
-    r#"directory=$1; shift; "$@" & server=$!; cat >/dev/null; kill -QUIT $server; wait; rm -rf "$directory""#;
+/// Runs a server (`$@`), and ends it as a crash does: what it has acknowledged is on the disk. A line of input ends it as
+/// an operator does, the next one starts it again.
+const RUN: &str = r#"directory=$1; shift
+while "$@" & server=$!; read -r line && kill -INT $server && wait $server; read -r line; do :; done
+kill -QUIT $server 2>/dev/null; wait; rm -rf "$directory""#;
 
 /// The program refuses to run as root.
 const USER: &str = "postgres";
@@ -87,15 +90,38 @@ impl Postgres {
             directory,
             shell,
         };
+        started.becomes(true)?;
+        Ok(started)
+    }
+
+    /// Stops it as an operator does who has no time: every connection is ended.
+    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
+        self.tell()?;
+        self.becomes(false)
+    }
+
+    /// Starts it again.
+    pub(crate) fn resume(&mut self) -> anyhow::Result<()> {
+        self.tell()?;
+        self.becomes(true)
+    }
+
+    fn tell(&mut self) -> anyhow::Result<()> {
+        let input = self.input.as_mut().context("its shell has no input")?;
+        Ok(input.write_all(b"\n")?)
+    }
+
+    /// Waits until it lets people in, or does not.
+    fn becomes(&self, ready: bool) -> anyhow::Result<()> {
         for _ in 0..600 {
-            let mut ready = program("pg_isready")?;
-            ready.arg("--quiet").arg("--host").arg(&started.directory);
-            if ready.status()?.success() {
-                return Ok(started);
+            let mut asked = program("pg_isready")?;
+            asked.arg("--quiet").arg("--host").arg(&self.directory);
+            if asked.status()?.success() == ready {
+                return Ok(());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        anyhow::bail!("PostgreSQL does not start: {}", started.log())
+        anyhow::bail!("PostgreSQL does not start or stop: {}", self.log())
     }
 
     /// How to reach the one server that all tests of this process share.

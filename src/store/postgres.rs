@@ -13,6 +13,7 @@ mod seal;
 mod shared;
 mod snapshot;
 mod statement;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -68,5 +69,15 @@ impl PostgresStore {
             statements: AtomicU64::new(0),
             commits: AtomicU64::new(0),
         })
+    }
+
+    /// Whether the database has a store, and to open it would change nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub async fn is_current(settings: &Settings) -> Result<bool, StoreError> {
+        let (client, _task) = Connections::new(&settings.connection)?.alone(drop).await?;
+        migrate::is_current(&client, migrate::STEPS).await
     }
 }

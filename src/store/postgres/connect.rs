@@ -317,7 +317,15 @@ impl Connections {
         &self,
         heard: impl FnMut(AsyncMessage) + Send + 'static,
     ) -> Result<(Client, JoinHandle<()>), StoreError> {
-        Ok(self.0.manager().session(heard).await?)
+        Ok(self.session(heard).await?)
+    }
+
+    /// The same, with what is wrong as it was told.
+    pub(crate) async fn session(
+        &self,
+        heard: impl FnMut(AsyncMessage) + Send + 'static,
+    ) -> Result<(Client, JoinHandle<()>), Told> {
+        self.0.manager().session(heard).await
     }
 }
 

@@ -28,6 +28,19 @@ pub(crate) async fn migrate(client: &mut Client, steps: &[&str], proof: &[u8]) -
     Ok(())
 }
 
+/// Whether all steps have been taken.
+pub(crate) async fn is_current(client: &Client, steps: &[&str]) -> Result<bool, StoreError> {
+    let found = client
+        .query_one("SELECT to_regclass('acme_proxy.meta') IS NOT NULL", &[])
+        .await;
+    if !found.map_err(|e| unavailable(&e))?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    let meta = client.query_one("SELECT version FROM acme_proxy.meta", &[]).await;
+    let version: i32 = meta.map_err(|e| unavailable(&e))?.get(0);
+    Ok(usize::try_from(version) == Ok(steps.len()))
+}
+
 /// Takes one step. Gives whether there may be another.
 async fn step(client: &mut Client, steps: &[&str], proof: &[u8]) -> Result<bool, StoreError> {
     let transaction = client.transaction().await.map_err(|e| unavailable(&e))?;

@@ -647,6 +647,13 @@ impl Store for PostgresStore {
         }
     }
 
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        let row = self.row(sql, &[]).await?;
+        let time = row.map(|row| column::<i64>(&row, 0)).transpose()?;
+        Ok(time.and_then(|time| Timestamp::from_microsecond(time).ok()))
+    }
+
     fn shared(&self) -> Option<&dyn Shared> {
         Some(self)
     }

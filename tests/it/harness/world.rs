@@ -24,7 +24,7 @@ pub(crate) struct World {
     pub(crate) web: Http01,
     /// The daemon's.
     pub(crate) installation: Installation,
-    _dns: Dns,
+    dns: Dns,
 }
 
 impl World {
@@ -51,8 +51,13 @@ impl World {
             storm,
             web,
             installation,
-            _dns: dns,
+            dns,
         }
+    }
+
+    /// Another installation in the same world.
+    pub(crate) fn another(&self) -> Installation {
+        Installation::new(&self.ca, self.dns.address, self.web.address.port())
     }
 
     /// How often the CA was asked for an order for these names.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use acme_proxy::store::StoreError;
-use acme_proxy::store::postgres::fault;
+use acme_proxy::store::postgres::fault::{self, Fault};
 use tokio::net::TcpListener;
 
 use crate::postgres::server::{Network, PASSWORD, USER, address, complaint, open};
@@ -31,25 +31,30 @@ fn passes(error: &StoreError) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_let_in_learns_whether_it_is_the_password_the_rules_or_the_database() {
     let network = Network::start(&[]).await;
-    let url = network.url("sslmode=disable");
-    drop(open(&url, Some(PASSWORD)).await.unwrap());
+    let url = |user: &str, database: &str| {
+        format!(
+            "postgresql://{user}@{}/{database}?sslmode=disable",
+            network.address
+        )
+    };
+    drop(open(&url(USER, USER), Some(PASSWORD)).await.unwrap());
     let cases = [
-        (url.clone(), Some("wrong"), "password", "correct db.password"),
-        (url.clone(), None, "password", "password missing"),
+        (url(USER, USER), Some("wrong"), "password", "correct db.password"),
         (
-            url.replace(USER, "guest"),
+            url("guest", USER),
             Some(PASSWORD),
-            "not_admitted",
-            "pg_hba.conf",
+            "password",
+            "there is no such user",
         ),
+        (url(USER, USER), None, "password", "password missing"),
         (
-            url.replace("/acmeproxy", "/nowhere"),
+            url(USER, "nowhere"),
             Some(PASSWORD),
             "no_database",
             "createdb --owner=USER",
         ),
         (
-            url.replace("/acmeproxy", "/postgres"),
+            url(USER, "postgres"),
             Some(PASSWORD),
             "not_admitted",
             "scram-sha-256",
@@ -150,4 +155,20 @@ async fn a_server_without_a_connection_left_and_one_that_stops_are_told_apart() 
     );
     assert!(passes(&error), "{error}");
     drop(store);
+}
+
+#[test]
+fn each_fault_has_its_label_and_its_sentence_in_the_troubleshooting() {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/TROUBLESHOOTING.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    for fault in Fault::ALL {
+        let label = format!(" | `{}`. ", fault.label());
+        let rows: Vec<&str> = document.lines().filter(|row| row.contains(&label)).collect();
+        assert_eq!(rows.len(), 1, "{label}: {rows:?}");
+        let message = rows[0]
+            .strip_prefix("| `")
+            .and_then(|row| row.split('`').next())
+            .unwrap();
+        assert!(fault.sentence().starts_with(message), "{label}: {message}");
+    }
 }

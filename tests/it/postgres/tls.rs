@@ -32,7 +32,7 @@ async fn sslmode_decides_who_is_believed_as_it_does_for_libpq() {
     for (parameters, expected) in [
         (
             format!("sslmode=verify-full&sslrootcert={wrong_name}"),
-            Some("NotValidForName"),
+            Some("not valid for name"),
         ),
         (
             format!("sslmode=verify-full&sslrootcert={others}"),
