@@ -124,17 +124,19 @@ impl Postgres {
         anyhow::bail!("PostgreSQL does not start or stop: {}", self.log())
     }
 
-    /// A new, empty database on the one server that all tests of this process share.
-    pub(crate) async fn fresh_database() -> anyhow::Result<Config> {
+    /// How to reach the one server that all tests of this process share.
+    pub(crate) fn shared() -> anyhow::Result<Config> {
         static SHARED: Mutex<Option<Postgres>> = Mutex::new(None);
-        let server = {
-            let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*shared {
-                Some(server) => server.config(USER),
-                None => shared.insert(Self::start(&[])?).config(USER),
-            }
-        };
-        new_database(&server).await
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match &*shared {
+            Some(server) => server.config(USER),
+            None => shared.insert(Self::start(&[])?).config(USER),
+        })
+    }
+
+    /// A new, empty database on it.
+    pub(crate) async fn fresh_database() -> anyhow::Result<Config> {
+        new_database(&Self::shared()?).await
     }
 
     /// A new, empty database on this server.
@@ -204,7 +206,7 @@ pub(crate) fn url_of(config: &Config) -> String {
 }
 
 async fn new_database(server: &Config) -> anyhow::Result<Config> {
-    let name = format!("test_{:032x}", u128::from_ne_bytes(uuid()?));
+    let name = format!("test_{:032x}", u128::from_ne_bytes(random()?));
     let made = client(server).await?;
     made.batch_execute(&format!("CREATE DATABASE {name}")).await?;
     let mut config = server.clone();
@@ -212,7 +214,7 @@ async fn new_database(server: &Config) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn uuid() -> anyhow::Result<[u8; 16]> {
+fn random() -> anyhow::Result<[u8; 16]> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes)?;
     Ok(bytes)

@@ -40,7 +40,7 @@ pub(crate) fn read(
     db: &Section<'_>,
 ) -> Result<(Settings, Option<postgres::Settings>), Reported> {
     for key in ["valueDir", "badgerFileLoadingMode"] {
-        db.ignore(key, "it is for badger; the store here is sled or PostgreSQL");
+        db.ignore(key, "it is for badger, and the store here is another one");
     }
     let kind = db.text("type");
     if let Ok(Some(kind)) = &kind

@@ -53,7 +53,7 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if the database can not be reached. [`StoreError::Failed`] if waiting changes nothing:
+    /// [`StoreError::Unavailable`] if the database can not be reached. [`StoreError::Refused`] if waiting changes nothing:
     /// the schema is newer than this program, the secret is another one, or the database may lose what it acknowledges.
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
         let keys = Keys::of(&settings.secret)?;

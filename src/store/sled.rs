@@ -4,7 +4,7 @@
 //! and see exactly what is on the disk (`view`). Jobs are indexed and leased in memory (`queue`). What the contract asks
 //! for is in `operations`.
 
-pub(crate) mod committer;
+mod committer;
 mod completion;
 mod frozen;
 pub(crate) mod keys;

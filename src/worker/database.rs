@@ -1,13 +1,14 @@
-//! Looks after what only a database that replicas share has: its clock, and its faults.
+//! What only a database that replicas share has: a clock of its own, faults, and times in which it is away.
 
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::metrics::raise_to;
 use crate::store::postgres::fault::{self, Fault};
-use crate::worker::Context;
+use crate::store::{Lease, Settlement, StoreError};
+use crate::worker::{Context, LEASE};
 
 /// How often the clocks are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
@@ -18,6 +19,25 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Clocks that follow time servers differ by milliseconds. Leases and nonces do not mind, for they go by the database's
 /// clock; the ends of orders and certificates, which go by ours, become visible at other times on each replica.
 const TOLERATED: SignedDuration = SignedDuration::from_secs(5);
+
+/// How long to wait before a job is given back again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Gives a job back. While the database is away, what the work has found out waits for it: otherwise nobody could go on
+/// with the job before its lease has run out.
+pub(crate) async fn give_back(
+    context: &Context,
+    lease: &Lease,
+    settlement: Settlement,
+) -> Result<(), StoreError> {
+    let begun = Instant::now();
+    loop {
+        match context.store.settle(lease.clone(), settlement.clone()).await {
+            Err(StoreError::Unavailable(_)) if begun.elapsed() < LEASE => sleep(PAUSE).await,
+            settled => return settled,
+        }
+    }
+}
 
 /// What was seen last.
 #[derive(Default)]

@@ -38,6 +38,7 @@ use crate::store::{Lease, Next, Settlement, Store, StoreError};
 use crate::tls::CertificateSlot;
 use crate::upstream::{Error, Says};
 use crate::validate::Validator;
+use crate::worker::database::give_back;
 use crate::worker::target::Targets;
 use crate::worker::upstream::{Upstream, Watched};
 
@@ -316,7 +317,7 @@ async fn step(context: &Context, lease: Lease) {
     for _ in 0..MAX_CONFLICTS {
         let settlement = decide(context, &lease, &mut found).await;
         let next = settlement.next;
-        match context.store.settle(lease.clone(), settlement).await {
+        match give_back(context, &lease, settlement).await {
             Ok(()) => return,
             // Somebody else has changed the order: what was found out is held against what is there now.
             Err(StoreError::Conflict) if found.is_some() => {}
@@ -335,7 +336,7 @@ async fn step(context: &Context, lease: Lease) {
         Some(next) => Settlement { next, ..done() },
         None => again(context, Duration::ZERO, lease.job.faults),
     };
-    if let Err(error) = context.store.settle(lease, retry).await {
+    if let Err(error) = give_back(context, &lease, retry).await {
         tracing::warn!(job.work = %work, %error, "a job can not be given back");
     }
 }

@@ -5,8 +5,8 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use tokio_postgres::{Client, Transaction};
 
 use crate::store::StoreError;
-use crate::store::postgres::connect::{SCHEMA, unavailable};
-use crate::store::postgres::fault::{self, Fault};
+use crate::store::postgres::connect::{SCHEMA, noted, unavailable};
+use crate::store::postgres::fault::{Fault, Told};
 
 /// What leads from each version to the next.
 pub(crate) const STEPS: &[&str] = &[include_str!("schema.sql")];
@@ -22,7 +22,7 @@ const BEGINNING: &str = "CREATE TABLE acme_proxy.meta (version integer NOT NULL,
 ///
 /// # Errors
 ///
-/// [`StoreError::Failed`] if it is newer than these steps, or was made with another secret.
+/// [`StoreError::Refused`] if it is newer than these steps, or was made with another secret.
 pub(crate) async fn migrate(client: &mut Client, steps: &[&str], proof: &[u8]) -> Result<(), StoreError> {
     while step(client, steps, proof).await? {}
     Ok(())
@@ -67,21 +67,21 @@ async fn step(client: &mut Client, steps: &[&str], proof: &[u8]) -> Result<bool,
         .map_err(|e| unavailable(&e))?;
     let (version, stored): (i32, Vec<u8>) = (meta.get(0), meta.get(1));
     if verify_slices_are_equal(&stored, proof).is_err() {
-        return Err(refused(
+        return Err(noted(Told::of_settings(
             Fault::DifferentSecret,
             "the database was set up with another db.secret; give every replica the same one".to_owned(),
-        ));
+        )));
     }
     let known = steps.len();
     let done = usize::try_from(version).unwrap_or(usize::MAX);
     if done > known {
-        return Err(refused(
+        return Err(noted(Told::of_settings(
             Fault::Schema,
             format!(
                 "the database's schema is of version {version}, and this acme-proxy knows none after {known}: a newer one \
                  has been here; run that one, or restore a backup from before"
             ),
-        ));
+        )));
     }
     let Some(next) = steps.get(done) else {
         return Ok(false);
@@ -103,17 +103,11 @@ async fn exists(transaction: &Transaction<'_>, what: &str) -> Result<bool, Store
     Ok(found.map_err(|e| unavailable(&e))?.get(0))
 }
 
-/// What waiting does not change.
-fn refused(fault: Fault, why: String) -> StoreError {
-    fault::note(fault);
-    StoreError::Failed(why)
-}
-
 /// Whether what the database acknowledges survives a power cut of its host, by its settings.
 ///
 /// # Errors
 ///
-/// [`StoreError::Failed`], with what to set.
+/// [`StoreError::Refused`], with what to set.
 pub(crate) async fn check_durability(client: &Client) -> Result<(), StoreError> {
     let settings = client
         .query_one(
@@ -123,7 +117,7 @@ pub(crate) async fn check_durability(client: &Client) -> Result<(), StoreError> 
         )
         .await
         .map_err(|e| unavailable(&e))?;
-    check_settings(settings.get(0), settings.get(1), settings.get(2)).map_err(StoreError::Failed)
+    check_settings(settings.get(0), settings.get(1), settings.get(2)).map_err(StoreError::Refused)
 }
 
 fn check_settings(fsync: &str, full_page_writes: &str, synchronous_commit: &str) -> Result<(), String> {

@@ -265,8 +265,9 @@ impl Store for PostgresStore {
     }
 
     async fn external_account_keys(&self) -> Result<Vec<ExternalAccountKey>, StoreError> {
-        let sql = "SELECT name, body FROM sealed WHERE starts_with(name, $1)";
-        let rows = self.rows(sql, &[&rows::EXTERNAL_KEYS]).await?;
+        let sql = "SELECT name, body FROM sealed WHERE name >= $1 AND name < $2";
+        let (from, to) = rows::beginning_with(rows::EXTERNAL_KEYS);
+        let rows = self.rows(sql, &[&from, &to]).await?;
         let key = |row: &Row| -> Result<ExternalAccountKey, StoreError> {
             let name: &str = column(row, 0)?;
             codec::decode(name, &self.keys.open(name, column(row, 1)?)?)
@@ -546,8 +547,7 @@ impl Store for PostgresStore {
     async fn has_issued(&self, order: &Order) -> Result<bool, StoreError> {
         let sql = "SELECT id FROM orders \
                    WHERE account = $1 AND names = $2 AND certificate IS NOT NULL LIMIT 1";
-        let account = order.account();
-        let names = names_of(order);
+        let (account, names) = (order.account(), names_of(order));
         let values: [Value<'_>; 2] = [&account.as_bytes().as_slice(), &names.as_slice()];
         Ok(self.order_id(sql, &values).await?.is_some())
     }
@@ -589,8 +589,9 @@ impl Store for PostgresStore {
     }
 
     async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT name FROM sealed WHERE starts_with(name, $1) ORDER BY name";
-        let found = self.rows(sql, &[&rows::value(prefix)]).await?;
+        let sql = "SELECT name FROM sealed WHERE name >= $1 AND name < $2 ORDER BY name";
+        let (from, to) = rows::beginning_with(&rows::value(prefix));
+        let found = self.rows(sql, &[&from, &to]).await?;
         let name = |row: &Row| {
             let name: &str = column(row, 0)?;
             Ok(name.strip_prefix(rows::VALUES).unwrap_or(name).to_owned())

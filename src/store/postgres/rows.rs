@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::acme::account::Account;
+use crate::acme::certificate::Fingerprint;
 use crate::acme::external_account::KeyId;
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::identifier::Identifier;
@@ -164,6 +165,11 @@ pub(crate) fn value(name: &str) -> String {
     format!("{VALUES}{name}")
 }
 
+/// Where the names begin and end that begin with this: no name has the last of all characters in it.
+pub(crate) fn beginning_with(prefix: &str) -> (String, String) {
+    (prefix.to_owned(), format!("{prefix}{}", char::MAX))
+}
+
 /// Nanoseconds since 1970; the years before 1677 and after 2262 are as one.
 pub(crate) fn nanoseconds(time: Timestamp) -> i64 {
     let bound = if time < Timestamp::UNIX_EPOCH {
@@ -203,6 +209,14 @@ pub(crate) fn account_id(bytes: &[u8]) -> Result<AccountId, StoreError> {
     bytes
         .try_into()
         .map(AccountId::from_bytes)
+        .map_err(|_| unreadable())
+}
+
+/// A fingerprint that was read.
+pub(crate) fn fingerprint(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
+    bytes
+        .try_into()
+        .map(Fingerprint::from_bytes)
         .map_err(|_| unreadable())
 }
 

@@ -401,7 +401,8 @@ BEGIN
   END IF;
 
   -- A turn is the number of leases that the owner holds when it comes to this job.
-  WITH turns AS (
+  -- Names go from one statement to the next as arrays, for which the planner expects few rows.
+  SELECT array_agg(work ORDER BY turn, due, work) INTO works FROM (
     SELECT waiting.work, waiting.due, leases + waiting.place AS turn
     FROM (
       SELECT * FROM unnest(owners, held) UNION ALL SELECT free_owner, 0 FROM unnest(free_owners) free_owner
@@ -412,16 +413,16 @@ BEGIN
       ORDER BY due, work LIMIT greatest(least(places, _share - leases), 0)
     ) waiting
     ORDER BY turn, due, work LIMIT places
-  ), chosen AS (
+  ) turns;
+  WITH chosen AS (
     SELECT work FROM jobs
-    WHERE work IN (SELECT work FROM turns) AND lane = _lane AND token IS NULL AND due <= _now
+    WHERE work = ANY (works) AND lane = _lane AND token IS NULL AND due <= _now
     FOR UPDATE SKIP LOCKED
   ), leased AS (
     UPDATE jobs SET token = hashtextextended(gen_random_uuid()::text, 0), until = clock_timestamp() + _span
     FROM chosen WHERE jobs.work = chosen.work RETURNING jobs.work, jobs.owner
   )
-  SELECT array_agg(work ORDER BY turn, due, work), array_agg(owner) INTO works, owners
-    FROM leased JOIN turns USING (work);
+  SELECT array_agg(work ORDER BY array_position(works, work)), array_agg(owner) INTO works, owners FROM leased;
 
   PERFORM pass_lead_on(ARRAY(SELECT _lane FROM unnest(owners)), owners);
   RETURN QUERY SELECT jobs.work, jobs.body, jobs.token
@@ -435,15 +436,13 @@ DECLARE
   lanes text[];
   owners bytea[];
 BEGIN
-  WITH over AS (
+  SELECT array_agg(id) INTO ids FROM (
     SELECT id FROM orders WHERE delete_after <= _now ORDER BY delete_after LIMIT _limit FOR UPDATE SKIP LOCKED
-  ), gone AS (
-    DELETE FROM orders USING over WHERE orders.id = over.id RETURNING orders.id
-  )
-  SELECT array_agg(id) INTO ids FROM gone;
+  ) over;
   IF ids IS NULL THEN
     RETURN 0;
   END IF;
+  DELETE FROM orders WHERE id = ANY (ids);
   DELETE FROM counted_names WHERE order_id = ANY (ids);
   WITH gone AS (
     DELETE FROM jobs WHERE order_id = ANY (ids) AND split_part(lane, '/', 1) = ANY (_kinds)
@@ -460,19 +459,18 @@ END $$;
 -- of whoever takes it: some minutes more than that, by the slowest clock that is known.
 CREATE FUNCTION sweep_marks(_now bigint, _limit bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-  swept bigint;
-  more bigint;
+  now bigint := least(_now, (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint);
+  old_nonces bytea[];
+  old_attempts bytea[];
 BEGIN
-  DELETE FROM nonces WHERE nonce IN (
-    SELECT nonce FROM nonces
-    WHERE until < least(_now, (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint) - 300000000000
-    ORDER BY until LIMIT _limit FOR UPDATE SKIP LOCKED
-  );
-  GET DIAGNOSTICS swept = ROW_COUNT;
-  DELETE FROM attempts WHERE attempt IN (
+  SELECT array_agg(nonce) INTO old_nonces FROM (
+    SELECT nonce FROM nonces WHERE until < now - 300000000000 ORDER BY until LIMIT _limit FOR UPDATE SKIP LOCKED
+  ) old;
+  DELETE FROM nonces WHERE nonce = ANY (old_nonces);
+  SELECT array_agg(attempt) INTO old_attempts FROM (
     SELECT attempt FROM attempts WHERE made < clock_timestamp() - interval '1 hour'
     ORDER BY made LIMIT _limit FOR UPDATE SKIP LOCKED
-  );
-  GET DIAGNOSTICS more = ROW_COUNT;
-  RETURN swept + more;
+  ) old;
+  DELETE FROM attempts WHERE attempt = ANY (old_attempts);
+  RETURN greatest(cardinality(old_nonces), cardinality(old_attempts), 0);
 END $$;

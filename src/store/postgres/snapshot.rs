@@ -10,15 +10,13 @@ use sled::IVec;
 use tokio_postgres::{Client, Row};
 
 use crate::acme::account::Account;
-use crate::acme::certificate::Fingerprint;
 use crate::acme::external_account::ExternalAccountKey;
 use crate::acme::order::Order;
 use crate::store::postgres::connect::{Connections, unavailable};
 use crate::store::postgres::rows;
 use crate::store::postgres::seal::Keys;
-use crate::store::sled::committer::Put;
 use crate::store::sled::keys::{self, Key};
-use crate::store::sled::put::{account_put, external_key_put, order_put};
+use crate::store::sled::put::{account_put, order_put};
 use crate::store::sled::record::{self, Head, View, Writes};
 use crate::store::{Entry, Snapshot, StoreError, codec};
 
@@ -74,60 +72,46 @@ impl Reading {
         let (kind, id, name): (&str, &[u8], &str) = (column(row, 0)?, column(row, 1)?, column(row, 2)?);
         let version = column::<i64>(row, 3)?.cast_unsigned();
         let body: &[u8] = column(row, 4)?;
-        let put = match kind {
+        let opened;
+        let (key, indexes, body) = match kind {
             "account" => {
                 let key = keys::account(rows::account_id(id)?);
                 let account: Account = codec::decode(keys::describe(&key), body)?;
-                account_put(&account, version)?
+                let put = account_put(&account, version)?;
+                (key, [put.indexes, put.unique].concat(), body)
             }
             "order" => {
                 let key = keys::order(rows::order_id(id)?);
                 let order: Order = codec::decode(keys::describe(&key), body)?;
-                order_put(&order, version)?
+                let put = order_put(&order, version)?;
+                (key, [put.indexes, put.unique].concat(), body)
             }
+            "issuer" => (keys::issuer(rows::fingerprint(id)?), Vec::new(), body),
             "job" => {
                 let key = [keys::jobs_of(rows::order_id(id)?).as_slice(), name.as_bytes()].concat();
                 writes.insert(key, Some(body.into()));
                 return Ok(());
             }
-            "issuer" => {
-                let fingerprint = <[u8; 32]>::try_from(id).map(Fingerprint::from_bytes);
-                let fingerprint = fingerprint.map_err(|_| {
-                    StoreError::Corrupt("a fingerprint in the database can not be read".to_owned())
-                })?;
-                plain(keys::issuer(fingerprint))
-            }
-            _ => match name.strip_prefix(rows::VALUES) {
-                Some(named) => plain(keys::named(named)),
-                None => {
-                    let key: ExternalAccountKey = codec::decode(name, &self.keys.open(name, body)?)?;
-                    external_key_put(&key, version)?
-                }
-            },
-        };
-        let opened;
-        let body = match kind {
-            "sealed" => {
+            _ => {
                 opened = self.keys.open(name, body)?;
-                &opened
+                let key = match name.strip_prefix(rows::VALUES) {
+                    Some(named) => keys::named(named),
+                    None => {
+                        let key: ExternalAccountKey = codec::decode(name, &opened)?;
+                        keys::external_key(key.provisioner(), key.kid())
+                    }
+                };
+                (key, Vec::new(), opened.as_slice())
             }
-            _ => body,
         };
-        let mut indexes = put.indexes;
-        indexes.extend(put.unique);
-        let old = Head::before(version);
-        record::replace(&Nothing, &put.key, Some(&old), body, &indexes, writes)
-    }
-}
-
-/// A record that nothing leads to but its key.
-fn plain(key: Key) -> Put {
-    Put {
-        key,
-        version: 0,
-        body: Vec::new(),
-        indexes: Vec::new(),
-        unique: Vec::new(),
+        record::replace(
+            &Nothing,
+            &key,
+            Some(&Head::before(version)),
+            body,
+            &indexes,
+            writes,
+        )
     }
 }
 

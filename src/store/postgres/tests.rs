@@ -4,6 +4,12 @@
 #[path = "../../../examples/loopback/postgres.rs"]
 mod server;
 
+mod lost;
+mod migration;
+mod plans;
+mod queue;
+mod replicas;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,7 +20,7 @@ use tokio_postgres::config::Host;
 use crate::acme::id::OrderId;
 use crate::acme::secret::Secret;
 use crate::store::Store;
-use crate::store::contract::{self, Backend, contract};
+use crate::store::contract::{Backend, contract};
 use crate::store::postgres::{PostgresStore, Settings, connect};
 
 /// A database, made when it is opened first.
@@ -93,4 +99,18 @@ fn settings(config: &Config) -> Settings {
         },
         secret: Secret::new(vec![7; 32]),
     }
+}
+
+/// Two replicas on one new database, and the database itself.
+async fn two_stores() -> (PostgresStore, PostgresStore, tokio_postgres::Client) {
+    let config = server::Postgres::fresh_database().await.unwrap();
+    let settings = settings(&config);
+    let one = PostgresStore::open(settings.clone()).await.unwrap();
+    let other = PostgresStore::open(settings).await.unwrap();
+    (one, other, server::client(&config).await.unwrap())
+}
+
+/// What a statement gives that gives one number.
+async fn number(client: &tokio_postgres::Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use acme_proxy::store::StoreError;
-use acme_proxy::store::postgres::fault;
+use acme_proxy::store::postgres::fault::{self, Fault};
 use tokio::net::TcpListener;
 
 use crate::postgres::server::{Network, PASSWORD, USER, address, complaint, open};
@@ -155,4 +155,20 @@ async fn a_server_without_a_connection_left_and_one_that_stops_are_told_apart() 
     );
     assert!(passes(&error), "{error}");
     drop(store);
+}
+
+#[test]
+fn each_fault_has_its_label_and_its_sentence_in_the_troubleshooting() {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/TROUBLESHOOTING.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    for fault in Fault::ALL {
+        let label = format!(" | `{}`. ", fault.label());
+        let rows: Vec<&str> = document.lines().filter(|row| row.contains(&label)).collect();
+        assert_eq!(rows.len(), 1, "{label}: {rows:?}");
+        let message = rows[0]
+            .strip_prefix("| `")
+            .and_then(|row| row.split('`').next())
+            .unwrap();
+        assert!(fault.sentence().starts_with(message), "{label}: {message}");
+    }
 }
