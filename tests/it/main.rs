@@ -17,7 +17,6 @@ mod deep;
 mod documentation;
 mod eab_cli;
 mod gate;
-mod haproxy;
 mod harness;
 mod health;
 mod import;

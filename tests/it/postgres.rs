@@ -3,5 +3,6 @@
 
 mod daemon;
 mod faults;
+mod haproxy;
 mod server;
 mod tls;
