@@ -19,7 +19,7 @@ use crate::harness::world::World;
 use crate::postgres::server::SECRET;
 
 /// Has the installation keep its records in this database.
-fn keep_in(installation: &Installation, url: &str) {
+pub(crate) fn keep_in(installation: &Installation, url: &str) {
     std::fs::write(installation.path("secret"), SECRET).unwrap();
     installation.edit(|config| {
         config["db"] = json!({
