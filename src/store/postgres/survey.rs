@@ -42,7 +42,7 @@ pub enum State {
     /// It lets us in, and takes no writes: a standby, as it should be.
     ReadOnly,
     /// It takes writes.
-    Primary(Primary),
+    Primary(Box<Primary>),
 }
 
 /// What a server that takes writes says about itself.
@@ -91,7 +91,7 @@ async fn look_at(settings: &Settings) -> Result<State, StoreError> {
     let asked = timeout(DEADLINE, ask(&client)).await;
     task.abort();
     match asked {
-        Ok(Ok(primary)) => Ok(State::Primary(primary)),
+        Ok(Ok(primary)) => Ok(State::Primary(Box::new(primary))),
         Ok(Err(error)) => Err(unavailable(&error)),
         Err(_) => Err(Told::new(settings.place(), Fault::Unreachable, "").into()),
     }

@@ -19,7 +19,7 @@ use crate::harness::world::World;
 use crate::postgres::server::SECRET;
 
 /// Has the installation keep its records in this database.
-fn keep_in(installation: &Installation, url: &str) {
+pub(crate) fn keep_in(installation: &Installation, url: &str) {
     std::fs::write(installation.path("secret"), SECRET).unwrap();
     installation.edit(|config| {
         config["db"] = json!({
@@ -104,7 +104,7 @@ async fn f43_f44_two_replicas_behave_as_one_server() {
     prove(&world, &b, &order.authorizations[0]).await;
     prove(&world, &a, &order.authorizations[1]).await;
     b.until(&order.url, "ready").await;
-    let request = json!({ "csr": b64(&csr::plain(&Key::new(), &names)) });
+    let request = json!({ "csr": b64(csr::plain(&Key::new(), &names)) });
     a.post(&order.finalize, request).await.expect(200);
     let valid = b.until(&order.url, "valid").await;
     assert_eq!(a.chain(&valid).await, b.chain(&valid).await);
