@@ -205,7 +205,13 @@ async fn f46_a_user_without_rights_another_secret_and_a_newer_schema_are_refused
     network
         .sql_in(USER, "UPDATE acme_proxy.meta SET version = version + 1")
         .await;
-    let error = refuses(&url, Some(PASSWORD), "schema", "a newer one has been here").await;
+    let error = refuses(
+        &url,
+        Some(PASSWORD),
+        "schema",
+        "a newer acme-proxy has changed its tables",
+    )
+    .await;
     assert!(!passes(&error), "{error}");
 }
 
