@@ -4,5 +4,6 @@
 mod daemon;
 mod faults;
 mod haproxy;
+mod operator;
 mod server;
 mod tls;

@@ -13,7 +13,7 @@ use crate::acme::account::Account;
 use crate::acme::external_account::ExternalAccountKey;
 use crate::acme::order::Order;
 use crate::store::postgres::connect::{Connections, unavailable};
-use crate::store::postgres::rows;
+use crate::store::postgres::rows::{self, column};
 use crate::store::postgres::seal::Keys;
 use crate::store::sled::keys::{self, Key};
 use crate::store::sled::put::{account_put, order_put};
@@ -113,11 +113,6 @@ impl Reading {
             writes,
         )
     }
-}
-
-fn column<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, StoreError> {
-    row.try_get(place)
-        .map_err(|error| StoreError::Corrupt(format!("a column of the database can not be read: {error}")))
 }
 
 /// There is nothing there before.
