@@ -10,6 +10,7 @@ pub mod import;
 mod leave;
 mod listen;
 pub mod log;
+mod records;
 mod reload;
 mod resolver;
 mod systemd;
@@ -47,7 +48,6 @@ use crate::policy::Policy;
 use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, Server};
-use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
 use crate::tls::{self, CertificateSlot};
 use crate::upstream::account::{self, VAULT, Vault};
@@ -100,14 +100,16 @@ impl App {
                 config.validate.own_listeners.push(address);
             }
         }
-        let settings = config.store.clone();
-        let directory = settings.path.clone();
-        let store = tokio::task::spawn_blocking(move || SledStore::open(settings)).await??;
-        let store = audit::audited(Arc::new(store), config.audit.as_deref(), &clock)?;
-        let control = match ControlSocket::bind(&directory) {
+        let store = records::open_patiently(&config).await?;
+        let store = audit::audited(store, config.audit.as_deref(), &clock)?;
+        let control = match records::control_socket(&config) {
             Ok(socket) => Some(socket),
+            Err(error) if config.database.is_some() => {
+                tracing::warn!(path = %config.store.path.display(), %error, "there is no control socket: the operator's commands ask the database themselves, and acme-proxy certs revoke does not work here");
+                None
+            }
             Err(error) => {
-                tracing::warn!(store.path = %directory.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders, accounts, policy, backup and import work only while the daemon is stopped, and acme-proxy certs revoke not at all");
+                tracing::warn!(store.path = %config.store.path.display(), %error, "there is no control socket: acme-proxy eab, upstream, certs, orders, accounts, policy, backup and import work only while the daemon is stopped, and acme-proxy certs revoke not at all");
                 None
             }
         };
@@ -275,7 +277,8 @@ async fn say_alive(store: &dyn Store, health: &Health) {
     }
 }
 
-/// What of the store and the loops does not work any more, if anything.
+/// What of the store and the loops does not work any more, if anything. A database that is away comes back without a restart
+/// of ours, which would help nobody.
 async fn what_is_stuck(store: &dyn Store, health: &Health) -> Option<String> {
     let (_, checks) = health.alive();
     let stuck = checks
@@ -284,6 +287,9 @@ async fn what_is_stuck(store: &dyn Store, health: &Health) -> Option<String> {
     let stuck: Vec<String> = stuck.map(|(part, why)| format!("{part}: {why}")).collect();
     if !stuck.is_empty() {
         return Some(stuck.join("; "));
+    }
+    if store.shared().is_some() {
+        return None;
     }
     match tokio::time::timeout(STORE_ANSWERS, store.load("heartbeat")).await {
         Ok(Ok(_)) => None,
@@ -339,6 +345,7 @@ impl OwnKeys for KeysOfDaemon {
 mod tests {
     use super::*;
     use crate::store::Settings;
+    use crate::store::sled::SledStore;
 
     #[tokio::test]
     async fn f29_the_watchdog_is_not_fed_when_a_loop_is_stuck_or_the_store_has_failed() {

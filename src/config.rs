@@ -57,8 +57,10 @@ pub struct Config {
     pub policy: crate::policy::Settings,
     /// Where and as whom we answer.
     pub server: crate::server::Settings,
-    /// Where records are kept.
+    /// Where records are kept; or, where `database` keeps them, the directory of the control socket.
     pub store: crate::store::Settings,
+    /// The database that keeps the records instead, if several replicas are to share them.
+    pub database: Option<crate::store::postgres::Settings>,
     /// The CAs, the default one first.
     pub upstreams: Vec<Upstream>,
     /// How validation reaches the network.
@@ -276,7 +278,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     });
     monitoring?;
     crl?;
-    let (logger, mut server, store) = (logger?, server?, store?);
+    let (logger, mut server, (store, database)) = (logger?, server?, store?);
     let (mut policy, of_config) = authority?;
     let (
         upstreams,
@@ -343,6 +345,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         policy,
         server,
         store,
+        database,
         upstreams: upstreams.all,
         validate,
         worker,

@@ -69,8 +69,12 @@ pub struct Metrics {
     pub store_syncs: IntCounter,
     /// `acme_proxy_store_bytes`: Bytes of the store on disk.
     pub store_bytes: IntGauge,
-    /// `acme_proxy_store_free_bytes`: Free bytes of the store's file system.
-    pub store_free_bytes: IntGauge,
+    /// `acme_proxy_store_free_bytes`: Free bytes of the store's file system; not there with PostgreSQL.
+    pub store_free_bytes: IntGaugeVec,
+    /// `acme_proxy_store_faults_total`: Times that the database could not be used, by what was wrong; docs/TROUBLESHOOTING.md has each. Label: `fault`.
+    pub store_faults: IntCounterVec,
+    /// `acme_proxy_store_clock_offset_seconds`: How far the database's clock is ahead of this host's; 0 without a database.
+    pub store_clock_offset: Gauge,
     /// `acme_proxy_certificates_valid`: Sets of names whose latest certificate has not expired.
     pub certificates_valid: IntGauge,
     /// `acme_proxy_certificates_expiring`: Sets of names whose latest certificate expires within so many days. Label: `days`.
@@ -235,9 +239,24 @@ impl Metrics {
                 "acme_proxy_store_bytes",
                 "Bytes of the store on disk.",
             ))?,
-            store_free_bytes: IntGauge::with_opts(Opts::new(
-                "acme_proxy_store_free_bytes",
-                "Free bytes of the store's file system.",
+            // Without labels, but not there as long as nobody knows.
+            store_free_bytes: IntGaugeVec::new(
+                Opts::new(
+                    "acme_proxy_store_free_bytes",
+                    "Free bytes of the store's file system; not there with PostgreSQL.",
+                ),
+                &[],
+            )?,
+            store_faults: IntCounterVec::new(
+                Opts::new(
+                    "acme_proxy_store_faults_total",
+                    "Times that the database could not be used, by what was wrong; docs/TROUBLESHOOTING.md has each.",
+                ),
+                &["fault"],
+            )?,
+            store_clock_offset: Gauge::with_opts(Opts::new(
+                "acme_proxy_store_clock_offset_seconds",
+                "How far the database's clock is ahead of this host's; 0 without a database.",
             ))?,
             certificates_valid: IntGauge::with_opts(Opts::new(
                 "acme_proxy_certificates_valid",
@@ -278,7 +297,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn Collector>; 29] = [
+        let collectors: [Box<dyn Collector>; 31] = [
             Box::new(self.certificates_issued.clone()),
             Box::new(self.certificates_revoked.clone()),
             Box::new(self.certificate_request_duration.clone()),
@@ -302,6 +321,8 @@ impl Metrics {
             Box::new(self.store_syncs.clone()),
             Box::new(self.store_bytes.clone()),
             Box::new(self.store_free_bytes.clone()),
+            Box::new(self.store_faults.clone()),
+            Box::new(self.store_clock_offset.clone()),
             Box::new(self.certificates_valid.clone()),
             Box::new(self.certificates_expiring.clone()),
             Box::new(self.certificates_expired.clone()),

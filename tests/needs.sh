@@ -13,7 +13,10 @@ is_there() {
       done
       return 1
       ;;
-    *) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] ;;
+    *)
+      # Daemons are not on a user's path, and PostgreSQL's versions are not on anybody's.
+      command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] || ls /usr/lib/postgresql/*/bin/"$1" >/dev/null 2>&1
+      ;;
   esac
 }
 

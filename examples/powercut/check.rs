@@ -57,6 +57,7 @@ async fn compare(store: &SledStore, records: &HashMap<String, Expected>) -> Resu
             HOUR,
             usize::MAX,
             usize::MAX,
+            usize::MAX,
         );
         for lease in leases.await? {
             jobs.insert(lease.job.work, lease.job);

@@ -258,7 +258,7 @@ async fn worker(life: Arc<Life>, kind: WorkKind) -> Result<std::process::ExitCod
     loop {
         let leases = life
             .store
-            .lease(Lane::of(kind, UpstreamName::DEFAULT), life.now, DAY, 64, 64)
+            .lease(Lane::of(kind, UpstreamName::DEFAULT), life.now, DAY, 64, 64, 64)
             .await?;
         if leases.is_empty() {
             life.store.job_added().await;

@@ -93,6 +93,11 @@ impl Fingerprint {
         Self(hash)
     }
 
+    /// The fingerprint of these 32 bytes, as [`Self::as_bytes`] gave them.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -15,4 +15,5 @@ pub mod problem;
 pub(crate) mod random;
 pub mod renewal;
 pub mod revocation;
+pub mod secret;
 pub mod upstream;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, anyhow, bail};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use crate::app::audit;
+use crate::app::records;
 use crate::app::upstreams::WithoutDaemon;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -17,7 +18,7 @@ use crate::policy::Policy;
 use crate::ra::RegistrationAuthority;
 use crate::server::control;
 use crate::store::StoreError;
-use crate::store::sled::SledStore;
+use crate::store::postgres::PostgresStore;
 
 pub use crate::ra::external_account::NewKey;
 pub use crate::ra::inventory::Part;
@@ -117,7 +118,7 @@ impl Operator {
         let mut attempt = 0;
         loop {
             if let Some((ra, _)) = &self.here {
-                let mut backup = ra.backup();
+                let mut backup = ra.backup().await?;
                 while let Some(lines) = backup.next().await? {
                     out.write_all(&lines).await?;
                 }
@@ -134,18 +135,28 @@ impl Operator {
     /// Opens the store, or waits a moment for the daemon that has it.
     async fn open(&mut self, may_make_it: bool, attempt: &mut u32) -> anyhow::Result<()> {
         let path = &self.config.store.path;
-        if !may_make_it && is_missing(path) {
-            bail!(
-                "there is no store {}; db.dataSource in the configuration says where it is",
-                path.display()
-            );
+        if let Some(database) = &self.config.database {
+            // Whoever only asks makes no tables, and changes none under the replicas that run.
+            if !may_make_it && !PostgresStore::is_current(database).await? {
+                bail!(
+                    "the database {} has no tables of this version; start the daemon, which makes them, or correct \
+                     db.dataSource",
+                    database.connection.place()
+                );
+            }
+        } else {
+            if !may_make_it && is_missing(path) {
+                bail!(
+                    "there is no store {}; db.dataSource in the configuration says where it is",
+                    path.display()
+                );
+            }
+            check_owner(path)?;
         }
-        check_owner(path)?;
-        let settings = self.config.store.clone();
-        match tokio::task::spawn_blocking(move || SledStore::open(settings)).await? {
+        match records::open(&self.config).await {
             Ok(store) => {
                 let file = self.config.audit.as_deref();
-                let store = audit::audited(Arc::new(store), file, &Clock::system())?;
+                let store = audit::audited(store, file, &Clock::system())?;
                 let policy = Policy::new(self.config.policy.clone());
                 let ra = RegistrationAuthority::new(Arc::clone(&store), policy, Clock::system());
                 let accounts = WithoutDaemon {

@@ -5,6 +5,7 @@
 //! holds up nothing else.
 
 mod ca;
+mod database;
 mod files;
 mod finding;
 mod known;
@@ -68,12 +69,13 @@ pub async fn diagnose(path: &Path, config: Config) -> Vec<Finding> {
         known: OnceCell::new(),
     });
     let of = || Arc::clone(&facts);
-    let (a, b, c, d, e, f) = (of(), of(), of(), of(), of(), of());
+    let (a, b, c, d, e, f, g) = (of(), of(), of(), of(), of(), of(), of());
     let mut looks: Vec<(Check, Findings)> = vec![
         (
             Check::Configuration,
             Box::pin(async move { files::look(&a).await }),
         ),
+        (Check::Database, Box::pin(async move { database::look(&g).await })),
         (Check::Name, Box::pin(async move { network::names(&b).await })),
         (Check::Port, Box::pin(async move { network::ports(&c).await })),
         (

@@ -285,7 +285,10 @@ fn keep(config: &mut Config, before: &Config) -> Vec<String> {
         "metricsAddress or authority.config.metrics",
         config.metrics != before.metrics,
     );
-    note("db", config.store.path != before.store.path);
+    note(
+        "db",
+        config.store.path != before.store.path || config.database != before.database,
+    );
     note("authority.config.audit.file", config.audit != before.audit);
     let (limits, limits_before) = (&mut config.server.limits, before.server.limits);
     note(
@@ -301,6 +304,7 @@ fn keep(config: &mut Config, before: &Config) -> Vec<String> {
         .clone_from(&before.validate.own_listeners);
     config.metrics = before.metrics;
     config.store = before.store.clone();
+    config.database.clone_from(&before.database);
     config.audit.clone_from(&before.audit);
     kept
 }

@@ -1,6 +1,7 @@
 //! `dns01_txt`: who publishes the records that the CA asks for. The variables' names are lego's, and the provider reads
 //! them.
 
+use crate::acme::secret::Secret;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
@@ -8,7 +9,6 @@ use crate::config::reader::all;
 use crate::config::secret::resolved;
 use crate::config::secret::stands_here;
 use crate::config::value::DnsServer;
-use crate::upstream::Secret;
 use crate::upstream::dns::Dns01;
 use crate::upstream::dns::known;
 use crate::upstream::dns::variables::Remark;

@@ -61,11 +61,18 @@ impl Config {
                 writeln!(out, "Its own certificate is read from {}.", certificate.display())?;
             }
         }
-        writeln!(
-            out,
-            "Accounts and orders are kept in {}.",
-            self.store.path.display()
-        )?;
+        match &self.database {
+            Some(database) => writeln!(
+                out,
+                "Accounts and orders are kept in the PostgreSQL database {}, for every replica with the same secret.",
+                database.connection.place()
+            )?,
+            None => writeln!(
+                out,
+                "Accounts and orders are kept in {}.",
+                self.store.path.display()
+            )?,
+        }
         self.write_validation(out)?;
         let minutes = self.policy.issuance_deadline.as_secs() / 60;
         let (hours, minutes) = (minutes / 60, minutes % 60);

@@ -5,9 +5,9 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::acme::secret::Secret;
 use crate::config::reader::Reported;
 use crate::config::reader::Text;
-use crate::upstream::Secret;
 
 /// Secrets are short; a larger file is not one.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
@@ -33,6 +33,17 @@ pub(crate) fn resolved(text: &Text<'_>) -> Result<Secret, Reported> {
         Ok(_) | Err(_) => {
             Err(text.wrong("names a variable that is not set; set it in the service's environment"))
         }
+    }
+}
+
+/// The secret that the text says where to find, and that may not stand in `ca.json` itself. No message shows it.
+pub(crate) fn elsewhere(text: &Text<'_>) -> Result<Secret, Reported> {
+    match stands_here(text) {
+        true => Err(text.place.error(
+            "says the secret itself; write it into a file that only the service may read, and \"file:PATH\" here, or \
+             \"env:NAME\"",
+        )),
+        false => resolved(text),
     }
 }
 

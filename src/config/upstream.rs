@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::acme::secret::Secret;
 use crate::config::dns01;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;
@@ -12,7 +13,6 @@ use crate::config::server::pem_file;
 use crate::config::value::base64url;
 use crate::policy::wishes::WishRules;
 use crate::upstream::Eab;
-use crate::upstream::Secret;
 use crate::upstream::Settings;
 
 /// The settings; `mode` is that of the file that is read.

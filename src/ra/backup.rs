@@ -77,9 +77,13 @@ pub enum BadBackup {
 
 impl RegistrationAuthority {
     /// Begins a backup of the store as it is now.
-    pub fn backup(&self) -> Backup {
-        Backup {
-            snapshot: self.store.snapshot(),
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn backup(&self) -> Result<Backup, StoreError> {
+        Ok(Backup {
+            snapshot: self.store.snapshot().await?,
             digest: Context::new(&SHA256),
             entries: 0,
             header: Some(Header {
@@ -89,7 +93,7 @@ impl RegistrationAuthority {
                 made: self.clock.now(),
             }),
             is_done: false,
-        }
+        })
     }
 }
 

@@ -65,6 +65,9 @@ impl From<StoreError> for Refusal {
                 "the server has no room for new accounts and orders; try again later",
                 300,
             ),
+            StoreError::Unavailable(_) | StoreError::Refused(_) => {
+                ("the server can not use its database; try again later", 10)
+            }
             StoreError::Conflict | StoreError::LeaseLost => {
                 ("the object changed while it was worked on; try again", 1)
             }

@@ -227,6 +227,11 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
+    /// The socket's path in a directory.
+    pub fn path_in(store: &Path) -> PathBuf {
+        store.join(SOCKET)
+    }
+
     /// Makes the socket in the store's directory. Whoever calls this holds the store: a socket that is there already
     /// is a dead daemon's.
     ///
@@ -234,7 +239,7 @@ impl ControlSocket {
     ///
     /// The system's.
     pub fn bind(store: &Path) -> io::Result<Self> {
-        let path = store.join(SOCKET);
+        let path = Self::path_in(store);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}

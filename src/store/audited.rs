@@ -336,12 +336,16 @@ store! {
             self.whole(|store| async move { store.sweep(now, limit).await }).await
         }
 
-        fn shared(&self) -> Option<&dyn Shared> {
+        async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.0.inner.time().await
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
             self.0.inner.shared()
         }
 
-        fn snapshot(&self) -> Box<dyn Snapshot> {
-            self.0.inner.snapshot()
+        async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+            self.0.inner.snapshot().await
         }
     }
     {
@@ -362,7 +366,7 @@ store! {
         fn renewals_due(upstream: UpstreamName, now: Timestamp, limit: usize) -> Result<Vec<OrderId>, StoreError>;
         fn issuers(fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError>;
         fn job(work: &Work) -> Result<Option<Job>, StoreError>;
-        fn lease(lane: Lane, now: Timestamp, span: Duration, limit: usize, share: usize) -> Result<Vec<Lease>, StoreError>;
+        fn lease(lane: Lane, now: Timestamp, span: Duration, limit: usize, share: usize, most: usize) -> Result<Vec<Lease>, StoreError>;
         fn first_in_line(order: &Order) -> Result<Option<OrderId>, StoreError>;
         fn has_issued(order: &Order) -> Result<bool, StoreError>;
         fn late_orders(order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError>;

@@ -88,6 +88,7 @@ macro_rules! contract {
             jobs::a_job_can_be_looked_at_as_long_as_there_is_one
             jobs::a_job_moves_to_another_lane_with_its_order_or_not_at_all
             jobs::f20_leases_are_shared_out_between_owners
+            jobs::a_lane_never_has_more_leases_than_it_may_have
             jobs::f20_a_late_owner_does_not_wait_for_an_early_ones_jobs
             jobs::f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it
             jobs::a_checkpoint_keeps_the_lease
@@ -257,7 +258,7 @@ pub(crate) async fn create(store: &Arc<dyn Store>, order: &Order, work: Option<W
 /// Leases from the default upstream's lane.
 pub(crate) async fn lease(store: &Arc<dyn Store>, kind: WorkKind, now: u64) -> Vec<Lease> {
     store
-        .lease(Lane::of(kind, HERE), at(now), LIFETIME, 1000, 1000)
+        .lease(Lane::of(kind, HERE), at(now), LIFETIME, 1000, 1000, 1000)
         .await
         .unwrap()
 }
@@ -290,7 +291,9 @@ pub(crate) async fn leased(store: &Arc<dyn Store>) -> (Versioned<Order>, Lease) 
 pub(crate) async fn leased_for(store: &Arc<dyn Store>, span: Duration) -> (Versioned<Order>, Lease) {
     let order = finalized(names(&["a.example.com"]), at(0));
     create(store, &order, Some(Work::Issue(order.id()))).await;
-    let leases = store.lease(Lane::Issue(HERE), at(1), span, 1000, 1000).await;
+    let leases = store
+        .lease(Lane::Issue(HERE), at(1), span, 1000, 1000, 1000)
+        .await;
     let lease = leases.unwrap().remove(0);
     (store.order(order.id()).await.unwrap().unwrap(), lease)
 }

@@ -8,6 +8,7 @@ mod codec;
 #[cfg(test)]
 mod contract;
 pub mod offers;
+pub mod postgres;
 pub mod shared;
 pub mod sled;
 
@@ -130,8 +131,8 @@ pub struct Census {
     pub lanes: BTreeMap<Lane, Waiting>,
     /// Bytes on disk.
     pub bytes_on_disk: u64,
-    /// Free bytes of its file system.
-    pub bytes_free: u64,
+    /// Free bytes of its file system, if it is one of this machine's.
+    pub bytes_free: Option<u64>,
     /// Syncs since the start.
     pub syncs: u64,
     /// Commits since the start.
@@ -188,6 +189,12 @@ pub enum StoreError {
         "more has changed in the meantime than the store can remember; make the backup when less is going on"
     )]
     Overtaken,
+    /// The database can not be reached, or does not answer. It may come back.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The database does not let us in, or is not ours: somebody has to do something.
+    #[error("{0}")]
+    Refused(String),
     /// The disk failed. The store takes no more writes; only a restart, which reads the disk again, can tell what is
     /// on it.
     #[error("the store failed: {0}")]
@@ -330,7 +337,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes up to `limit` due jobs of a lane, for as long as `span`: each time of the owner who holds the fewest leases
     /// of the lane, and of those the job that has been due longest. An owner who holds `share` leases or more gets
-    /// none. However many jobs wait, this stays cheap.
+    /// none. Afterwards there are at most `most` leases of the lane, whoever holds them in whatever process. However many
+    /// jobs wait, this stays cheap.
     async fn lease(
         &self,
         lane: Lane,
@@ -338,6 +346,7 @@ pub trait Store: Send + Sync + 'static {
         span: Duration,
         limit: usize,
         share: usize,
+        most: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
     /// Replaces the leased job's order in the middle of the work, and keeps the lease. Gives the order's new version.
@@ -390,7 +399,12 @@ pub trait Store: Send + Sync + 'static {
     async fn check_room(&self) -> Result<(), StoreError>;
 
     /// Everything that is stored as of now, to be read while writes go on: each write is in it whole, or not at all.
-    fn snapshot(&self) -> Box<dyn Snapshot>;
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
+
+    /// The time by the store's own clock, if it has one.
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
 
     /// What other processes with the same store share; `None` if only one can have it open.
     fn shared(&self) -> Option<&dyn Shared>;
@@ -406,7 +420,7 @@ pub trait Snapshot: Send {
     async fn next(&mut self) -> Result<Vec<Entry>, StoreError>;
 }
 
-/// A stored entry, as its backend keeps it.
+/// A stored entry, as the embedded backend keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its key.

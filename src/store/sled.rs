@@ -7,13 +7,13 @@
 mod committer;
 mod completion;
 mod frozen;
-mod keys;
+pub(crate) mod keys;
 mod open;
 mod operations;
 mod progress;
-mod put;
+pub(crate) mod put;
 mod queue;
-mod record;
+pub(crate) mod record;
 mod restore;
 mod room;
 #[cfg(test)]

@@ -353,8 +353,8 @@ mod tests {
     use tokio::sync::Mutex;
 
     use super::*;
+    use crate::acme::secret::Secret;
     use crate::upstream::Eab;
-    use crate::upstream::Secret;
 
     fn settings(directory: &str, kid: Option<&str>) -> Settings {
         Settings {

@@ -44,8 +44,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::acme::identifier::DnsName;
+use crate::acme::secret::Secret;
 use crate::upstream::Error;
-use crate::upstream::Secret;
 use crate::upstream::SetupError;
 use crate::upstream::dns::desk::Desk;
 use crate::upstream::dns::desk::Refused;

@@ -27,6 +27,7 @@ use crate::acme::problem::Problem;
 use crate::acme::renewal::CertificateId;
 use crate::acme::renewal::RenewalInfo;
 use crate::acme::revocation::RevocationReason;
+use crate::acme::secret::Secret;
 use crate::acme::upstream::UpstreamOrder;
 use crate::upstream::dns::Dns01;
 
@@ -58,34 +59,6 @@ pub struct Eab {
     pub kid: Secret,
     /// The MAC key, decoded.
     pub hmac_key: Secret<Vec<u8>>,
-}
-
-/// A value that never prints.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Secret<T = String>(T);
-
-impl<T> Secret<T> {
-    /// Hides the value.
-    pub fn new(value: T) -> Self {
-        Self(value)
-    }
-
-    /// The value, for the one place that needs it.
-    pub fn reveal(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T> std::fmt::Debug for Secret<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl<T> std::fmt::Display for Secret<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
 }
 
 /// Why the CA did not do what was asked.

@@ -81,7 +81,10 @@ async fn may_move(context: &Context, order: &Order, second: &Watched) -> Result<
 async fn divert(context: &Context, first: &Watched, second: &Watched) {
     let now = context.clock.now();
     let lane = Lane::Issue(first.name());
-    let leased = context.store.lease(lane, now, LEASE, BATCH, usize::MAX).await;
+    let leased = context
+        .store
+        .lease(lane, now, LEASE, BATCH, usize::MAX, usize::MAX)
+        .await;
     let leases = leased.unwrap_or_else(|error| {
         tracing::error!(upstream = %first.name(), %error, "no job can be leased");
         Vec::new()

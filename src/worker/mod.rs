@@ -4,6 +4,7 @@
 //! point loses at most the step, which is then done again by whoever leases the job next.
 
 mod collection;
+mod database;
 mod failover;
 mod inventory;
 mod issuance;
@@ -38,6 +39,7 @@ use crate::store::{Lease, Next, Settlement, Store, StoreError};
 use crate::tls::CertificateSlot;
 use crate::upstream::{Error, Says};
 use crate::validate::Validator;
+use crate::worker::database::give_back;
 use crate::worker::places::Places;
 use crate::worker::target::Targets;
 use crate::worker::upstream::{Upstream, Watched};
@@ -212,7 +214,7 @@ impl Worker {
             self.context.metrics.health.turns(&name_of(lane));
             let free = self.free(lane, places.free(all), all);
             let (limit, share) = portion(lane.kind(), free);
-            let leased = self.lease(lane, limit, share).await;
+            let leased = self.lease(lane, limit, share, most_of(lane, all)).await;
             let more_may_wait = !leased.is_empty() && leased.len() == limit;
             for lease in leased {
                 let (context, place) = (Arc::clone(&self.context), places.take());
@@ -238,12 +240,17 @@ impl Worker {
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn lease(&self, lane: Lane, limit: usize, share: usize) -> Vec<Lease> {
+    async fn lease(&self, lane: Lane, limit: usize, share: usize, most: usize) -> Vec<Lease> {
         if limit == 0 {
             return Vec::new();
         }
         let now = self.context.clock.now();
-        match self.context.store.lease(lane, now, LEASE, limit, share).await {
+        match self
+            .context
+            .store
+            .lease(lane, now, LEASE, limit, share, most)
+            .await
+        {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::error!(job.kind = lane.kind().name(), %error, "no job can be leased");
@@ -297,6 +304,15 @@ fn portion(kind: WorkKind, free: usize) -> (usize, usize) {
     }
 }
 
+/// How many leases of the lane there may be in all processes together. What is done at a CA is bounded for its sake,
+/// however many processes there are; what validations cost is this process's own.
+fn most_of(lane: Lane, places: usize) -> usize {
+    match lane {
+        Lane::Validate => usize::MAX,
+        Lane::Issue(_) | Lane::Revoke(_) => places,
+    }
+}
+
 /// Runs one job and gives it back.
 async fn step(context: &Context, lease: Lease) {
     let work = lease.job.work;
@@ -305,7 +321,7 @@ async fn step(context: &Context, lease: Lease) {
     for _ in 0..MAX_CONFLICTS {
         let settlement = decide(context, &lease, &mut found).await;
         let next = settlement.next;
-        match context.store.settle(lease.clone(), settlement).await {
+        match give_back(context, &lease, settlement).await {
             Ok(()) => return,
             // Somebody else has changed the order: what was found out is held against what is there now.
             Err(StoreError::Conflict) if found.is_some() => {}
@@ -324,7 +340,7 @@ async fn step(context: &Context, lease: Lease) {
         Some(next) => Settlement { next, ..done() },
         None => again(context, Duration::ZERO, lease.job.faults),
     };
-    if let Err(error) = context.store.settle(lease, retry).await {
+    if let Err(error) = give_back(context, &lease, retry).await {
         tracing::warn!(job.work = %work, %error, "a job can not be given back");
     }
 }

@@ -9,13 +9,15 @@ use prometheus::IntGaugeVec;
 use prometheus::core::Collector as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::acme::job::{Lane, WorkKind};
 use crate::acme::upstream::UpstreamName;
 use crate::metrics::health::{ACCOUNT, RESOLVER, STORE};
 use crate::metrics::{Metrics, raise_to};
-use crate::store::{Waiting, offers};
+use crate::store::{StoreError, Waiting, offers};
 use crate::upstream::Error;
+use crate::worker::database::DatabaseWatch;
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{Context, backoff, failover, inventory, own_certificate, pause, renewal};
 
@@ -27,6 +29,9 @@ const SWEEP_BATCH: usize = 200;
 
 /// How often the figures are brought up to date.
 const CENSUS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the store may take to answer: nothing else may wait for a database that hangs.
+const STORE_ANSWERS: Duration = Duration::from_secs(10);
 
 /// How often the CA's directory is looked at.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -315,9 +320,13 @@ async fn sweep(context: &Context) {
 async fn census(context: &Context) {
     let metrics = &context.metrics;
     let mut unconfigured = BTreeSet::new();
+    let mut database = DatabaseWatch::default();
     loop {
         metrics.health.turns(UPKEEP);
-        match context.store.census().await {
+        match timeout(STORE_ANSWERS, context.store.census())
+            .await
+            .unwrap_or_else(|_| Err(silent()))
+        {
             Ok(census) => {
                 for name in census.lanes.keys().filter_map(|lane| lane.upstream()) {
                     if context.upstream(name).is_none() && unconfigured.insert(name) {
@@ -332,18 +341,28 @@ async fn census(context: &Context) {
                 raise_to(&metrics.store_commits, census.commits);
                 raise_to(&metrics.store_syncs, census.syncs);
                 metrics.store_bytes.set(whole(census.bytes_on_disk));
-                metrics.store_free_bytes.set(whole(census.bytes_free));
+                if let Some(free) = census.bytes_free {
+                    let none: [&str; 0] = [];
+                    metrics.store_free_bytes.with_label_values(&none).set(whole(free));
+                }
             }
             Err(error) => tracing::error!(%error, "the store can not be counted"),
         }
-        let room = context
-            .store
-            .check_room()
-            .await
-            .map_err(|error| error.to_string());
-        metrics.health.report(STORE, room);
+        let room = timeout(STORE_ANSWERS, context.store.check_room()).await;
+        let room = room.unwrap_or_else(|_| Err(silent()));
+        metrics
+            .health
+            .report(STORE, room.map_err(|error| error.to_string()));
+        database.look(context).await;
         tokio::time::sleep(CENSUS_EVERY).await;
     }
+}
+
+fn silent() -> StoreError {
+    StoreError::Unavailable(format!(
+        "the store has not answered within {} s",
+        STORE_ANSWERS.as_secs()
+    ))
 }
 
 /// What waits for whom, and for how long.

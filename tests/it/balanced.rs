@@ -4,6 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -15,6 +17,7 @@ use crate::harness::metrics::figure;
 use crate::harness::process::free_address;
 use crate::harness::server::{Daemon, Plan};
 use crate::harness::wire::{Connection, Site};
+use crate::harness::world::World;
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const LOCAL: u8 = 0x20;
@@ -318,4 +321,42 @@ async fn c108_from_others_a_header_is_no_header() {
         ..behind(&daemon, of("192.0.2.1"))
     };
     assert!(is_served(&balancer).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_says_who_is_a_balancer_from_the_next_connection_on() {
+    let world = World::new().await;
+    let installation = &world.installation;
+    let mut daemon = installation.start();
+    daemon.is_well().await;
+    let plain = Site {
+        address: installation.address,
+        root: CertificateDer::from_pem_slice(world.ca.root_pem.as_bytes()).unwrap(),
+        from: None,
+        header: Vec::new(),
+    };
+    let balanced = Site {
+        header: of("192.0.2.1"),
+        ..plain.clone()
+    };
+    let mut open = is_served(&plain).await.unwrap();
+    assert!(is_served(&balanced).await.is_none());
+    installation.edit(|config| {
+        config["authority"]["config"]["proxy_protocol"] = json!({"from": ["127.0.0.0/8"]});
+    });
+    daemon.hang_up();
+    installation.says("configuration reloaded", 1).await;
+    assert!(is_served(&balanced).await.is_some());
+    assert!(is_served(&plain).await.is_none());
+    open.write(&plain.head("GET", "/acme/acme/directory", &[], None))
+        .await;
+    open.answer("GET").await.unwrap().expect(200);
+    let says = "level=warning msg=\"a connection is closed: there is no PROXY header of version 2";
+    installation.says(says, 1).await;
+    assert!(
+        installation.log().contains(" from=127.0.0.1"),
+        "{}",
+        installation.log()
+    );
+    daemon.stop().await;
 }

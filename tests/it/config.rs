@@ -1,5 +1,6 @@
 //! `ca.json` from the outside: the Go program's files start, and every fault is named with its key, value and fix.
 
+mod database;
 mod faults;
 mod providers;
 mod secrets;

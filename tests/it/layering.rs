@@ -18,7 +18,7 @@ const LAYERS: [(&str, &str); 15] = [
     ("ra", "acme clock jose policy store"),
     ("worker", "acme clock metrics store tls upstream validate"),
     ("server", "acme clock jose metrics ra tls"),
-    ("config", "policy server store upstream validate worker"),
+    ("config", "acme policy server store upstream validate worker"),
     (
         "app",
         "acme clock config jose metrics policy ra server store tls upstream validate worker",

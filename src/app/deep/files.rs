@@ -35,9 +35,12 @@ pub(crate) async fn look(facts: &Facts) -> Vec<Finding> {
         findings.push(secret_file(key, true, facts));
         findings.push(tls_files(certificate, key));
     }
-    findings.push(store(facts));
-    findings.extend(disk(facts));
-    findings.extend(go_database(facts));
+    // The database has its own checks.
+    if facts.config.database.is_none() {
+        findings.push(store(facts));
+        findings.extend(disk(facts));
+        findings.extend(go_database(facts));
+    }
     findings
 }
 

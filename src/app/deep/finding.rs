@@ -22,6 +22,8 @@ pub enum Check {
     Disk,
     /// A database of the Go program.
     GoDatabase,
+    /// The database that replicas share.
+    Database,
     /// A name that clients reach the daemon by.
     Name,
     /// A port that the daemon listens on.
@@ -52,7 +54,7 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Configuration,
         Self::User,
         Self::SecretFile,
@@ -60,6 +62,7 @@ impl Check {
         Self::Store,
         Self::Disk,
         Self::GoDatabase,
+        Self::Database,
         Self::Name,
         Self::Port,
         Self::Resolver,
@@ -85,6 +88,7 @@ impl Check {
             Self::Store => "store",
             Self::Disk => "disk",
             Self::GoDatabase => "go-database",
+            Self::Database => "database",
             Self::Name => "name",
             Self::Port => "port",
             Self::Resolver => "resolver",

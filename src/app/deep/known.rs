@@ -14,11 +14,11 @@ use crate::acme::certificate::IssuedCertificate;
 use crate::app;
 use crate::app::control::check_owner;
 use crate::app::deep::Facts;
+use crate::app::records;
 use crate::app::upstreams::Accounts;
 use crate::config::Config;
 use crate::server::control::{self, Answer, Request, UpstreamAccounts, UpstreamCommand, UpstreamRequest};
-use crate::store::Store as _;
-use crate::store::sled::SledStore;
+use crate::store::postgres::PostgresStore;
 use crate::upstream::account::overview::Confirmation;
 use crate::upstream::account::{self, Vault};
 use crate::worker::own_certificate;
@@ -102,7 +102,14 @@ fn parsed(text: &str) -> Result<Confirmations, String> {
 /// The store is closed again before any CA is asked: a daemon that is started meanwhile finds it free.
 async fn of_store(config: &Config) -> Result<Known, String> {
     let path = &config.store.path;
-    if !has_store(path) {
+    let has_store = match &config.database {
+        // Who opens it brings it up to date, so it is only opened where there is nothing to be done.
+        Some(database) => PostgresStore::is_current(database)
+            .await
+            .map_err(|error| error.to_string())?,
+        None => has_store(path),
+    };
+    if !has_store {
         let nothing =
             |upstream: &crate::config::Upstream| (upstream.name.to_string(), Ok(Confirmation::Unregistered));
         return Ok(Known {
@@ -110,12 +117,10 @@ async fn of_store(config: &Config) -> Result<Known, String> {
             own_certificate: None,
         });
     }
-    check_owner(path).map_err(|error| error.to_string())?;
-    let settings = config.store.clone();
-    let opened = tokio::task::spawn_blocking(move || SledStore::open(settings)).await;
-    let store = opened
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())?;
+    if config.database.is_none() {
+        check_owner(path).map_err(|error| error.to_string())?;
+    }
+    let store = records::open(config).await.map_err(|error| error.to_string())?;
     let mut all = Vec::new();
     for configured in config.upstreams.clone() {
         let vault = account::vault_name(configured.name, &configured.settings);
@@ -125,7 +130,7 @@ async fn of_store(config: &Config) -> Result<Known, String> {
         let ca = app::ca(configured, vault).map_err(|error| format!("{error:#}"))?;
         all.push((name, ca));
     }
-    let own_certificate = own_certificate::stored(&store).await;
+    let own_certificate = own_certificate::stored(&*store).await;
     drop(store);
     let accounts = Accounts { all, metrics: None };
     let confirm = UpstreamRequest {

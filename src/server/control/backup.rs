@@ -17,16 +17,20 @@ pub(crate) async fn stream(
     ra: &RegistrationAuthority,
     out: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
-    let mut backup = ra.backup();
+    let mut backup = match ra.backup().await {
+        Ok(backup) => backup,
+        Err(error) => return refuse(&error, out).await,
+    };
     loop {
         match backup.next().await {
             Ok(Some(lines)) => timeout(PIECE, out.write_all(&lines)).await??,
-            Ok(None) => break,
-            Err(error) => {
-                let refused = serde_json::to_vec(&Answer::Refused(error.to_string()))?;
-                return timeout(PIECE, out.write_all(&refused)).await?;
-            }
+            Ok(None) => return Ok(()),
+            Err(error) => return refuse(&error, out).await,
         }
     }
-    Ok(())
+}
+
+async fn refuse(error: &impl ToString, out: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    let refused = serde_json::to_vec(&Answer::Refused(error.to_string()))?;
+    timeout(PIECE, out.write_all(&refused)).await?
 }

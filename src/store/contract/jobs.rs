@@ -27,7 +27,7 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
     }
     assert!(lease(&store, WorkKind::Revoke, 99).await.is_empty());
     let first = store
-        .lease(Lane::Issue(HERE), at(4), LIFETIME, 3, 99)
+        .lease(Lane::Issue(HERE), at(4), LIFETIME, 3, 99, 999)
         .await
         .unwrap();
     assert_eq!(
@@ -38,7 +38,7 @@ pub(crate) async fn a_job_is_leased_by_one_holder_the_longest_due_first(backend:
         let store = Arc::clone(&store);
         async move {
             store
-                .lease(Lane::Issue(HERE), at(49), LIFETIME, 5, 99)
+                .lease(Lane::Issue(HERE), at(49), LIFETIME, 5, 99, 999)
                 .await
                 .unwrap()
         }
@@ -63,7 +63,7 @@ pub(crate) async fn a_lane_hands_out_its_own_jobs_only(backend: &impl Backend) {
         orders.push(order.id());
     }
     let take = async |store: &Arc<dyn Store>, lane, span| {
-        let leases = store.lease(lane, at(9), span, 99, 99).await.unwrap();
+        let leases = store.lease(lane, at(9), span, 99, 99, 999).await.unwrap();
         leases
             .iter()
             .map(|lease| lease.job.work.order())
@@ -133,7 +133,7 @@ pub(crate) async fn a_job_moves_to_another_lane_with_its_order_or_not_at_all(bac
     for _ in 0..2 {
         assert!(lease(&store, WorkKind::Issue, 500).await.is_empty());
         let found = store
-            .lease(Lane::Issue(there), at(5), LIFETIME, 9, 9)
+            .lease(Lane::Issue(there), at(5), LIFETIME, 9, 9, 999)
             .await
             .unwrap();
         let found: Vec<_> = found.iter().map(|lease| lease.job).collect();
@@ -162,7 +162,7 @@ pub(crate) async fn f20_leases_are_shared_out_between_owners(backend: &impl Back
         }
     }
     let take = async |store: &Arc<dyn Store>, span, limit, share| {
-        let leases = store.lease(Lane::Validate, at(9), span, limit, share);
+        let leases = store.lease(Lane::Validate, at(9), span, limit, share, 999);
         leases.await.unwrap()
     };
     let of = |leases: &[Lease]| {
@@ -192,6 +192,39 @@ pub(crate) async fn f20_leases_are_shared_out_between_owners(backend: &impl Back
     }
 }
 
+pub(crate) async fn a_lane_never_has_more_leases_than_it_may_have(backend: &impl Backend) {
+    let store = backend.open().await;
+    for number in 0..40 {
+        let name = format!("{number}.example.com");
+        let order = finalized(names(&[&name]), at(0));
+        create(&store, &order, Some(Work::Issue(order.id()))).await;
+    }
+    let take = async |span, most| {
+        let takers = (0..8).map(|_| {
+            let store = Arc::clone(&store);
+            async move {
+                store
+                    .lease(Lane::Issue(HERE), at(9), span, 3, 99, most)
+                    .await
+                    .unwrap()
+            }
+        });
+        all(takers).await.concat()
+    };
+    let mut held = take(LIFETIME, 10).await;
+    assert_eq!(held.len(), 10);
+    assert!(take(LIFETIME, 10).await.is_empty());
+    for lease in held.drain(..4) {
+        store.settle(lease, done(None)).await.unwrap();
+    }
+    assert_eq!(
+        take(Duration::ZERO, 9).await.len(),
+        24,
+        "what has run out does not count"
+    );
+    assert_eq!(take(LIFETIME, 10).await.len(), 4);
+}
+
 pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backend: &impl Backend) {
     let mut store = backend.open().await;
     let (early, late) = (AccountId::random(), AccountId::random());
@@ -202,8 +235,14 @@ pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backen
     // Owners are known after a restart, too.
     drop(store);
     store = backend.open().await;
-    let held = store.lease(Lane::Validate, at(9), LIFETIME, 1, 99).await.unwrap();
-    let next = store.lease(Lane::Validate, at(9), LIFETIME, 1, 99).await.unwrap();
+    let held = store
+        .lease(Lane::Validate, at(9), LIFETIME, 1, 99, 999)
+        .await
+        .unwrap();
+    let next = store
+        .lease(Lane::Validate, at(9), LIFETIME, 1, 99, 999)
+        .await
+        .unwrap();
     let mut owners = [held[0].job.owner, next[0].job.owner];
     owners.sort_unstable();
     let mut both = [early, late];
@@ -214,12 +253,12 @@ pub(crate) async fn f20_a_late_owner_does_not_wait_for_an_early_ones_jobs(backen
 pub(crate) async fn f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it(backend: &impl Backend) {
     let store = backend.open().await;
     let (_, held) = leased(&store).await;
-    let ahead = store.lease(Lane::Issue(HERE), far(), LIFETIME, 9, 9);
+    let ahead = store.lease(Lane::Issue(HERE), far(), LIFETIME, 9, 9, 999);
     assert_eq!(ahead.await, Ok(vec![]));
     assert_eq!(store.settle(held, done(None)).await, Ok(()));
     let order = finalized(names(&["a.example.com"]), at(0));
     create(&store, &order, Some(Work::Issue(order.id()))).await;
-    let over = store.lease(Lane::Issue(HERE), far(), Duration::ZERO, 9, 9);
+    let over = store.lease(Lane::Issue(HERE), far(), Duration::ZERO, 9, 9, 999);
     let over = over.await.unwrap().remove(0);
     let next = lease(&store, WorkKind::Issue, 1).await.remove(0);
     assert_eq!(next.job, over.job);

@@ -54,9 +54,9 @@ pub(crate) async fn a_snapshot_shows_one_moment_whatever_is_written_meanwhile(ba
             create(&store, &order, Some(Work::Issue(order.id()))).await;
         }
     }
-    let quiet = rest(store.snapshot()).await;
+    let quiet = rest(store.snapshot().await.unwrap()).await;
     assert!(quiet.len() > 600, "several pages: {}", quiet.len());
-    let (before, mut half) = (store.snapshot(), store.snapshot());
+    let (before, mut half) = (store.snapshot().await.unwrap(), store.snapshot().await.unwrap());
     let mut begun: Entries = half
         .next()
         .await
@@ -66,13 +66,13 @@ pub(crate) async fn a_snapshot_shows_one_moment_whatever_is_written_meanwhile(ba
         .collect();
     write(&store, &ids).await;
     assert!(begun.len() < quiet.len(), "it is read in parts");
-    let after = rest(store.snapshot()).await;
+    let after = rest(store.snapshot().await.unwrap()).await;
     store.sweep(far(), 1000).await.unwrap();
     begun.extend(rest(half).await);
     assert_eq!(begun, quiet);
     assert_eq!(rest(before).await, quiet);
     assert!(after.len() > quiet.len() + 2 * ids.len());
-    assert!(rest(store.snapshot()).await.len() < quiet.len());
+    assert!(rest(store.snapshot().await.unwrap()).await.len() < quiet.len());
 }
 
 pub(crate) async fn a_snapshot_that_is_taken_amid_writes_has_each_of_them_whole_or_not_at_all(
@@ -91,8 +91,8 @@ pub(crate) async fn a_snapshot_that_is_taken_amid_writes_has_each_of_them_whole_
     };
     let mut sizes = Vec::new();
     while !writer.is_finished() {
-        let (one, same) = tokio::join!(async { store.snapshot() }, async { store.snapshot() });
-        let entries = rest(one).await;
+        let (one, same) = tokio::join!(store.snapshot(), store.snapshot());
+        let entries = rest(one.unwrap()).await;
         drop(same);
         // Each of the writes adds a job to an order, or makes an order with two index entries: more of one than of the
         // other is half of a write.

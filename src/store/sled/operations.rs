@@ -250,12 +250,14 @@ impl Store for SledStore {
         span: Duration,
         limit: usize,
         share: usize,
+        most: usize,
     ) -> Result<Vec<Lease>, StoreError> {
         if let Some(cause) = self.shared.failure.borrow().clone() {
             return Err(cause);
         }
         let mut queue = self.queue();
         queue.expire(lane, Instant::now());
+        let limit = limit.min(most.saturating_sub(queue.held_in(lane)));
         Ok(queue.lease(lane, now, Instant::now() + span, limit, share))
     }
 
@@ -390,7 +392,7 @@ impl Store for SledStore {
         Ok(Census {
             lanes,
             bytes_on_disk,
-            bytes_free: self.shared.room.free(),
+            bytes_free: Some(self.shared.room.free()),
             syncs: self.shared.syncs.load(Ordering::Relaxed),
             commits: self.shared.commits.load(Ordering::Relaxed),
         })
@@ -405,8 +407,8 @@ impl Store for SledStore {
         None
     }
 
-    fn snapshot(&self) -> Box<dyn Snapshot> {
-        Box::new(self.shared.durable.freeze())
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        Ok(Box::new(self.shared.durable.freeze()))
     }
 
     async fn failed(&self) -> StoreError {

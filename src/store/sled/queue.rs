@@ -186,6 +186,11 @@ impl Queue {
         leases
     }
 
+    /// How many jobs of the lane are leased.
+    pub(crate) fn held_in(&self, lane: Lane) -> usize {
+        self.lanes.get(&lane).map_or(0, |line| line.leased.len())
+    }
+
     /// Jobs whose leases have run out go back into the queue.
     pub(crate) fn expire(&mut self, lane: Lane, now: Instant) {
         let over = self.lanes.entry(lane).or_default().leased.iter();

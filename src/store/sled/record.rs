@@ -48,6 +48,16 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    /// The head of a record that nothing is known of but which version comes after it.
+    pub(crate) fn before(version: u64) -> Self {
+        Self {
+            version: version.saturating_sub(1),
+            chunks: 0,
+            indexes: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
     /// The head of the record under this key, if there is a record.
     pub(crate) fn read(view: &impl View, key: &[u8]) -> Result<Option<Self>, StoreError> {
         let Some(value) = view.get(key)? else {

@@ -163,12 +163,15 @@ async fn i3_readers_see_no_write_before_it_is_on_the_disk() {
         Ok(Some(Versioned::with(1, order.clone())))
     );
     let now = Timestamp::MAX;
-    assert_eq!(store.lease(Lane::Validate, now, LIFETIME, 9, 9).await, Ok(vec![]));
+    assert_eq!(
+        store.lease(Lane::Validate, now, LIFETIME, 9, 9, 9).await,
+        Ok(vec![])
+    );
     release.send(()).unwrap();
     writing.await.unwrap().unwrap();
     assert_eq!(
         store
-            .lease(Lane::Validate, now, LIFETIME, 9, 9)
+            .lease(Lane::Validate, now, LIFETIME, 9, 9, 9)
             .await
             .unwrap()
             .len(),
@@ -225,7 +228,7 @@ async fn f22_after_a_failed_sync_nothing_is_acknowledged_any_more() {
     ));
     let now = Timestamp::MAX;
     assert!(matches!(
-        store.lease(Lane::Issue(HERE), now, LIFETIME, 9, 9).await,
+        store.lease(Lane::Issue(HERE), now, LIFETIME, 9, 9, 9).await,
         Err(StoreError::Failed(_))
     ));
     assert_eq!(

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 use crate::upstream::dns::Record;
 use crate::upstream::dns::provider::Action;
 use crate::upstream::dns::provider::Provider;

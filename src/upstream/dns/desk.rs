@@ -183,7 +183,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::upstream::Secret;
+    use crate::acme::secret::Secret;
     use crate::upstream::dns::provider::Provider;
     use crate::upstream::dns::scripted::record;
 

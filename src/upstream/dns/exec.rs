@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 use tokio::process::Command;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 use crate::upstream::dns::Record;
 use crate::upstream::dns::provider::Action;
 use crate::upstream::dns::provider::Provider;

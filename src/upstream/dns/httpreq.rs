@@ -9,7 +9,7 @@ use http::Method;
 use http::header::ACCEPT;
 use serde_json::json;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 use crate::upstream::dns::Record;
 use crate::upstream::dns::provider::Action;
 use crate::upstream::dns::provider::Provider;

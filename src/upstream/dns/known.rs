@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 use crate::upstream::dns::Dns01;
 use crate::upstream::dns::acme_dns;
 use crate::upstream::dns::azuredns;

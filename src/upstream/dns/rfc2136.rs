@@ -22,7 +22,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::net::UdpSocket;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 use crate::upstream::dns::Record;
 use crate::upstream::dns::provider::Action;
 use crate::upstream::dns::provider::Provider;

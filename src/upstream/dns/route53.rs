@@ -8,7 +8,7 @@ use http::Method;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 use crate::upstream::dns::Record;
 use crate::upstream::dns::provider::Action;
 use crate::upstream::dns::provider::Provider;

@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 use aws_lc_rs::hmac;
 use jiff::Timestamp;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 
 /// Whose signature it is.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use hickory_proto::rr::rdata::tsig::make_tsig_record;
 use hickory_proto::rr::rdata::tsig::message_tbs;
 use hickory_proto::serialize::binary::BinEncoder;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 
 /// RFC 8945 §10: "The RECOMMENDED value for Fudge is 300 seconds."
 const FUDGE: u16 = 300;

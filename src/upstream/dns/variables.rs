@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use url::Url;
 
-use crate::upstream::Secret;
+use crate::acme::secret::Secret;
 
 /// Proof that an error has been noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

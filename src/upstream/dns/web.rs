@@ -16,8 +16,8 @@ use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::acme::secret::Secret;
 use crate::clock::Clock;
-use crate::upstream::Secret;
 use crate::upstream::SetupError;
 use crate::upstream::http::answer::asked_to_wait;
 use crate::upstream::http::answer::clamped;

@@ -39,11 +39,11 @@ J7 | /db | {"type": "BBolt", "dataSource": "/srv/db/bbolt"} | does | kept in /sr
 J7 | /db | {"type": "badger", "dataSource": "/srv/db"} | does | kept in /srv/db/sled.
 J7 | /db | {"type": "bbolt", "dataSource": "/srv/db/bbolt"} | warns | db.type: "bbolt" is a database of the Go program. It is left alone; records are kept in a sled store, /srv/db/bbolt.sled. To take the clients' accounts over, stop the Go program and run: acme-proxy import step-ca /srv/db/bbolt ca.json
 J7 | /db | {"type": "badgerv2", "dataSource": "/srv/db"} | warns | db.type: "badgerv2" is a database of the Go program. It is left alone; records are kept in a sled store, /srv/db/sled. To take the clients' accounts over, stop the Go program and run: acme-proxy import step-ca /srv/db ca.json
-J7 | /db/valueDir | "/srv/db" | warns | db.valueDir: has no effect here: it is for badger; the store here is sled
-J7 | /db/badgerFileLoadingMode | "FileIO" | warns | db.badgerFileLoadingMode: has no effect here: it is for badger; the store here is sled
-J7 | /db/database | "step" | warns | db.database: has no effect here: it is for SQL databases; the store here is sled
+J7 | /db/valueDir | "/srv/db" | warns | db.valueDir: has no effect here: it is for badger, and the store here is another one
+J7 | /db/badgerFileLoadingMode | "FileIO" | warns | db.badgerFileLoadingMode: has no effect here: it is for badger, and the store here is another one
+J7 | /db/database | "step" | warns | db.database: has no effect here: it is for PostgreSQL; the store here is sled
 J7 | /db | null | fails | db: is missing, and there is no ACME without a store; write "db": { "type": "sled", "dataSource": "/opt/acme-proxy/db/sled" }
-J7 | /db/type | "postgresql" | fails | db.type: "postgresql" is not available in this version; write "sled", and a directory as dataSource
+J7 | /db/type | "leveldb" | fails | db.type: "leveldb" is not supported; write "db": { "type": "sled", "dataSource": "/opt/acme-proxy/db/sled" }, or "postgresql"
 J7 | /db/type | "mysql" | fails | db.type: "mysql" is not supported, and its records can not be taken over: clients register again by themselves; write "db": { "type": "sled", "dataSource": "/opt/acme-proxy/db/sled" }
 J8 | /tls | {"minVersion": 1.2, "maxVersion": 1.3, "renegotiation": false} | does | (HTTPS, TLS 1.2 and 1.3)
 J8 | /tls | {"minVersion": 0, "maxVersion": 1.2} | does | (HTTPS, TLS 1.2)

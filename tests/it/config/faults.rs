@@ -35,7 +35,6 @@ const BAD_VALUES: &str = r#"
 /logger | {"format": "xml"} | logger.format: "xml" is no format of the request log; write
 /logger | {"traceHeader": "a b"} | logger.traceHeader: "a b" is no name of an HTTP header
 /db | null | db: is missing, and there is no ACME without a store; write
-/db/type | "postgresql" | db.type: "postgresql" is not available in this version; write
 /db/type | "mysql" | db.type: "mysql" is not supported, and its records can not be taken over: clients register again by themselves; write
 /db/type | "leveldb" | db.type: "leveldb" is not supported; write
 /db/dataSource | "" | db.dataSource: is missing; write

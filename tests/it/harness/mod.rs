@@ -32,3 +32,5 @@ pub(crate) mod dns;
 pub(crate) mod http01;
 #[path = "../../../examples/loopback/instant.rs"]
 pub(crate) mod instant;
+#[path = "../../../examples/loopback/postgres.rs"]
+pub(crate) mod postgres;

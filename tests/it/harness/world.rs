@@ -55,8 +55,8 @@ impl World {
         }
     }
 
-    /// The same for another daemon: a replica.
-    pub(crate) fn another_installation(&self) -> Installation {
+    /// Another installation in the same world.
+    pub(crate) fn another(&self) -> Installation {
         Installation::new(&self.ca, self.dns.address, self.web.address.port())
     }
 

@@ -238,13 +238,15 @@ impl Store for Shaken {
         span: Duration,
         limit: usize,
         share: usize,
+        most: usize,
     ) -> Result<Vec<Lease>, StoreError> {
         let lost = matches!(lane, Lane::Issue(_)) && self.lossy.load(Ordering::SeqCst) && self.dice.one_in(2);
         let span = if lost { Duration::ZERO } else { span };
         if lost {
             self.journal.add(Entry::LeaseLost);
         }
-        self.call(self.store.lease(lane, now, span, limit, share)).await
+        self.call(self.store.lease(lane, now, span, limit, share, most))
+            .await
     }
 
     async fn checkpoint(
@@ -305,8 +307,8 @@ impl Store for Shaken {
         self.store.shared()
     }
 
-    fn snapshot(&self) -> Box<dyn Snapshot> {
-        self.store.snapshot()
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        self.store.snapshot().await
     }
 
     async fn failed(&self) -> StoreError {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use acme_proxy::acme::secret::Secret;
 use acme_proxy::upstream::Error;
 use acme_proxy::upstream::Says;
-use acme_proxy::upstream::Secret;
 use acme_proxy::upstream::dns::Dns01;
 use acme_proxy::upstream::dns::Publication;
 use acme_proxy::upstream::dns::Record;

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use acme_proxy::acme::secret::Secret;
 use acme_proxy::clock::Clock;
 use acme_proxy::upstream::Eab;
-use acme_proxy::upstream::Secret;
 use acme_proxy::upstream::Settings;
 use acme_proxy::upstream::acme::Ca;
 use rcgen::PublicKeyData as _;

@@ -1,0 +1,125 @@
+//! The schema is made once, whatever happens on the way, and another version's is left alone (SECURITY F46).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use crate::store::StoreError;
+use crate::store::postgres::PostgresStore;
+use crate::store::postgres::migrate::{STEPS, migrate};
+use crate::store::postgres::tests::{number, server, settings};
+
+const PROOF: &[u8] = b"proof";
+
+/// A client in a new, empty database, and another.
+async fn clients() -> (Client, Client) {
+    let config = server::Postgres::fresh_database().await.unwrap();
+    (
+        server::client(&config).await.unwrap(),
+        server::client(&config).await.unwrap(),
+    )
+}
+
+async fn version(client: &Client) -> i64 {
+    number(client, "SELECT version::bigint FROM acme_proxy.meta").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f46_replicas_that_start_at_once_make_the_schema_once() {
+    let config = server::Postgres::fresh_database().await.unwrap();
+    let settings = Arc::new(settings(&config));
+    let mut opening = JoinSet::new();
+    for _ in 0..8 {
+        let settings = Arc::clone(&settings);
+        opening.spawn(async move { PostgresStore::open((*settings).clone()).await });
+    }
+    let opened = opening.join_all().await;
+    assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    let client = server::client(&config).await.unwrap();
+    assert_eq!(version(&client).await, i64::try_from(STEPS.len()).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f46_a_step_that_is_killed_half_way_is_begun_again() {
+    let (mut one, other) = clients().await;
+    let process = number(&one, "SELECT pg_backend_pid()::bigint").await;
+    one.batch_execute("SET search_path = acme_proxy").await.unwrap();
+    let first = tokio::spawn(async move {
+        let outcome = migrate(
+            &mut one,
+            &[STEPS[0], "CREATE TABLE later (); SELECT pg_sleep(600)"],
+            PROOF,
+        )
+        .await;
+        (outcome, one)
+    });
+    let asleep =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {process} AND wait_event = 'PgSleep'");
+    while number(&other, &asleep).await == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let kill = format!("SELECT pg_terminate_backend({process})");
+    other.batch_execute(&kill).await.unwrap();
+    let (outcome, _) = first.await.unwrap();
+    assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    assert_eq!(version(&other).await, 1, "the step before it is done");
+    let made = "SELECT count(*) FROM pg_tables WHERE schemaname = 'acme_proxy' AND tablename = 'later'";
+    assert_eq!(number(&other, made).await, 0);
+    let mut again = other;
+    again.batch_execute("SET search_path = acme_proxy").await.unwrap();
+    migrate(&mut again, &[STEPS[0], "CREATE TABLE later ()"], PROOF)
+        .await
+        .unwrap();
+    assert_eq!((version(&again).await, number(&again, made).await), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f46_a_first_step_that_fails_leaves_nothing() {
+    let (mut one, other) = clients().await;
+    one.batch_execute("SET search_path = acme_proxy").await.unwrap();
+    let broken = format!("{} SELECT 1 / 0", STEPS[0]);
+    assert!(migrate(&mut one, &[&broken], PROOF).await.is_err());
+    let left = "SELECT count(*) FROM pg_namespace WHERE nspname = 'acme_proxy'";
+    assert_eq!(number(&other, left).await, 0);
+    migrate(&mut one, STEPS, PROOF).await.unwrap();
+    assert_eq!(version(&other).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f46_a_schema_of_a_newer_version_is_left_alone() {
+    let config = server::Postgres::fresh_database().await.unwrap();
+    drop(PostgresStore::open(settings(&config)).await.unwrap());
+    let client = server::client(&config).await.unwrap();
+    let newer = "UPDATE acme_proxy.meta SET version = version + 1";
+    client.batch_execute(newer).await.unwrap();
+    let refused = PostgresStore::open(settings(&config)).await.unwrap_err();
+    let StoreError::Refused(why) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(
+        why.contains("of version 2") && why.contains("a newer acme-proxy"),
+        "{why}"
+    );
+    assert_eq!(version(&client).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f40_a_database_that_acknowledges_before_it_syncs_is_refused() {
+    let config = server::Postgres::fresh_database().await.unwrap();
+    let client = server::client(&config).await.unwrap();
+    let name = config.get_dbname().unwrap();
+    let set = async |to: &str| {
+        let sql = format!("ALTER DATABASE {name} {to}");
+        client.batch_execute(&sql).await.unwrap();
+        PostgresStore::open(settings(&config)).await
+    };
+    let Err(StoreError::Refused(why)) = set("SET synchronous_commit = off").await else {
+        panic!("it was opened")
+    };
+    assert!(why.contains("synchronous_commit = off"), "{why}");
+    let made = "SELECT count(*) FROM pg_namespace WHERE nspname = 'acme_proxy'";
+    assert_eq!(number(&client, made).await, 0, "nothing was written");
+    set("RESET synchronous_commit").await.unwrap();
+}

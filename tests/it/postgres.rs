@@ -1,0 +1,9 @@
+//! The daemon on a real PostgreSQL (SECURITY F40 to F46): what can be wrong with the way there, what becomes of requests
+//! while it is away, and two daemons on one database.
+
+mod daemon;
+mod faults;
+mod haproxy;
+mod operator;
+mod server;
+mod tls;
