@@ -8,6 +8,8 @@ pub mod connect;
 pub mod fault;
 pub(crate) mod migrate;
 mod operations;
+mod queue;
+mod records;
 mod restore;
 mod rows;
 mod seal;
