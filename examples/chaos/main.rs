@@ -60,8 +60,8 @@ use self::wire::Target;
 const REPLICAS: u8 = 3;
 
 /// How long the orders that were begun may take to end, when everything works again: what a killed replica was at is
-/// leased to it for five minutes.
-const LAST_ORDERS: Duration = Duration::from_secs(480);
+/// leased to it for five minutes, and orders for the same names wait for each other.
+const LAST_ORDERS: Duration = Duration::from_secs(900);
 
 /// How many violations are shown of each kind; all are counted.
 const SHOWN: usize = 20;
