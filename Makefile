@@ -5,12 +5,14 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 POWERCUT_CYCLES ?= 200
 SOAK_CYCLES ?= 1000
+CHAOS_MINUTES ?= 60
+CHAOS_KILLS ?= 100
 RACE_SCHEDULES ?= 10000
 LIVES_CASES ?= 100000
 CERTIFICATES ?= 100000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test check unit clients suite powercut powercut-short soak races series lives fuzz fuzz-short bench delivery delivery-installer delivery-packages booted FORCE build dist deb image install needs needs-fuzz needs-test needs-delivery clean
+.PHONY: help demo test check unit clients suite powercut powercut-short chaos chaos-short soak races series lives fuzz fuzz-short bench delivery delivery-installer delivery-packages booted FORCE build dist deb image install needs needs-fuzz needs-test needs-delivery clean
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -20,7 +22,7 @@ demo: needs ## Issues a certificate on this machine, step by step; SERVE=1 keeps
 	@$(CARGO) build --quiet --locked --bin acme-proxy --example demo
 	@SERVE=$(SERVE) $(TARGET_DIR)/debug/examples/demo
 
-test: check unit clients suite powercut-short fuzz-short delivery ## Proves the project: everything below but bench, in short forms
+test: check unit clients suite powercut-short chaos-short fuzz-short delivery ## Proves the project: everything below but bench, in short forms
 	@echo "All of make test has passed."
 
 check: needs ## Format, lints with warnings denied, one crypto provider
@@ -47,6 +49,14 @@ powercut-short: needs ## 20 simulated power cuts
 powercut: needs ## Simulated power cuts under load: what was acknowledged must be there (POWERCUT_CYCLES=200)
 	$(CARGO) build --locked --example powercut
 	$(SUDO) $(TARGET_DIR)/debug/examples/powercut run --cycles $(POWERCUT_CYCLES)
+
+chaos-short: needs ## Two minutes of the next one
+	@$(MAKE) --no-print-directory chaos CHAOS_MINUTES=2 CHAOS_KILLS=0
+
+chaos: needs ## Replicas killed, cut off and restarted, the database failing over, under load; then what clients were told is checked (CHAOS_MINUTES=60 CHAOS_KILLS=100 CHAOS_SEED=)
+	@./tests/needs.sh postgresql:postgres
+	$(CARGO) build --locked --bin acme-proxy --example chaos
+	$(TARGET_DIR)/debug/examples/chaos run --minutes $(CHAOS_MINUTES) --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 soak: needs ## kill -9 at each step of issuance and at random, again and again (SOAK_CYCLES=1000)
 	SOAK_CYCLES=$(SOAK_CYCLES) $(CARGO) test --locked --test it -- --nocapture recovery::f24_kill_9

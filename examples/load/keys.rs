@@ -24,6 +24,17 @@ pub(crate) struct Request {
     pub(crate) csr: String,
 }
 
+/// A request for these names, with a key of its own.
+pub(crate) fn request(names: Vec<String>) -> anyhow::Result<Request> {
+    let mut params = CertificateParams::new(names.clone())?;
+    params.distinguished_name = DistinguishedName::new();
+    let csr = params.serialize_request(&rcgen::KeyPair::generate()?)?;
+    Ok(Request {
+        names,
+        csr: encode(csr.der()),
+    })
+}
+
 /// Makes the requests, each with a key of its own and names that no other run has.
 pub(crate) fn requests(count: usize, names: usize, domain: &str) -> anyhow::Result<Vec<Request>> {
     let mut run = [0; 4];
@@ -33,13 +44,7 @@ pub(crate) fn requests(count: usize, names: usize, domain: &str) -> anyhow::Resu
         let names: Vec<String> = (0..names)
             .map(|name| format!("n{name}.o{order}.r{run:08x}.{domain}"))
             .collect();
-        let mut params = CertificateParams::new(names.clone())?;
-        params.distinguished_name = DistinguishedName::new();
-        let csr = params.serialize_request(&rcgen::KeyPair::generate()?)?;
-        Ok(Request {
-            names,
-            csr: encode(csr.der()),
-        })
+        request(names)
     };
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {

@@ -49,8 +49,8 @@ impl Postgres {
         Self::run(initdb, settings)
     }
 
-    /// Starts a standby of this one.
-    pub(crate) fn standby(&self) -> anyhow::Result<Self> {
+    /// Starts a standby of this one, with these settings beside those that lead it to this one.
+    pub(crate) fn standby(&self, settings: &[&str]) -> anyhow::Result<Self> {
         let copy = |data: &Path| {
             let mut copy = program("pg_basebackup")?;
             copy.arg("--pgdata").arg(data).arg("--host").arg(&self.directory);
@@ -63,7 +63,7 @@ impl Postgres {
             ]);
             Ok(copy)
         };
-        Self::run(copy, &[])
+        Self::run(copy, settings)
     }
 
     fn run(make: impl FnOnce(&Path) -> anyhow::Result<Command>, settings: &[&str]) -> anyhow::Result<Self> {
@@ -119,6 +119,12 @@ impl Postgres {
     pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
         self.tell()?;
         self.becomes(false)
+    }
+
+    /// Ends it at once, as a crash does; what it has acknowledged is on the disk.
+    pub(crate) fn crash(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::QUIT);
+        self.stop()
     }
 
     /// Starts it again.
@@ -179,13 +185,17 @@ impl Postgres {
 
     /// Tells it to stop as soon as nobody is connected any more; from now on nobody is let in.
     pub(crate) fn stop_softly(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap_or_default();
         let pid = pid
             .lines()
             .next()
             .and_then(|pid| Pid::from_raw(pid.parse().ok()?));
         // Without a server nothing is to be told.
-        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+        let _ = pid.map(|pid| kill_process(pid, signal));
     }
 
     /// What it has logged.

@@ -1,5 +1,8 @@
 //! acme-proxy as a child process, with a `ca.json` made for it in a directory of its own.
 
+#[path = "program.rs"]
+mod program;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,6 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
+
+use self::program::{program, write};
 
 /// The name that acme-proxy goes by. It resolves nowhere: clients are told its address.
 pub(crate) const NAME: &str = "acmeproxy.demo.example.com";
@@ -159,28 +164,6 @@ impl AcmeProxy {
     }
 }
 
-/// `ACME_PROXY`, or the binary that cargo put beside the examples' directory.
-fn program() -> anyhow::Result<PathBuf> {
-    let program = match std::env::var_os("ACME_PROXY") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let own = std::env::current_exe()?;
-            let target = own
-                .parent()
-                .and_then(Path::parent)
-                .context("cargo's target directory")?;
-            target.join("acme-proxy")
-        }
-    };
-    if !program.is_file() {
-        bail!(
-            "there is no {}: run `cargo build` first, or set ACME_PROXY",
-            program.display()
-        );
-    }
-    Ok(program)
-}
-
 fn ca_json(settings: &Settings<'_>, address: SocketAddr, metrics: u16, store: &Path, root: &Path) -> String {
     let config = json!({
         "address": address.to_string(),
@@ -208,18 +191,6 @@ fn ca_json(settings: &Settings<'_>, address: SocketAddr, metrics: u16, store: &P
         },
     });
     format!("{config:#}\n")
-}
-
-/// Only the owner may read: `ca.json` holds the EAB key.
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let mut file = options
-        .open(path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    Ok(file.write_all(text.as_bytes())?)
 }
 
 fn free_address() -> anyhow::Result<SocketAddr> {

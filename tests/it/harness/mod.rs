@@ -32,5 +32,6 @@ pub(crate) mod dns;
 pub(crate) mod http01;
 #[path = "../../../examples/loopback/instant.rs"]
 pub(crate) mod instant;
+#[expect(dead_code, reason = "each program uses its part")]
 #[path = "../../../examples/loopback/postgres.rs"]
 pub(crate) mod postgres;

@@ -180,7 +180,7 @@ async fn f40_f42_when_a_standby_takes_over_everything_goes_on_there_and_nothing_
     let world = World::with(Duration::ZERO, |options| options.processing = processing).await;
     let mut primary = Postgres::start(&[]).unwrap();
     let database = primary.database().await.unwrap();
-    let standby = primary.standby().unwrap();
+    let standby = primary.standby(&[]).unwrap();
     let superuser = postgres::client(&database).await.unwrap();
     superuser
         .batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
