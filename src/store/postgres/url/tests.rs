@@ -176,7 +176,7 @@ fn each_wrong_part_has_a_sentence_of_its_own_that_says_what_to_write_and_shows_n
         ),
         (
             "postgresql://u:kanarienvogel@h/d?kanarienvogel=1",
-            "that is not known; those that are: host, port",
+            "that is not known; write none but these: host, port",
         ),
         (
             "postgresql://u:kanarienvogel@h/d?sslcert=/c",
