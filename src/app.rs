@@ -9,6 +9,7 @@ pub mod deep;
 pub mod import;
 mod listen;
 pub mod log;
+pub mod migrate;
 mod records;
 mod reload;
 mod resolver;

@@ -9,21 +9,21 @@ use async_trait::async_trait;
 use sled::IVec;
 use tokio_postgres::{Client, Row};
 
-use crate::acme::account::Account;
 use crate::acme::external_account::ExternalAccountKey;
-use crate::acme::order::Order;
+use crate::store::moving::Record;
 use crate::store::postgres::connect::{Connections, unavailable};
 use crate::store::postgres::rows;
 use crate::store::postgres::seal::Keys;
 use crate::store::sled::keys::{self, Key};
-use crate::store::sled::put::{account_put, order_put};
-use crate::store::sled::record::{self, Head, View, Writes};
+use crate::store::sled::moving::entries;
+use crate::store::sled::record::Writes;
 use crate::store::{Entry, Snapshot, StoreError, codec};
 
 /// The reader may take a minute for each piece.
 const BEGIN: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '5min'; \
-    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-    DECLARE everything NO SCROLL CURSOR FOR \
+    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+const CURSOR: &str = "DECLARE everything NO SCROLL CURSOR FOR \
     SELECT 'account', id, '', version, body FROM accounts \
     UNION ALL SELECT 'order', id, '', version, body FROM orders \
     UNION ALL SELECT 'job', order_id, work, 0, coalesce(jobs_after.body, jobs.body) \
@@ -35,28 +35,30 @@ const BEGIN: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_sess
 const NEXT: &str = "FETCH 128 FROM everything";
 
 /// A transaction under way.
-struct Reading {
-    client: Client,
+pub(crate) struct Reading {
+    pub(crate) client: Client,
     keys: Arc<Keys>,
 }
 
 /// Begins to read.
-pub(crate) async fn begin(
-    connections: &Connections,
-    keys: Arc<Keys>,
-) -> Result<Box<dyn Snapshot>, StoreError> {
+pub(crate) async fn begin(connections: &Connections, keys: Arc<Keys>) -> Result<Reading, StoreError> {
     let (client, _task) = connections.alone(drop).await?;
     client.batch_execute(BEGIN).await.map_err(|e| unavailable(&e))?;
-    Ok(Box::new(Reading { client, keys }))
+    begin_within(client, keys).await
+}
+
+/// Begins to read in the transaction that the client is in.
+pub(crate) async fn begin_within(client: Client, keys: Arc<Keys>) -> Result<Reading, StoreError> {
+    client.batch_execute(CURSOR).await.map_err(|e| unavailable(&e))?;
+    Ok(Reading { client, keys })
 }
 
 #[async_trait]
 impl Snapshot for Reading {
     async fn next(&mut self) -> Result<Vec<Entry>, StoreError> {
-        let rows = self.client.query(NEXT, &[]).await.map_err(|e| unavailable(&e))?;
         let mut writes = Writes::new();
-        for row in &rows {
-            self.entries(row, &mut writes)?;
+        for record in self.records().await? {
+            entries(&record, &mut writes)?;
         }
         let entry = |(key, value): (Key, Option<IVec>)| {
             let value = value?.to_vec();
@@ -67,64 +69,41 @@ impl Snapshot for Reading {
 }
 
 impl Reading {
-    /// What the embedded store would write for a row.
-    fn entries(&self, row: &Row, writes: &mut Writes) -> Result<(), StoreError> {
+    /// The next records; none at the end.
+    pub(crate) async fn records(&mut self) -> Result<Vec<Record>, StoreError> {
+        let rows = self.client.query(NEXT, &[]).await.map_err(|e| unavailable(&e))?;
+        rows.iter().map(|row| self.record(row)).collect()
+    }
+
+    fn record(&self, row: &Row) -> Result<Record, StoreError> {
         let (kind, id, name): (&str, &[u8], &str) = (column(row, 0)?, column(row, 1)?, column(row, 2)?);
         let version = column::<i64>(row, 3)?.cast_unsigned();
-        let body: &[u8] = column(row, 4)?;
-        let opened;
-        let (key, indexes, body) = match kind {
-            "account" => {
-                let key = keys::account(rows::account_id(id)?);
-                let account: Account = codec::decode(keys::describe(&key), body)?;
-                let put = account_put(&account, version)?;
-                (key, [put.indexes, put.unique].concat(), body)
-            }
-            "order" => {
-                let key = keys::order(rows::order_id(id)?);
-                let order: Order = codec::decode(keys::describe(&key), body)?;
-                let put = order_put(&order, version)?;
-                (key, [put.indexes, put.unique].concat(), body)
-            }
-            "issuer" => (keys::issuer(rows::fingerprint(id)?), Vec::new(), body),
+        let body: Vec<u8> = column(row, 4)?;
+        let (key, body) = match kind {
+            "account" => (keys::account(rows::account_id(id)?), body),
+            "order" => (keys::order(rows::order_id(id)?), body),
+            "issuer" => (keys::issuer(rows::fingerprint(id)?), body),
             "job" => {
-                let key = [keys::jobs_of(rows::order_id(id)?).as_slice(), name.as_bytes()].concat();
-                writes.insert(key, Some(body.into()));
-                return Ok(());
+                let order = keys::jobs_of(rows::order_id(id)?);
+                ([order.as_slice(), name.as_bytes()].concat(), body)
             }
             _ => {
-                opened = self.keys.open(name, body)?;
+                let body = self.keys.open(name, &body)?;
                 let key = match name.strip_prefix(rows::VALUES) {
                     Some(named) => keys::named(named),
                     None => {
-                        let key: ExternalAccountKey = codec::decode(name, &opened)?;
+                        let key: ExternalAccountKey = codec::decode(name, &body)?;
                         keys::external_key(key.provisioner(), key.kid())
                     }
                 };
-                (key, Vec::new(), opened.as_slice())
+                (key, body)
             }
         };
-        record::replace(
-            &Nothing,
-            &key,
-            Some(&Head::before(version)),
-            body,
-            &indexes,
-            writes,
-        )
+        Ok(Record { key, version, body })
     }
 }
 
 fn column<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, StoreError> {
     row.try_get(place)
         .map_err(|error| StoreError::Corrupt(format!("a column of the database can not be read: {error}")))
-}
-
-/// There is nothing there before.
-struct Nothing;
-
-impl View for Nothing {
-    fn get(&self, _: &[u8]) -> Result<Option<IVec>, StoreError> {
-        Ok(None)
-    }
 }
