@@ -67,8 +67,8 @@ pub struct Metrics {
     pub store_syncs: IntCounter,
     /// `acme_proxy_store_bytes`: Bytes of the store on disk.
     pub store_bytes: IntGauge,
-    /// `acme_proxy_store_free_bytes`: Free bytes of the store's file system.
-    pub store_free_bytes: IntGauge,
+    /// `acme_proxy_store_free_bytes`: Free bytes of the store's file system; not there with PostgreSQL.
+    pub store_free_bytes: IntGaugeVec,
     /// `acme_proxy_store_faults_total`: Times that the database could not be used, by what was wrong; docs/TROUBLESHOOTING.md has each. Label: `fault`.
     pub store_faults: IntCounterVec,
     /// `acme_proxy_store_clock_offset_seconds`: How far the database's clock is ahead of this host's; 0 without a database.
@@ -230,10 +230,14 @@ impl Metrics {
                 "acme_proxy_store_bytes",
                 "Bytes of the store on disk.",
             ))?,
-            store_free_bytes: IntGauge::with_opts(Opts::new(
-                "acme_proxy_store_free_bytes",
-                "Free bytes of the store's file system.",
-            ))?,
+            // Without labels, but not there as long as nobody knows.
+            store_free_bytes: IntGaugeVec::new(
+                Opts::new(
+                    "acme_proxy_store_free_bytes",
+                    "Free bytes of the store's file system; not there with PostgreSQL.",
+                ),
+                &[],
+            )?,
             store_faults: IntCounterVec::new(
                 Opts::new(
                     "acme_proxy_store_faults_total",

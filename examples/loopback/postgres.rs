@@ -37,27 +37,48 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it, with these settings (`name=value`) beside the program's own.
     pub(crate) fn start(settings: &[&str]) -> anyhow::Result<Self> {
+        let initdb = |data: &Path| {
+            let mut initdb = program("initdb")?;
+            initdb
+                .arg("--pgdata")
+                .arg(data)
+                .args(["--username", USER, "--auth=trust", "--encoding=UTF8"])
+                .args(["--locale=C.UTF-8", "--no-sync", "--no-instructions"]);
+            Ok(initdb)
+        };
+        Self::run(initdb, settings)
+    }
+
+    /// Starts a standby of this one.
+    pub(crate) fn standby(&self) -> anyhow::Result<Self> {
+        let copy = |data: &Path| {
+            let mut copy = program("pg_basebackup")?;
+            copy.arg("--pgdata").arg(data).arg("--host").arg(&self.directory);
+            copy.args([
+                "--username",
+                USER,
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            ]);
+            Ok(copy)
+        };
+        Self::run(copy, &[])
+    }
+
+    fn run(make: impl FnOnce(&Path) -> anyhow::Result<Command>, settings: &[&str]) -> anyhow::Result<Self> {
         let made = tempfile::Builder::new().prefix("pg").tempdir()?;
         let directory = made.path().to_owned();
         if let Some((user, group)) = other_user()? {
             chown(&directory, Some(user), Some(group))?;
         }
         let data = directory.join("data");
-        let mut initdb = program("initdb")?;
-        initdb
-            .arg("--pgdata")
-            .arg(&data)
-            .args(["--username", USER, "--auth=trust", "--encoding=UTF8"])
-            .args(["--locale=C.UTF-8", "--no-sync", "--no-instructions"]);
-        let output = initdb
+        let output = make(&data)?
             .current_dir("/")
             .output()
-            .context("initdb can not be run")?;
-        anyhow::ensure!(
-            output.status.success(),
-            "initdb: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+            .context("PostgreSQL's programs can not be run")?;
+        let why = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "there is no cluster: {why}");
         let mut server = program("postgres")?;
         server
             .arg("-D")

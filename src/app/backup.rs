@@ -78,6 +78,13 @@ async fn write(config: Config, made: File, partial: &Path, file: &Path) -> anyho
 ///
 /// What is wrong with the file or the store. Then there is no store, as before.
 pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<String> {
+    if let Some(database) = &config.database {
+        bail!(
+            "the records are in the PostgreSQL database {}, which is restored by its own tools; a backup of acme-proxy \
+             becomes a store of db.type sled only",
+            database.connection.place()
+        );
+    }
     tokio::task::spawn_blocking(move || restore_from(&config, &file)).await?
 }
 

@@ -18,6 +18,7 @@ use crate::policy::Policy;
 use crate::ra::RegistrationAuthority;
 use crate::server::control;
 use crate::store::StoreError;
+use crate::store::postgres::PostgresStore;
 
 pub use crate::ra::external_account::NewKey;
 pub use crate::ra::inventory::Part;
@@ -134,7 +135,16 @@ impl Operator {
     /// Opens the store, or waits a moment for the daemon that has it.
     async fn open(&mut self, may_make_it: bool, attempt: &mut u32) -> anyhow::Result<()> {
         let path = &self.config.store.path;
-        if self.config.database.is_none() {
+        if let Some(database) = &self.config.database {
+            // Whoever only asks makes no tables, and changes none under the replicas that run.
+            if !may_make_it && !PostgresStore::is_current(database).await? {
+                bail!(
+                    "the database {} has no tables of this version; start the daemon, which makes them, or correct \
+                     db.dataSource",
+                    database.connection.place()
+                );
+            }
+        } else {
             if !may_make_it && is_missing(path) {
                 bail!(
                     "there is no store {}; db.dataSource in the configuration says where it is",

@@ -95,7 +95,7 @@ pub async fn step_ca(config: Config, import: Import) -> anyhow::Result<String> {
     };
     let mut summary = Summary::new(&config, &accounts);
     // Without a store there is none to ask, and a dry run makes none.
-    let outcome = match import.dry_run && is_empty(&config.store.path) {
+    let outcome = match import.dry_run && config.database.is_none() && is_empty(&config.store.path) {
         true => {
             summary.count(&accounts.taken, &vec![Imported::Now; accounts.taken.len()]);
             Ok(())

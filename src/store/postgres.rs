@@ -9,6 +9,7 @@ pub mod fault;
 pub(crate) mod migrate;
 mod moving;
 mod operations;
+mod restore;
 mod rows;
 mod seal;
 mod shared;
@@ -25,10 +26,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::acme::secret::Secret;
-use crate::store::StoreError;
 use crate::store::postgres::connect::Connections;
 use crate::store::postgres::seal::Keys;
 use crate::store::postgres::wake::Wake;
+use crate::store::{Entry, StoreError};
 
 /// How the store is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,19 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
+    /// Makes a store in the settings' database, which must have none or an empty one, out of the entries of a backup. After
+    /// an error it is as it was.
+    ///
+    /// # Errors
+    ///
+    /// The entries', or as [`Self::open`].
+    pub async fn restore<E: From<StoreError>>(
+        settings: &Settings,
+        entries: impl Iterator<Item = Result<Entry, E>>,
+    ) -> Result<(), E> {
+        restore::restore(settings, entries).await
+    }
+
     /// Opens the store, makes one if the database has none, and brings an older one up to date.
     ///
     /// # Errors

@@ -337,7 +337,8 @@ async fn census(context: &Context) {
                 raise_to(&metrics.store_syncs, census.syncs);
                 metrics.store_bytes.set(whole(census.bytes_on_disk));
                 if let Some(free) = census.bytes_free {
-                    metrics.store_free_bytes.set(whole(free));
+                    let none: [&str; 0] = [];
+                    metrics.store_free_bytes.with_label_values(&none).set(whole(free));
                 }
             }
             Err(error) => tracing::error!(%error, "the store can not be counted"),

@@ -3,5 +3,6 @@
 
 mod daemon;
 mod faults;
+mod operator;
 mod server;
 mod tls;

@@ -155,12 +155,9 @@ impl Fault {
             Self::PoolExhausted => {
                 "all connections are in use; look whether it has become slow, or raise db.pool"
             }
-            Self::DifferentSecret => {
-                "its records were written under another db.secret; give every replica the same one, the one that they \
-                 were written under"
-            }
+            Self::DifferentSecret => "it was set up with another db.secret; give every replica the same one",
             Self::Schema => {
-                "its tables are of another version of acme-proxy; docs/OPERATIONS.md says in which order to update"
+                "a newer acme-proxy has changed its tables; run that one, or restore a backup from before"
             }
             Self::ClockSkew => {
                 "its clock and the clock of this host differ; let both follow the same time servers"

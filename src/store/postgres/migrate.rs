@@ -67,21 +67,14 @@ async fn step(client: &mut Client, steps: &[&str], proof: &[u8]) -> Result<bool,
         .map_err(|e| unavailable(&e))?;
     let (version, stored): (i32, Vec<u8>) = (meta.get(0), meta.get(1));
     if verify_slices_are_equal(&stored, proof).is_err() {
-        return Err(noted(Told::of_settings(
-            Fault::DifferentSecret,
-            "the database was set up with another db.secret; give every replica the same one".to_owned(),
-        )));
+        return Err(noted(Told::new("the database", Fault::DifferentSecret, "")));
     }
     let known = steps.len();
     let done = usize::try_from(version).unwrap_or(usize::MAX);
     if done > known {
-        return Err(noted(Told::of_settings(
-            Fault::Schema,
-            format!(
-                "the database's schema is of version {version}, and this acme-proxy knows none after {known}: a newer one \
-                 has been here; run that one, or restore a backup from before"
-            ),
-        )));
+        let detail =
+            format!("its schema is of version {version}, and this acme-proxy knows none after {known}");
+        return Err(noted(Told::new("the database", Fault::Schema, &detail)));
     }
     let Some(next) = steps.get(done) else {
         return Ok(false);

@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_postgres::Row;
-use tokio_postgres::types::FromSql;
 
 use crate::acme::account::Account;
 use crate::acme::certificate::{Der, Fingerprint};
@@ -25,7 +24,7 @@ use crate::acme::upstream::UpstreamName;
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::connect::noted;
 use crate::store::postgres::fault::{Fault, Told};
-use crate::store::postgres::rows::{self, nanoseconds, number};
+use crate::store::postgres::rows::{self, column, nanoseconds, number};
 use crate::store::postgres::snapshot;
 use crate::store::postgres::statement::{Outcome, Value};
 use crate::store::shared::Shared;
@@ -73,11 +72,6 @@ fn done_or_conflict(outcome: Outcome) -> Result<(), StoreError> {
         Outcome::Conflict | Outcome::Taken => Err(StoreError::Conflict),
         Outcome::Lost => Err(StoreError::LeaseLost),
     }
-}
-
-fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, StoreError> {
-    row.try_get(place)
-        .map_err(|error| StoreError::Corrupt(format!("a column of the database can not be read: {error}")))
 }
 
 /// The record of that name in a row of body and version.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
 
 use crate::acme::account::Account;
 use crate::acme::certificate::Fingerprint;
@@ -194,6 +196,12 @@ pub(crate) fn number(number: impl TryInto<i64>) -> i64 {
 /// A span for the database, in seconds.
 pub(crate) fn seconds(span: Duration) -> f64 {
     span.as_secs_f64()
+}
+
+/// A column of a row.
+pub(crate) fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, StoreError> {
+    row.try_get(place)
+        .map_err(|error| StoreError::Corrupt(format!("a column of the database can not be read: {error}")))
 }
 
 /// An id that was read.

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Row};
 use crate::acme::external_account::ExternalAccountKey;
 use crate::store::moving::Record;
 use crate::store::postgres::connect::{Connections, unavailable};
-use crate::store::postgres::rows;
+use crate::store::postgres::rows::{self, column};
 use crate::store::postgres::seal::Keys;
 use crate::store::sled::keys::{self, Key};
 use crate::store::sled::moving::entries;
@@ -101,9 +101,4 @@ impl Reading {
         };
         Ok(Record { key, version, body })
     }
-}
-
-fn column<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, StoreError> {
-    row.try_get(place)
-        .map_err(|error| StoreError::Corrupt(format!("a column of the database can not be read: {error}")))
 }

@@ -6,6 +6,7 @@ mod server;
 
 mod lost;
 mod migration;
+mod moved;
 mod plans;
 mod queue;
 mod replicas;

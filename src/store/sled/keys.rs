@@ -327,6 +327,38 @@ pub(crate) fn account_at_end(key: &[u8]) -> Option<AccountId> {
     key.last_chunk::<16>().map(|id| AccountId::from_bytes(*id))
 }
 
+/// What stands under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An account's record.
+    Account,
+    /// An order's record.
+    Order,
+    /// An external account key's record.
+    ExternalKey,
+    /// An issuer's certificate.
+    Issuer,
+    /// A small named value.
+    Named,
+    /// A job.
+    Job,
+    /// An index entry, a part of a record, or a mark of the store's own.
+    Other,
+}
+
+/// What stands under this key.
+pub(crate) fn kind(key: &[u8]) -> Kind {
+    match key.first() {
+        Some(&ACCOUNT) => Kind::Account,
+        Some(&ORDER) => Kind::Order,
+        Some(&EXTERNAL_KEY) => Kind::ExternalKey,
+        Some(&ISSUER) => Kind::Issuer,
+        Some(&NAMED) => Kind::Named,
+        Some(&JOB) => Kind::Job,
+        _ => Kind::Other,
+    }
+}
+
 /// A key for people: what it is, and its name. Costs nothing until it is shown.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Described<'a>(&'a [u8]);

@@ -103,8 +103,19 @@ fn the_name_of_the_database_is_found_as_step_ca_finds_it() {
 fn a_password_in_the_url_is_taken_with_a_warning_and_makes_the_file_a_secret_one() {
     let files = Files::new();
     let url = format!("postgresql://user:{CANARY}@h/base");
+    let eab = files.named("password");
+    let elsewhere = |url: &str| {
+        let section = files.section(&json!({ "dataSource": url }));
+        let config = load(&[
+            ("/db", section),
+            ("/authority/config/eab_kid", json!(eab)),
+            ("/authority/config/eab_hmac_key", json!(eab)),
+        ]);
+        config.unwrap()
+    };
+    assert!(!elsewhere("postgresql://user@h/base").holds_secrets);
+    assert!(elsewhere(&url).holds_secrets);
     let config = files.config(&json!({ "dataSource": url }));
-    assert!(config.holds_secrets);
     let warnings = config.warnings.join(" ");
     assert!(
         warnings.contains("db.dataSource: holds the password"),

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use acme_proxy::clock::Clock;
+use jiff::SignedDuration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
@@ -12,14 +14,16 @@ use tokio::time::{Instant, sleep};
 use crate::harness::client::{Client, GET, Order};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
+use crate::harness::metrics::page;
 use crate::harness::postgres::{self, Postgres};
-use crate::harness::process::{Installation, NAME, PATIENCE};
+use crate::harness::process::{Installation, NAME, PATIENCE, free_address};
+use crate::harness::server::{self, Plan};
 use crate::harness::wire::Site;
 use crate::harness::world::World;
 use crate::postgres::server::SECRET;
 
 /// Has the installation keep its records in this database.
-fn keep_in(installation: &Installation, url: &str) {
+pub(crate) fn keep_in(installation: &Installation, url: &str) {
     std::fs::write(installation.path("secret"), SECRET).unwrap();
     installation.edit(|config| {
         config["db"] = json!({
@@ -104,7 +108,7 @@ async fn f43_f44_two_replicas_behave_as_one_server() {
     prove(&world, &b, &order.authorizations[0]).await;
     prove(&world, &a, &order.authorizations[1]).await;
     b.until(&order.url, "ready").await;
-    let request = json!({ "csr": b64(&csr::plain(&Key::new(), &names)) });
+    let request = json!({ "csr": b64(csr::plain(&Key::new(), &names)) });
     a.post(&order.finalize, request).await.expect(200);
     let valid = b.until(&order.url, "valid").await;
     assert_eq!(a.chain(&valid).await, b.chain(&valid).await);
@@ -167,4 +171,85 @@ async fn f40_a_daemon_that_starts_before_its_database_waits_for_it() {
     server.resume().unwrap();
     daemon.is_well().await;
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f40_f42_when_a_standby_takes_over_everything_goes_on_there_and_nothing_is_lost_or_done_twice() {
+    let processing = Duration::from_secs(2);
+    let world = World::with(Duration::ZERO, |options| options.processing = processing).await;
+    let mut primary = Postgres::start(&[]).unwrap();
+    let database = primary.database().await.unwrap();
+    let standby = primary.standby().unwrap();
+    let superuser = postgres::client(&database).await.unwrap();
+    superuser
+        .batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        .await
+        .unwrap();
+    superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let hosts =
+        [&primary, &standby].map(|server| server.directory().display().to_string().replace('/', "%2F"));
+    let name = database.get_dbname().unwrap();
+    keep_in(
+        &world.installation,
+        &format!("postgresql://postgres@{}/{name}", hosts.join(",")),
+    );
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let client = Client::register(&site(&world, &world.installation), Key::new()).await;
+    let names = ["patient.example.com"];
+    let order = Order::of(&client.ask_order(&names).await.expect(201));
+    prove(&world, &client, &order.authorizations[0]).await;
+    client.until(&order.url, "ready").await;
+    let csr = csr::plain(&Key::new(), &names);
+    client.finalize(&order, &csr).await.expect(200);
+    primary.stop().unwrap();
+    until_ready_is(&world.installation, 503, "it takes no writes").await;
+    let superuser = postgres::client(&standby.config(name)).await.unwrap();
+    superuser.batch_execute("SELECT pg_promote()").await.unwrap();
+    until_ready_is(&world.installation, 200, "ok").await;
+    client.until(&order.url, "valid").await;
+    assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 1));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f45_a_clock_that_differs_from_the_databases_is_shown_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    let database = postgres::url_of(&Postgres::fresh_database().await.unwrap());
+    let metrics = free_address();
+    let slow = Clock::system().now() - SignedDuration::from_secs(100);
+    let daemon = server::Daemon::start_with(Plan {
+        clock: Clock::by_hand(slow),
+        more: Some(json!({
+            "metricsAddress": metrics.to_string(),
+            "db": {
+                "type": "postgresql",
+                "dataSource": database,
+                "secret": format!("file:{}", secret.display()),
+                "socket_directory": directory.path().join("run"),
+            },
+        })),
+        ..Plan::default()
+    });
+    let daemon = daemon.await;
+    let figure = |page: &str, name: &str| {
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .map(str::parse::<f64>);
+        line.and_then(Result::ok).unwrap_or_default()
+    };
+    let offset = loop {
+        let page = page(metrics, "/metrics").await.unwrap_or_default();
+        let offset = figure(&page, "acme_proxy_store_clock_offset_seconds");
+        let counted = figure(&page, "acme_proxy_store_faults_total{fault=\"clock_skew\"}");
+        if offset != 0.0 && counted > 0.0 {
+            break offset;
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    assert!(offset >= 100.0, "{offset}");
+    daemon.account().await.order(&["a.example.com"]).await;
 }

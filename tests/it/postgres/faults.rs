@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use acme_proxy::store::StoreError;
 use acme_proxy::store::postgres::fault::{self, Fault};
+use acme_proxy::store::{Store as _, StoreError, Versioned};
 use tokio::net::TcpListener;
 
-use crate::postgres::server::{Network, PASSWORD, USER, address, complaint, open};
+use crate::harness::postgres;
+use crate::postgres::server::{Network, PASSWORD, USER, address, complaint, open, open_with};
 
 fn count(label: &str) -> u64 {
     BTreeMap::from_iter(fault::counts())[label]
@@ -170,5 +171,111 @@ fn each_fault_has_its_label_and_its_sentence_in_the_troubleshooting() {
             .and_then(|row| row.split('`').next())
             .unwrap();
         assert!(fault.sentence().starts_with(message), "{label}: {message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f46_a_user_without_rights_another_secret_and_a_newer_schema_are_refused() {
+    let network = Network::start(&[]).await;
+    let url = network.url("sslmode=disable");
+    network
+        .sql(&format!(
+            "ALTER DATABASE {USER} OWNER TO postgres; REVOKE CREATE ON DATABASE {USER} FROM {USER}"
+        ))
+        .await;
+    let error = refuses(
+        &url,
+        Some(PASSWORD),
+        "rights",
+        "ALTER DATABASE name OWNER TO user",
+    )
+    .await;
+    assert!(!passes(&error), "{error}");
+    network
+        .sql(&format!("ALTER DATABASE {USER} OWNER TO {USER}"))
+        .await;
+    drop(open(&url, Some(PASSWORD)).await.unwrap());
+    let before = count("different_secret");
+    let error = open_with(&url, "another secret of more than 32 bytes")
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert!(error.to_string().contains("db.secret"), "{error}");
+    assert!(count("different_secret") > before && !passes(&error), "{error}");
+    network
+        .sql_in(USER, "UPDATE acme_proxy.meta SET version = version + 1")
+        .await;
+    let error = refuses(
+        &url,
+        Some(PASSWORD),
+        "schema",
+        "a newer acme-proxy has changed its tables",
+    )
+    .await;
+    assert!(!passes(&error), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f40_a_server_that_may_lose_what_it_acknowledges_is_refused() {
+    let network = Network::start(&[]).await;
+    network
+        .sql(&format!("ALTER ROLE {USER} SET synchronous_commit = off"))
+        .await;
+    let error = complaint(&network.url("sslmode=disable"), Some(PASSWORD)).await;
+    assert!(error.to_string().contains("synchronous_commit = off"), "{error}");
+    assert!(!passes(&error), "{error}");
+}
+
+/// A store that is open, and what comes of a write while this holds.
+async fn writing_while(network: &Network, statement: &str) -> StoreError {
+    let store = open(&network.url("sslmode=disable"), Some(PASSWORD))
+        .await
+        .unwrap();
+    let client = postgres::client(&network.server.config(USER)).await.unwrap();
+    client.batch_execute(statement).await.unwrap();
+    let written = store.save("a name", Versioned::with(0, b"value".to_vec())).await;
+    let is_stored = store.load("a name").await.map(|found| found.is_some());
+    assert!(!is_stored.unwrap_or(false), "it was written all the same");
+    written.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_and_a_lock_that_is_held_are_told_and_nothing_is_acknowledged() {
+    let network = Network::start(&[]).await;
+    // What the server says when its disk is full, at the moment at which it would.
+    let full = "CREATE FUNCTION public.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$; \
+                CREATE TRIGGER is_full BEFORE INSERT ON acme_proxy.sealed EXECUTE FUNCTION public.full()";
+    let before = count("disk_full");
+    let error = writing_while(&network, full).await;
+    assert!(
+        error.to_string().contains("its disk is full; make room there"),
+        "{error}"
+    );
+    assert!(count("disk_full") > before && passes(&error), "{error}");
+    let network = Network::start(&[]).await;
+    let before = count("timeout");
+    let error = writing_while(&network, "BEGIN; LOCK TABLE acme_proxy.sealed IN SHARE MODE").await;
+    assert!(error.to_string().contains("a statement took too long"), "{error}");
+    assert!(count("timeout") > before && passes(&error), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_the_server_has_ended_is_replaced_without_a_word() {
+    let network = Network::start(&[]).await;
+    let store = open(&network.url("sslmode=disable"), Some(PASSWORD))
+        .await
+        .unwrap();
+    for value in 0..3 {
+        let version = store
+            .save("a name", Versioned::with(value, b"value".to_vec()))
+            .await
+            .unwrap();
+        assert_eq!(version, value + 1);
+        network
+            .sql(&format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{USER}'"
+            ))
+            .await;
     }
 }

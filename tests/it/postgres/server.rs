@@ -70,6 +70,12 @@ impl Network {
         client.batch_execute(statement).await.unwrap();
     }
 
+    /// The same in a database.
+    pub(crate) async fn sql_in(&self, database: &str, statement: &str) {
+        let client = postgres::client(&self.server.config(database)).await.unwrap();
+        client.batch_execute(statement).await.unwrap();
+    }
+
     /// Writes `pg_hba.conf`, and waits until it is read.
     pub(crate) async fn admit(&self, rules: &str) {
         fs::write(self.server.directory().join("data/pg_hba.conf"), rules).unwrap();
@@ -136,17 +142,25 @@ pub(crate) fn address() -> Ipv4Addr {
 
 /// Opens the store that this URL leads to, with this password.
 pub(crate) async fn open(url: &str, password: Option<&str>) -> Result<PostgresStore, StoreError> {
+    PostgresStore::open(settings(url, password, SECRET)).await
+}
+
+/// The same by a replica with another secret.
+pub(crate) async fn open_with(url: &str, secret: &str) -> Result<PostgresStore, StoreError> {
+    PostgresStore::open(settings(url, Some(PASSWORD), secret)).await
+}
+
+fn settings(url: &str, password: Option<&str>, secret: &str) -> Settings {
     let url: acme_proxy::store::postgres::url::ConnectionUrl = url.parse().unwrap();
-    let settings = Settings {
+    Settings {
         connection: connect::Settings {
             database: url.database.clone().unwrap(),
             password: password.map(|password| Secret::new(password.to_owned())),
             pool: 4,
             url,
         },
-        secret: Secret::new(SECRET.as_bytes().to_vec()),
-    };
-    PostgresStore::open(settings).await
+        secret: Secret::new(secret.as_bytes().to_vec()),
+    }
 }
 
 /// What is said instead of opening the store. It shows no password.

@@ -1,0 +1,106 @@
+//! The operator's commands on a database: through the daemon that runs, without one, and the check that changes nothing.
+
+use serde_json::Value;
+
+use crate::harness::postgres::{self, Postgres};
+use crate::harness::process::text;
+use crate::harness::world::World;
+use crate::postgres::daemon::keep_in;
+use crate::postgres::server::{Network, PASSWORD};
+
+/// The findings of `check --deep` about the database: level and text.
+async fn database_findings(world: &World) -> Vec<(String, String)> {
+    let output = world.installation.run(|command| {
+        command
+            .args(["check", "--deep", "--json"])
+            .arg(world.installation.config());
+    });
+    let output = text(&output.await.stdout);
+    let findings = output
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_database = findings.filter(|finding| finding["check"] == "database");
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    of_database
+        .map(|finding| (word(&finding["level"]), word(&finding["text"])))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deep_check_looks_at_each_host_and_makes_nothing() {
+    let world = World::new().await;
+    let network = Network::start(&["default_transaction_read_only=on"]).await;
+    let database = Postgres::fresh_database().await.unwrap();
+    keep_in(&world.installation, &postgres::url_of(&database));
+    let found = database_findings(&world).await;
+    let says = |level: &str, words: &str| {
+        let mut found = found.iter();
+        assert!(
+            found.any(|finding| finding.0 == level && finding.1.contains(words)),
+            "{words}: {found:#?}"
+        );
+    };
+    says("ok", "takes writes, no TLS");
+    says("ok", "the schema acme_proxy will be made at the first start");
+    says("ok", "no standby follows it");
+    says("ok", "connections are in use; this replica takes up to 9");
+    says("ok", "s ahead of this host's");
+    let client = postgres::client(&database).await.unwrap();
+    let made = client
+        .query_one("SELECT to_regnamespace('acme_proxy') IS NULL", &[])
+        .await
+        .unwrap();
+    assert!(made.get::<_, bool>(0), "the check has made the schema");
+    world.installation.edit(|config| {
+        config["db"]["dataSource"] = network.url("sslmode=disable").into();
+        config["db"]["password"] = format!("file:{}", world.installation.path("password").display()).into();
+    });
+    std::fs::write(world.installation.path("password"), PASSWORD).unwrap();
+    let found = database_findings(&world).await;
+    assert_eq!(
+        found[0],
+        (
+            "ok".to_owned(),
+            "lets us in, and takes no writes: a standby".to_owned()
+        )
+    );
+    assert_eq!(
+        found[1],
+        ("failure".to_owned(), "none of the hosts takes writes".to_owned())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_work_through_the_daemon_and_without_one_and_make_no_tables() {
+    let world = World::new().await;
+    let database = Postgres::fresh_database().await.unwrap();
+    keep_in(&world.installation, &postgres::url_of(&database));
+    let installation = &world.installation;
+    let complaint = installation.complains("eab", &["list"]).await;
+    assert!(
+        complaint.contains("has no tables of this version; start the daemon"),
+        "{complaint}"
+    );
+    let mut daemon = installation.start();
+    daemon.is_well().await;
+    assert!(installation.path("run/control.sock").exists());
+    let made = installation.prints("eab", &["add", "--kid", "printer"]).await;
+    assert!(made.contains("printer"), "{made}");
+    daemon.stop().await;
+    let listed = installation.prints("eab", &["list"]).await;
+    assert!(listed.contains("printer"), "{listed}");
+    let file = installation.path("backup").display().to_string();
+    let mut backup = installation.command();
+    backup.arg("backup").arg(&file).arg(installation.config());
+    let output = backup.output().await.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mut restore = installation.command();
+    restore.arg("restore").arg(&file).arg(installation.config());
+    let output = restore.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("restored by its own tools"),
+        "{}",
+        text(&output.stderr)
+    );
+}
