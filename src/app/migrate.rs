@@ -4,17 +4,16 @@
 //! begun anew; where the records were they stay.
 
 use anyhow::bail;
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use crate::app::backup::{check_no_store, make_store};
 use crate::app::control::{check_owner, is_missing};
 use crate::config::Place;
-use crate::store::moving::{self, Records, Tally};
+use crate::store::moving::Tally;
 use crate::store::postgres::{self, PostgresStore};
 use crate::store::sled::SledStore;
-use crate::store::sled::moving::entries;
-use crate::store::sled::record::Writes;
-use crate::store::{Entry, Settings};
+use crate::store::{Entry, Settings, Snapshot, Store as _, StoreError};
 
 /// From where to where.
 pub struct Migration {
@@ -61,63 +60,57 @@ async fn into_database(from: &Settings, to: &postgres::Settings, dry_run: bool) 
         bail!("there is no store {}", from.path.display());
     }
     check_owner(&from.path)?;
-    if PostgresStore::look(to).await? {
+    let settings = from.clone();
+    let store = spawn_blocking(move || SledStore::open(settings)).await??;
+    if PostgresStore::has_records_at_rest(to).await? {
         bail!(
             "the database {} has records already: give an empty one",
             to.connection.place()
         );
     }
-    let (giver, records) = moving::channel();
-    let settings = from.clone();
-    spawn_blocking(move || giver.give_all(SledStore::open(settings).as_ref().map(SledStore::records)));
-    Ok(match dry_run {
-        true => records.counted().await?,
-        false => PostgresStore::fill(to.clone(), records).await?,
-    })
+    let tally = store.tally()?;
+    if !dry_run {
+        PostgresStore::restore(to, store.entries()).await?;
+        let written = PostgresStore::open(to.clone()).await?.tally().await?;
+        written.is_all_of(&tally)?;
+    }
+    Ok(tally)
 }
 
 async fn into_directory(from: &postgres::Settings, to: &Settings, dry_run: bool) -> anyhow::Result<Tally> {
     check_no_store(&to.path)?;
-    if !PostgresStore::look(from).await? {
+    if !PostgresStore::has_records_at_rest(from).await? {
         bail!("the database {} has no records", from.connection.place());
     }
-    let (giver, records) = moving::channel();
-    let database = from.clone();
-    tokio::spawn(PostgresStore::give_all(database, giver));
-    if dry_run {
-        return Ok(records.counted().await?);
+    let database = PostgresStore::open(from.clone()).await?;
+    let tally = database.tally().await?;
+    if !dry_run {
+        let snapshot = database.snapshot().await?;
+        let (settings, given, runtime) = (to.clone(), tally.clone(), Handle::current());
+        spawn_blocking(move || {
+            make_store(&settings, |inside| {
+                SledStore::restore(inside, all_of(snapshot, &runtime))?;
+                Ok(SledStore::open(inside.clone())?.tally()?.is_all_of(&given)?)
+            })
+        })
+        .await??;
     }
-    let settings = to.clone();
-    spawn_blocking(move || write_all(&settings, records)).await?
+    Ok(tally)
 }
 
-/// Makes a store of the records.
-fn write_all(settings: &Settings, mut records: Records) -> anyhow::Result<Tally> {
-    let mut given = Tally::default();
-    make_store(settings, |inside| {
-        let mut parts = Writes::new();
-        let mut next_part = || -> anyhow::Result<Option<Entry>> {
-            while parts.is_empty() {
-                let Some(record) = records.blocking_next()? else {
-                    return Ok(None);
-                };
-                given.add(&record);
-                entries(&record, &mut parts)?;
+/// The entries of a snapshot, for a thread that may wait for them.
+fn all_of(
+    mut snapshot: Box<dyn Snapshot>,
+    runtime: &Handle,
+) -> impl Iterator<Item = Result<Entry, StoreError>> {
+    let mut waiting = Vec::new().into_iter();
+    std::iter::from_fn(move || {
+        if waiting.len() == 0 {
+            match runtime.block_on(snapshot.next()) {
+                Ok(next) => waiting = next.into_iter(),
+                Err(error) => return Some(Err(error)),
             }
-            let part = parts.pop_first().and_then(|(key, value)| Some((key, value?)));
-            Ok(part.map(|(key, value)| Entry {
-                key,
-                value: value.to_vec(),
-            }))
-        };
-        SledStore::restore(inside, std::iter::from_fn(|| next_part().transpose()))?;
-        let store = SledStore::open(inside.clone())?;
-        let mut found = Tally::default();
-        for record in store.records() {
-            found.add(&record?);
         }
-        found.is_all_of(&given)?;
-        Ok(())
-    })?;
-    Ok(given)
+        waiting.next().map(Ok)
+    })
 }

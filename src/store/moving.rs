@@ -1,13 +1,12 @@
-//! Records on their way from one backend to the other: each as it is stored, without what is derived from it.
+//! What was moved from one backend to the other: the records of both, one by one, without what is derived from them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use tokio::sync::mpsc;
 
 use crate::store::StoreError;
-use crate::store::sled::keys::{self, Key};
+use crate::store::sled::keys::{self, Key, Kind};
 
 /// A record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub struct Tally {
 impl Tally {
     /// One more.
     pub(crate) fn add(&mut self, record: &Record) {
-        *self.counts.entry(keys::kind_of(&record.key)).or_default() += 1;
+        *self.counts.entry(name_of(&record.key)).or_default() += 1;
         let length = (record.key.len() as u64).to_be_bytes();
         let version = record.version.to_be_bytes();
         let whole = [&length, record.key.as_slice(), &version, &record.body].concat();
@@ -43,7 +42,7 @@ impl Tally {
 }
 
 impl Tally {
-    /// Whether what was read back is what was given.
+    /// Whether what was read back is what was to be moved.
     ///
     /// # Errors
     ///
@@ -52,7 +51,7 @@ impl Tally {
         match self == given {
             true => Ok(()),
             false => Err(StoreError::Failed(format!(
-                "what is read back ({self}) is not what was written ({given}); nothing of it was kept"
+                "what is read back ({self}) is not what was to be moved ({given}): do not use it, and start again where the records were"
             ))),
         }
     }
@@ -71,72 +70,17 @@ impl fmt::Display for Tally {
     }
 }
 
-/// How many records wait to be written.
-const AHEAD: usize = 256;
-
-/// A record, or the end of all; or why there is none.
-type Given = Result<Option<Record>, StoreError>;
-
-/// Gives records away.
-pub(crate) struct Giver(mpsc::Sender<Given>);
-
-/// Records that are given, up to the end: if that does not come, not all have come.
-pub struct Records(mpsc::Receiver<Given>);
-
-/// From one backend to the other.
-pub(crate) fn channel() -> (Giver, Records) {
-    let (giver, records) = mpsc::channel(AHEAD);
-    (Giver(giver), Records(records))
-}
-
-impl Giver {
-    /// Gives all of them, or why they can not be read, as long as somebody takes them. Blocks.
-    pub(crate) fn give_all(
-        &self,
-        records: Result<impl Iterator<Item = Result<Record, StoreError>>, &StoreError>,
-    ) {
-        let given: Box<dyn Iterator<Item = Given>> = match records {
-            Ok(records) => Box::new(records.map(|record| record.map(Some)).chain([Ok(None)])),
-            Err(error) => Box::new([Err(error.clone())].into_iter()),
-        };
-        for given in given {
-            if self.0.blocking_send(given).is_err() {
-                return;
-            }
-        }
+/// Records of this one's kind, for people.
+fn name_of(key: &[u8]) -> &'static str {
+    match keys::kind(key) {
+        Kind::Account => "accounts",
+        Kind::ExternalKey => "external account keys",
+        Kind::Order => "orders",
+        Kind::Job => "jobs",
+        Kind::Issuer => "issuers",
+        Kind::Named => "values",
+        Kind::Other => "others",
     }
-
-    /// Gives one, or the end. Gives whether somebody has taken it.
-    pub(crate) async fn give(&self, given: Given) -> bool {
-        self.0.send(given).await.is_ok()
-    }
-}
-
-impl Records {
-    /// The next one; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Given {
-        self.0.recv().await.unwrap_or_else(broken_off)
-    }
-
-    /// The same, and blocks.
-    pub(crate) fn blocking_next(&mut self) -> Given {
-        self.0.blocking_recv().unwrap_or_else(broken_off)
-    }
-
-    /// All of them, which go nowhere.
-    pub(crate) async fn counted(mut self) -> Result<Tally, StoreError> {
-        let mut tally = Tally::default();
-        while let Some(record) = self.next().await? {
-            tally.add(&record);
-        }
-        Ok(tally)
-    }
-}
-
-fn broken_off() -> Given {
-    Err(StoreError::Failed(
-        "the reading of the records has broken off".to_owned(),
-    ))
 }
 
 #[cfg(test)]
@@ -155,15 +99,6 @@ mod tests {
         let mut tally = Tally::default();
         records.iter().for_each(|record| tally.add(record));
         tally
-    }
-
-    #[tokio::test]
-    async fn records_that_break_off_are_not_all() {
-        let (giver, mut records) = channel();
-        assert!(giver.give(Ok(Some(record("a", 1, "x")))).await);
-        drop(giver);
-        assert_eq!(records.next().await, Ok(Some(record("a", 1, "x"))));
-        assert_eq!(records.next().await, broken_off());
     }
 
     #[test]

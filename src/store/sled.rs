@@ -8,7 +8,7 @@ mod committer;
 mod completion;
 mod frozen;
 pub(crate) mod keys;
-pub(crate) mod moving;
+mod moving;
 mod open;
 mod operations;
 mod progress;

@@ -21,7 +21,7 @@ use crate::store::{StoreError, key_of, line_of, names_of};
 
 /// Bytes as JSON that PostgreSQL reads as `bytea`.
 #[derive(Debug)]
-pub(crate) struct Bytes(pub(crate) Vec<u8>);
+struct Bytes(Vec<u8>);
 
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,21 +9,23 @@ use async_trait::async_trait;
 use sled::IVec;
 use tokio_postgres::{Client, Row};
 
+use crate::acme::account::Account;
 use crate::acme::external_account::ExternalAccountKey;
+use crate::acme::order::Order;
 use crate::store::moving::Record;
 use crate::store::postgres::connect::{Connections, unavailable};
 use crate::store::postgres::rows::{self, column};
 use crate::store::postgres::seal::Keys;
+use crate::store::sled::keys::Kind;
 use crate::store::sled::keys::{self, Key};
-use crate::store::sled::moving::entries;
-use crate::store::sled::record::Writes;
+use crate::store::sled::put::{account_put, order_put};
+use crate::store::sled::record::{self, Head, View, Writes};
 use crate::store::{Entry, Snapshot, StoreError, codec};
 
 /// The reader may take a minute for each piece.
 const BEGIN: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '5min'; \
-    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-
-const CURSOR: &str = "DECLARE everything NO SCROLL CURSOR FOR \
+    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+    DECLARE everything NO SCROLL CURSOR FOR \
     SELECT 'account', id, '', version, body FROM accounts \
     UNION ALL SELECT 'order', id, '', version, body FROM orders \
     UNION ALL SELECT 'job', order_id, work, 0, coalesce(jobs_after.body, jobs.body) \
@@ -36,7 +38,7 @@ const NEXT: &str = "FETCH 128 FROM everything";
 
 /// A transaction under way.
 pub(crate) struct Reading {
-    pub(crate) client: Client,
+    client: Client,
     keys: Arc<Keys>,
 }
 
@@ -44,12 +46,6 @@ pub(crate) struct Reading {
 pub(crate) async fn begin(connections: &Connections, keys: Arc<Keys>) -> Result<Reading, StoreError> {
     let (client, _task) = connections.alone(drop).await?;
     client.batch_execute(BEGIN).await.map_err(|e| unavailable(&e))?;
-    begin_within(client, keys).await
-}
-
-/// Begins to read in the transaction that the client is in.
-pub(crate) async fn begin_within(client: Client, keys: Arc<Keys>) -> Result<Reading, StoreError> {
-    client.batch_execute(CURSOR).await.map_err(|e| unavailable(&e))?;
     Ok(Reading { client, keys })
 }
 
@@ -100,5 +96,37 @@ impl Reading {
             }
         };
         Ok(Record { key, version, body })
+    }
+}
+
+/// What the embedded store would write for a record.
+fn entries(record: &Record, writes: &mut Writes) -> Result<(), StoreError> {
+    let Record { key, version, body } = record;
+    let put = match keys::kind(key) {
+        Kind::Account => {
+            let account: Account = codec::decode(keys::describe(key), body)?;
+            Some(account_put(&account, *version)?)
+        }
+        Kind::Order => {
+            let order: Order = codec::decode(keys::describe(key), body)?;
+            Some(order_put(&order, *version)?)
+        }
+        Kind::Job => {
+            writes.insert(key.clone(), Some(body.as_slice().into()));
+            return Ok(());
+        }
+        Kind::Issuer | Kind::ExternalKey | Kind::Named | Kind::Other => None,
+    };
+    let indexes = put.map_or_else(Vec::new, |put| [put.indexes, put.unique].concat());
+    let before = Head::before(*version);
+    record::replace(&Nothing, key, Some(&before), body, &indexes, writes)
+}
+
+/// There is nothing there before.
+struct Nothing;
+
+impl View for Nothing {
+    fn get(&self, _: &[u8]) -> Result<Option<IVec>, StoreError> {
+        Ok(None)
     }
 }

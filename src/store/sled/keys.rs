@@ -40,58 +40,6 @@ const RENEWAL: u8 = b'w';
 const COMPLETE: u8 = b'x';
 const COUNTED: u8 = b'y';
 
-/// What a record is. All else is derived from records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Account,
-    ExternalKey,
-    Order,
-    Job,
-    Issuer,
-    Value,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Account,
-        Self::ExternalKey,
-        Self::Order,
-        Self::Job,
-        Self::Issuer,
-        Self::Value,
-    ];
-
-    /// What the keys of all its records begin with.
-    pub(crate) fn prefix(self) -> [u8; 1] {
-        [match self {
-            Self::Account => ACCOUNT,
-            Self::ExternalKey => EXTERNAL_KEY,
-            Self::Order => ORDER,
-            Self::Job => JOB,
-            Self::Issuer => ISSUER,
-            Self::Value => NAMED,
-        }]
-    }
-
-    /// What stands under this key, if it is a record.
-    pub(crate) fn of(key: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| key.starts_with(&kind.prefix()))
-    }
-}
-
-/// Records of this one's kind, for people.
-pub(crate) fn kind_of(key: &[u8]) -> &'static str {
-    match Kind::of(key) {
-        Some(Kind::Account) => "accounts",
-        Some(Kind::ExternalKey) => "external account keys",
-        Some(Kind::Order) => "orders",
-        Some(Kind::Job) => "jobs",
-        Some(Kind::Issuer) => "issuers",
-        Some(Kind::Value) => "values",
-        None => "others",
-    }
-}
-
 fn key(kind: u8, parts: &[&[u8]]) -> Key {
     let mut key = vec![kind];
     for part in parts {

@@ -1,81 +1,49 @@
-//! A store's records one by one, and what a record is stored as: for moving them to another backend and back.
+//! What `acme-proxy migrate` wants of a store that nobody else has open.
 
-use sled::IVec;
-
-use crate::acme::account::Account;
-use crate::acme::order::Order;
-use crate::store::moving::Record;
+use crate::store::moving::{Record, Tally};
 use crate::store::sled::SledStore;
 use crate::store::sled::keys::{self, Kind};
-use crate::store::sled::put::{account_put, order_put};
-use crate::store::sled::record::{self, Head, View, Writes};
+use crate::store::sled::record::{self, View as _};
 use crate::store::sled::view::failure;
-use crate::store::{StoreError, codec};
+use crate::store::{Entry, StoreError};
 
 impl SledStore {
-    /// All records, each read when it is asked for.
-    pub(crate) fn records(&self) -> impl Iterator<Item = Result<Record, StoreError>> + '_ {
-        let keys = Kind::ALL
-            .into_iter()
-            .flat_map(|kind| self.shared.tree.scan_prefix(kind.prefix()).keys());
-        keys.map(|key| {
-            let key = key.map_err(|error| failure(&error))?.to_vec();
-            let view = self.shared.durable.now();
-            let missing = || StoreError::Corrupt(format!("{} has gone", keys::describe(&key)));
-            if Kind::of(&key) == Some(Kind::Job) {
-                let body = view.get(&key)?.ok_or_else(missing)?.to_vec();
-                return Ok(Record {
-                    key,
-                    version: 0,
-                    body,
-                });
-            }
-            let stored = record::read(&view, &key)?.ok_or_else(missing)?;
-            drop(view);
-            Ok(Record {
-                key,
-                version: stored.version,
-                body: stored.value,
+    /// All entries, each read when it is asked for.
+    pub fn entries(&self) -> impl Iterator<Item = Result<Entry, StoreError>> + '_ {
+        self.shared.tree.iter().map(|entry| {
+            let (key, value) = entry.map_err(|error| failure(&error))?;
+            Ok(Entry {
+                key: key.to_vec(),
+                value: value.to_vec(),
             })
         })
     }
-}
 
-/// What a new store has of a record: its parts, and the index entries that lead to it.
-pub(crate) fn entries(record: &Record, writes: &mut Writes) -> Result<(), StoreError> {
-    let Record { key, version, body } = record;
-    let indexes = match Kind::of(key) {
-        Some(Kind::Account) => {
-            let account: Account = codec::decode(keys::describe(key), body)?;
-            let put = account_put(&account, *version)?;
-            [put.indexes, put.unique].concat()
+    /// What stands for all records.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`] or [`StoreError::Failed`] if one can not be read.
+    pub fn tally(&self) -> Result<Tally, StoreError> {
+        let mut tally = Tally::default();
+        for key in self.shared.tree.iter().keys() {
+            let key = key.map_err(|error| failure(&error))?.to_vec();
+            let view = self.shared.durable.now();
+            let (version, body) = match keys::kind(&key) {
+                Kind::Other => continue,
+                Kind::Job => (0, view.get(&key)?.map(|body| body.to_vec())),
+                Kind::Account | Kind::Order | Kind::ExternalKey | Kind::Issuer | Kind::Named => {
+                    let stored = record::read(&view, &key)?;
+                    (
+                        stored.as_ref().map_or(0, |stored| stored.version),
+                        stored.map(|stored| stored.value),
+                    )
+                }
+            };
+            let body =
+                body.ok_or_else(|| StoreError::Corrupt(format!("{} has gone", keys::describe(&key))))?;
+            tally.add(&Record { key, version, body });
         }
-        Some(Kind::Order) => {
-            let order: Order = codec::decode(keys::describe(key), body)?;
-            let put = order_put(&order, *version)?;
-            [put.indexes, put.unique].concat()
-        }
-        Some(Kind::Job) => {
-            writes.insert(key.clone(), Some(body.as_slice().into()));
-            return Ok(());
-        }
-        Some(Kind::Issuer | Kind::Value | Kind::ExternalKey) | None => Vec::new(),
-    };
-    record::replace(
-        &Nothing,
-        key,
-        Some(&Head::before(*version)),
-        body,
-        &indexes,
-        writes,
-    )
-}
-
-/// There is nothing there before.
-struct Nothing;
-
-impl View for Nothing {
-    fn get(&self, _: &[u8]) -> Result<Option<IVec>, StoreError> {
-        Ok(None)
+        Ok(tally)
     }
 }
