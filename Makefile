@@ -137,10 +137,10 @@ needs-test:
 	@./tests/needs.sh certbot:certbot lego:lego dehydrated:dehydrated uacme:uacme caddy:caddy \
 	  apache2-bin:apache2 acme-tiny:acme-tiny python3-venv:ensurepip.py pebble:pebble knot:knotd openssl:openssl \
 	  systemd:systemd-analyze systemd:systemd-socket-activate python3-seccomp:seccomp.py \
-	  prometheus:promtool postgresql:postgres
+	  prometheus:promtool haproxy:haproxy postgresql:postgres
 
 needs-delivery:
-	@./tests/needs.sh debootstrap:debootstrap shellcheck:shellcheck binutils:strip buildah:buildah curl:curl python3-venv:ensurepip.py
+	@./tests/needs.sh debootstrap:debootstrap shellcheck:shellcheck binutils:strip buildah:buildah curl:curl openssl:openssl python3-venv:ensurepip.py
 
 clean: ## Removes what was built
 	$(CARGO) clean

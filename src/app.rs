@@ -7,6 +7,7 @@ pub mod backup;
 pub mod control;
 pub mod deep;
 pub mod import;
+mod leave;
 mod listen;
 pub mod log;
 pub mod migrate;
@@ -15,6 +16,7 @@ mod reload;
 mod resolver;
 mod systemd;
 mod upstreams;
+mod vault;
 
 pub use audit::export_for_transparency;
 pub use audit::verify as verify_audit_log;
@@ -29,23 +31,25 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use tokio::sync::{Mutex, RwLock, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Interval;
 
 use crate::acme::certificate::{self, Der};
 use crate::acme::upstream::UpstreamName;
-use crate::app::reload::{AccountsInForce, InForce, Work};
+use crate::app::leave::Leave;
+use crate::app::reload::{AccountsInForce, Files, InForce, Work};
+use crate::app::vault::Vaults;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::jose::jwk::Jwk;
 use crate::metrics::Metrics;
+use crate::metrics::health::Health;
 use crate::policy::Policy;
 use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
 use crate::server::{self, Listener, Server};
-use crate::store::shared::Hold;
-use crate::store::{Store, StoreError, Versioned};
+use crate::store::{Store, StoreError};
 use crate::tls::{self, CertificateSlot};
 use crate::upstream::account::{self, VAULT, Vault};
 use crate::upstream::acme::Ca;
@@ -59,14 +63,12 @@ const SHUTDOWN: Duration = Duration::from_secs(35);
 /// How long the store may take to answer before the daemon counts as stuck.
 const STORE_ANSWERS: Duration = Duration::from_secs(10);
 
-/// How long a change of the account at a CA may take: some requests, each of which may take half a minute.
-const CHANGE: Duration = Duration::from_secs(300);
-
 /// The daemon, ready to serve.
 pub struct App {
     acme: Listener,
     metrics_listener: Option<Listener>,
     control: Option<ControlSocket>,
+    store: Arc<dyn Store>,
     in_force: InForce,
 }
 
@@ -115,8 +117,12 @@ impl App {
         let metrics = Arc::new(Metrics::new()?);
         log::count_dropped(&metrics.log_lines_dropped);
         let slot = Arc::new(CertificateSlot::with_stand_in()?);
-        reload::install_files(&slot, &config.server.own_certificate)?;
-        let (upstreams, accounts) = reload::upstreams(&config.upstreams, |_| None, &store, &metrics)?;
+        slot.serve(reload::of_files(&config.server.own_certificate)?);
+        let (files, vaults) = (
+            Files::read(&config.upstreams),
+            Arc::new(Vaults::of(Arc::clone(&store))),
+        );
+        let (upstreams, accounts) = reload::upstreams(&config.upstreams, |_| None, &vaults, &metrics)?;
         let own_keys = Box::new(KeysOfDaemon {
             slot: Arc::clone(&slot),
             store: Arc::clone(&store),
@@ -148,7 +154,8 @@ impl App {
             config,
             server,
             work: watch::Sender::new(Work { worker, accounts }),
-            store,
+            files,
+            vaults,
             metrics,
             slot,
         };
@@ -156,6 +163,7 @@ impl App {
             acme,
             metrics_listener,
             control,
+            store,
             in_force,
         })
     }
@@ -174,7 +182,8 @@ impl App {
         self.metrics_listener.as_ref()?.local_addr().ok()
     }
 
-    /// Serves until `stop` turns true or the store fails, then lets what is under way end.
+    /// Serves until `stop` turns true, and for `shutdown_delay` more, or until the store fails; then lets what is under way
+    /// end.
     ///
     /// # Errors
     ///
@@ -195,10 +204,8 @@ impl App {
         let mut in_force = self.in_force;
         let (stopper, stopped) = watch::channel(false);
         let mut parts = JoinSet::new();
-        let accounts = Arc::clone(&in_force.work.borrow().accounts);
-        let accounts = AccountsInForce(Arc::new(RwLock::new(accounts)));
         if let Some(control) = self.control {
-            let accounts = Arc::new(accounts.clone());
+            let accounts = Arc::new(AccountsInForce(in_force.work.subscribe()));
             parts.spawn(control.serve(in_force.server.clone(), accounts, stopped.clone()));
         }
         parts.spawn(self.acme.serve_acme(in_force.server.clone(), stopped.clone()));
@@ -209,13 +216,16 @@ impl App {
         if in_force.config.audit.is_some() {
             parts.spawn(audit::watch(Arc::clone(&in_force.metrics), stopped.clone()));
         }
-        parts.spawn(reload::work(in_force.work.subscribe(), accounts, stopped));
+        parts.spawn(reload::work(in_force.work.subscribe(), stopped));
         systemd::ready("serving");
         let mut heartbeat = systemd::heartbeat().map(tokio::time::interval);
+        let mut reload = JoinSet::new();
+        let mut leave = Leave::default();
         let failure = loop {
             tokio::select! {
-                () = told_to(&mut stop) => break None,
-                failure = in_force.store.failed() => {
+                () = told_to(&mut stop), if !leave.is_taken() => leave.take(&in_force),
+                () = leave.is_over() => break None,
+                failure = self.store.failed() => {
                     tracing::error!(error = %failure, "the store has failed; only a restart can tell what is on the disk");
                     break Some(failure.into());
                 }
@@ -223,8 +233,13 @@ impl App {
                     let why = ended.err().map_or_else(String::new, |error| format!(": {error}"));
                     break Some(anyhow::anyhow!("a part of the daemon has ended by itself{why}"));
                 }
-                Some(()) = reloads.wanted.recv() => in_force.reload(&reloads).await,
-                () = beat(&mut heartbeat) => say_alive(&*in_force.store).await,
+                Some(()) = reloads.wanted.recv(), if reload.is_empty() => {
+                    reload.spawn(in_force.prepare(&reloads));
+                }
+                Some(prepared) = reload.join_next() => {
+                    in_force.take(prepared.map_err(Into::into).flatten());
+                }
+                () = beat(&mut heartbeat) => say_alive(&*self.store, &in_force.metrics.health).await,
             }
         };
         tracing::info!("shutting down ...");
@@ -255,26 +270,33 @@ async fn beat(heartbeat: &mut Option<Interval>) {
     }
 }
 
-/// Tells the watchdog that the daemon works, if its store does. That the runtime does, this very call shows. A database
-/// that is away comes back without a restart of ours, which would help nobody.
-async fn say_alive(store: &dyn Store) {
-    if store.shared().is_some() {
-        return systemd::alive();
-    }
-    match tokio::time::timeout(STORE_ANSWERS, store.load("heartbeat")).await {
-        Ok(Ok(_)) => systemd::alive(),
-        Ok(Err(error)) => tracing::error!(%error, "the store can not be read, so the watchdog hears nothing"),
-        Err(_) => tracing::error!("the store does not answer, so the watchdog hears nothing"),
+/// Tells the watchdog that the daemon works, if it does. That the runtime does, this very call shows.
+async fn say_alive(store: &dyn Store, health: &Health) {
+    match what_is_stuck(store, health).await {
+        None => systemd::alive(),
+        Some(what) => tracing::error!("the watchdog hears nothing: {what}"),
     }
 }
 
-/// Where the account at a CA is kept.
-fn vault(configured: &config::Upstream, store: &Arc<dyn Store>) -> Arc<dyn Vault> {
-    Arc::new(StoredAccount {
-        name: account::vault_name(configured.name, &configured.settings),
-        store: Arc::clone(store),
-        held: Mutex::default(),
-    })
+/// What of the store and the loops does not work any more, if anything. A database that is away comes back without a restart
+/// of ours, which would help nobody.
+async fn what_is_stuck(store: &dyn Store, health: &Health) -> Option<String> {
+    let (_, checks) = health.alive();
+    let stuck = checks
+        .into_iter()
+        .filter_map(|(part, state)| Some((part, state.err()?)));
+    let stuck: Vec<String> = stuck.map(|(part, why)| format!("{part}: {why}")).collect();
+    if !stuck.is_empty() {
+        return Some(stuck.join("; "));
+    }
+    if store.shared().is_some() {
+        return None;
+    }
+    match tokio::time::timeout(STORE_ANSWERS, store.load("heartbeat")).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(format!("the store can not be read: {error}")),
+        Err(_) => Some("the store does not answer".to_owned()),
+    }
 }
 
 /// A CA, with our account there.
@@ -320,67 +342,34 @@ impl OwnKeys for KeysOfDaemon {
     }
 }
 
-/// The CA's account, kept in the store.
-struct StoredAccount {
-    name: String,
-    store: Arc<dyn Store>,
-    /// While it is being changed, if other processes have the store open, too.
-    held: Mutex<Option<Hold>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Settings;
+    use crate::store::sled::SledStore;
 
-impl StoredAccount {
-    async fn read(&self, name: &str) -> Result<Option<Versioned<Vec<u8>>>, String> {
-        self.store.load(name).await.map_err(|error| error.to_string())
-    }
-
-    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), String> {
-        let version = self.read(name).await?.map_or(0, |stored| stored.version);
-        let saved = self.store.save(name, Versioned::with(version, bytes)).await;
-        saved.map(drop).map_err(|error| error.to_string())
-    }
-}
-
-#[async_trait]
-impl Vault for StoredAccount {
-    async fn load(&self) -> Result<Option<Vec<u8>>, String> {
-        Ok(self.read(&self.name).await?.map(|stored| stored.value))
-    }
-
-    async fn save(&self, bytes: Vec<u8>) -> Result<(), String> {
-        self.write(&self.name, bytes).await
-    }
-
-    async fn keep(&self, id: &str, bytes: Vec<u8>) -> Result<(), String> {
-        self.write(&format!("{}/{id}", self.name), bytes).await
-    }
-
-    async fn others(&self) -> Result<Vec<Vec<u8>>, String> {
-        let names = self.store.names(VAULT).await.map_err(|error| error.to_string())?;
-        let mut others = Vec::new();
-        for name in names.iter().filter(|name| **name != self.name) {
-            others.extend(self.read(name).await?.map(|stored| stored.value));
-        }
-        Ok(others)
-    }
-
-    async fn begin(&self) -> Result<(), String> {
-        let Some(shared) = self.store.shared() else {
-            return Ok(());
-        };
-        let held = shared
-            .hold(&self.name, CHANGE)
-            .await
-            .map_err(|error| error.to_string())?;
-        let held = held.ok_or("another acme-proxy is changing it at the moment; try again in a minute")?;
-        *self.held.lock().await = Some(held);
-        Ok(())
-    }
-
-    async fn end(&self) {
-        if let (Some(shared), Some(held)) = (self.store.shared(), self.held.lock().await.take())
-            && let Err(error) = shared.release(held).await
-        {
-            tracing::warn!(%error, "the account at the CA can not be changed by another process for a while");
-        }
+    #[tokio::test]
+    async fn f29_the_watchdog_is_not_fed_when_a_loop_is_stuck_or_the_store_has_failed() {
+        let place = tempfile::tempdir().unwrap();
+        let store = SledStore::open(Settings {
+            path: place.path().join("db"),
+            reserve_bytes: 0,
+            cache_bytes: 4 << 20,
+            gather: Duration::ZERO,
+        });
+        let store = store.unwrap();
+        let health = Health::default();
+        health.turns("upkeep");
+        assert_eq!(what_is_stuck(&store, &health).await, None);
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(61)).await;
+        let stuck = what_is_stuck(&store, &health).await;
+        assert_eq!(stuck.as_deref(), Some("loop upkeep: has not turned for 61 s"));
+        health.turns("upkeep");
+        health.store_has_failed("EIO".to_owned());
+        assert_eq!(
+            what_is_stuck(&store, &health).await.as_deref(),
+            Some("store: EIO")
+        );
     }
 }

@@ -36,6 +36,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use crate::config::place::Place;
 pub use crate::config::place::Written;
@@ -76,6 +77,8 @@ pub struct Config {
     pub audit: Option<PathBuf>,
     /// Where metrics are served, if they are.
     pub metrics: Option<SocketAddr>,
+    /// How long the daemon serves on after it has been told to stop, so that load balancers notice.
+    pub shutdown_delay: Duration,
     /// What the file says without effect, or at a risk: one line each, with file, line and key.
     pub warnings: Vec<String>,
     /// Whether the file itself holds secrets.
@@ -258,6 +261,8 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
                 section.text("file")?.map(|file| absolute(&file)).transpose()
             });
             let cors = config.flag("cors");
+            let balancers = config.section("proxy_protocol", server::balancers);
+            let shutdown_delay = server::shutdown_delay(config);
             let blocked_keys = policy::blocked_keys(config);
             Ok((
                 upstreams?,
@@ -267,6 +272,8 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
                 limits?,
                 audit?,
                 cors?,
+                balancers?,
+                shutdown_delay?,
                 blocked_keys?,
             ))
         });
@@ -276,8 +283,19 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     monitoring?;
     crl?;
     let (logger, mut server, (store, database)) = (logger?, server?, store?);
-    let (mut policy, (upstreams, mut validate, deadline, metrics, limits, audit, cors, blocked_keys)) =
-        authority?;
+    let (mut policy, of_config) = authority?;
+    let (
+        upstreams,
+        mut validate,
+        deadline,
+        metrics,
+        limits,
+        audit,
+        cors,
+        balancers,
+        shutdown_delay,
+        blocked_keys,
+    ) = of_config;
     policy.issuance_deadline = deadline;
     policy.routes = upstreams.routes;
     let wishes = upstreams.all.iter();
@@ -287,6 +305,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
     policy.blocked_keys = blocked_keys;
     (policy.limits, server.limits) = limits;
     server.cors = cors.unwrap_or(false);
+    server.balancers = balancers;
     let meta = |provisioner: &crate::policy::Provisioner| crate::server::Meta {
         name: provisioner.name.clone(),
         terms_of_service: provisioner.terms_of_service.clone(),
@@ -337,6 +356,7 @@ fn read(root: &Section<'_>, overrides: &Overrides, mode: u32) -> Result<Config, 
         logger,
         audit,
         metrics,
+        shutdown_delay,
         warnings: Vec::new(),
         holds_secrets: false,
         secret_files: Vec::new(),

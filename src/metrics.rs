@@ -55,6 +55,8 @@ pub struct Metrics {
     pub log_lines_dropped: IntCounter,
     /// `acme_proxy_connections`: Open connections of the ACME listener.
     pub connections: IntGauge,
+    /// `acme_proxy_proxy_headers_refused_total`: Connections of load balancers that were closed because of their PROXY header, by reason. Label: `reason`.
+    pub proxy_headers_refused: IntCounterVec,
     /// `acme_proxy_validations_total`: Validation attempts, by challenge type and outcome (valid, invalid, retry). Labels: `type,outcome`.
     pub validations: IntCounterVec,
     /// `acme_proxy_validation_duration_seconds`: How long validation attempts took. Label: `type`.
@@ -199,6 +201,13 @@ impl Metrics {
                 "acme_proxy_connections",
                 "Open connections of the ACME listener.",
             ))?,
+            proxy_headers_refused: IntCounterVec::new(
+                Opts::new(
+                    "acme_proxy_proxy_headers_refused_total",
+                    "Connections of load balancers that were closed because of their PROXY header, by reason.",
+                ),
+                &["reason"],
+            )?,
             validations: IntCounterVec::new(
                 Opts::new(
                     "acme_proxy_validations_total",
@@ -288,7 +297,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn Collector>; 30] = [
+        let collectors: [Box<dyn Collector>; 31] = [
             Box::new(self.certificates_issued.clone()),
             Box::new(self.certificates_revoked.clone()),
             Box::new(self.certificate_request_duration.clone()),
@@ -304,6 +313,7 @@ impl Metrics {
             Box::new(self.handler_panics.clone()),
             Box::new(self.log_lines_dropped.clone()),
             Box::new(self.connections.clone()),
+            Box::new(self.proxy_headers_refused.clone()),
             Box::new(self.validations.clone()),
             Box::new(self.validation_duration.clone()),
             Box::new(self.jobs_waiting.clone()),

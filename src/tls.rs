@@ -25,9 +25,33 @@ pub struct Versions {
     pub tls13: bool,
 }
 
+/// A certificate of files, with its key.
+pub struct OfFiles(CertifiedKey);
+
+impl OfFiles {
+    /// The chain and key in these PEM texts.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] if one can not be read or they do not belong together.
+    pub fn parse(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+        let chain = chain.map_err(|error| TlsError(format!("tls.certificate is no PEM chain: {error}")))?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| TlsError(format!("tls.key is no PEM private key: {error}")))?;
+        Ok(Self(certified_key(chain, key)?))
+    }
+}
+
 /// The daemon's own certificate. New handshakes get the latest one; open connections keep theirs.
 pub struct CertificateSlot {
-    current: RwLock<Arc<CertifiedKey>>,
+    current: RwLock<Current>,
+}
+
+struct Current {
+    key: Arc<CertifiedKey>,
+    /// Then one that was bought does not take its place.
+    is_of_files: bool,
 }
 
 impl fmt::Debug for CertificateSlot {
@@ -38,12 +62,8 @@ impl fmt::Debug for CertificateSlot {
 
 impl ResolvesServerCert for CertificateSlot {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(
-            self.current
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
-        )
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(&current.key))
     }
 }
 
@@ -64,12 +84,16 @@ impl CertificateSlot {
         let certificate = params.self_signed(&key).map_err(failed)?;
         let chain = vec![certificate.der().clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = Arc::new(certified_key(chain, key)?);
         Ok(Self {
-            current: RwLock::new(Arc::new(certified_key(chain, key)?)),
+            current: RwLock::new(Current {
+                key,
+                is_of_files: false,
+            }),
         })
     }
 
-    /// Serves this chain from the next handshake on.
+    /// Serves this chain, which was bought, from the next handshake on, unless one of files is wanted by now.
     ///
     /// # Errors
     ///
@@ -77,37 +101,33 @@ impl CertificateSlot {
     pub fn install(&self, chain: Vec<Vec<u8>>, pkcs8_key: Vec<u8>) -> Result<(), TlsError> {
         let chain = chain.into_iter().map(CertificateDer::from).collect();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8_key));
-        self.swap(certified_key(chain, key)?);
+        let key = Arc::new(certified_key(chain, key)?);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if !current.is_of_files {
+            current.key = key;
+        }
         Ok(())
     }
 
-    /// Serves the chain and key in these PEM texts from the next handshake on.
-    ///
-    /// # Errors
-    ///
-    /// [`TlsError`] if one can not be read or they do not belong together; the slot stays as it was.
-    pub fn install_pem(&self, chain: &[u8], key: &[u8]) -> Result<(), TlsError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
-        let chain = chain.map_err(|error| TlsError(format!("tls.certificate is no PEM chain: {error}")))?;
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| TlsError(format!("tls.key is no PEM private key: {error}")))?;
-        self.swap(certified_key(chain, key)?);
-        Ok(())
+    /// From the next handshake on serves what the files have, or, if there are none, what is going to be bought: until
+    /// then it is what was served before.
+    pub fn serve(&self, files: Option<OfFiles>) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        current.is_of_files = files.is_some();
+        if let Some(OfFiles(key)) = files {
+            current.key = Arc::new(key);
+        }
     }
 
     /// The leaf that new handshakes get, DER.
     pub fn leaf(&self) -> Option<Vec<u8>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.cert.first().map(|leaf| leaf.to_vec())
+        current.key.cert.first().map(|leaf| leaf.to_vec())
     }
 
     /// Whether this is the leaf that new handshakes get.
     pub fn serves(&self, leaf: &[u8]) -> bool {
         self.leaf().is_some_and(|served| served == leaf)
-    }
-
-    fn swap(&self, key: CertifiedKey) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
     }
 }
 

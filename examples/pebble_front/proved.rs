@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 
 use acme_proxy::config::{Config, Overrides};
 use acme_proxy::store::sled::SledStore;
@@ -17,6 +18,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use instant_acme::{Account, ChallengeType, Identifier, NewOrder, OrderStatus, RetryPolicy};
 use serde_json::json;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::instant::InstantHttp;
 
@@ -95,9 +97,9 @@ impl Vault for StoredAccount {
         Ok(Vec::new())
     }
 
-    async fn begin(&self) -> Result<(), String> {
-        Ok(())
+    async fn begin(&self) -> Result<OwnedMutexGuard<()>, String> {
+        Ok(Arc::<Mutex<()>>::default().lock_owned().await)
     }
 
-    async fn end(&self) {}
+    async fn end(&self, _: OwnedMutexGuard<()>) {}
 }

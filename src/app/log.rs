@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use prometheus::IntCounter;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -24,6 +24,9 @@ use crate::app::log::stderr::Stderr;
 use crate::clock::Clock;
 use crate::config::{LogFormat, Logger};
 use crate::store::audited::TARGET as AUDIT_ONLY;
+
+/// The variable that says what is logged.
+const FILTER: &str = "ACME_PROXY_LOG";
 
 /// Where requests are logged.
 const REQUESTS: &str = "acme_proxy::server::access_log";
@@ -72,6 +75,16 @@ pub(crate) type Fields = BTreeMap<String, Value>;
 ///
 /// The system's.
 pub fn start(logger: &Logger, quiet: bool) -> anyhow::Result<()> {
+    let level = if quiet { "warn" } else { "info" };
+    let filter = match std::env::var_os(FILTER) {
+        Some(wanted) if !wanted.is_empty() => {
+            let unreadable =
+                |why: &str| anyhow!("{FILTER} says no level of the log ({why}); write e.g. {FILTER}=debug");
+            let wanted = wanted.to_str().ok_or_else(|| unreadable("it is no text"))?;
+            EnvFilter::try_new(wanted).map_err(|error| unreadable(&error.to_string()))?
+        }
+        Some(_) | None => EnvFilter::new(level),
+    };
     let hides_health = std::env::var("STEP_LOGGER_ONLY_TRACE_HEALTH_ENDPOINT");
     let dropped = |lines: u64| {
         let message = "lines of the log were dropped, because nobody took them in time";
@@ -91,8 +104,6 @@ pub fn start(logger: &Logger, quiet: bool) -> anyhow::Result<()> {
     }
     // Otherwise it would wait for whoever reads the standard error.
     std::panic::set_hook(Box::new(log_panic));
-    let level = if quiet { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env("ACME_PROXY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let is_ours = |target: &str| target.starts_with("acme_proxy");
     let contexts = Contexts.with_filter(filter_fn(move |data| data.is_span() && is_ours(data.target())));
     let lines = Lines(Arc::clone(&logs)).with_filter(filter);

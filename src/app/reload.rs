@@ -1,17 +1,20 @@
 //! The configuration that is in force, and another one in its place (SIGHUP): all of it or, if anything is wrong with it,
 //! nothing of it. What can only be changed by a restart is named, and stays.
 //!
-//! Clients notice nothing: connections, nonces and what is counted of them stay. One worker ends before the next begins,
-//! so that no account at a CA is ever used by two, and the next one knows what the CAs have asked of the one before.
+//! Clients notice nothing: connections, nonces and what is counted of them stay. The next worker begins at once, and the
+//! one before finishes the steps that it is at. Both take places of the same number, no job and no account is ever changed
+//! by two at a time, and what a CA has asked of one holds for the other.
 
-use std::path::Path;
-use std::pin::pin;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
-use tokio::sync::{RwLock, mpsc, watch};
+use rustls::ServerConfig;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::acme::upstream::UpstreamName;
@@ -19,20 +22,20 @@ use crate::app;
 use crate::app::log;
 use crate::app::systemd;
 use crate::app::upstreams::Accounts;
+use crate::app::vault::Vaults;
 use crate::config::{self, Config, ConfigError};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::server::control::{UpstreamAccounts, UpstreamRequest};
 use crate::server::{OwnCertificate, Server};
-use crate::store::Store;
-use crate::tls::{self, CertificateSlot};
+use crate::tls::{self, CertificateSlot, OfFiles};
 use crate::upstream::Settings;
 use crate::upstream::acme::Ca;
 use crate::validate::Validator;
 use crate::worker::Worker;
 use crate::worker::upstream::Upstream;
 
-/// How long the files of the configuration may take to be read. Nothing else is heard of meanwhile.
+/// How long the configuration and its files may take to be read.
 const LOAD: Duration = Duration::from_secs(20);
 
 /// How the configuration is read anew, and when.
@@ -50,37 +53,95 @@ pub(crate) struct Work {
     pub(crate) accounts: Arc<Accounts>,
 }
 
-/// What the next worker is made of.
-type Parts = (Vec<Upstream>, Validator, Arc<Accounts>);
-
 /// What holds now.
 pub(crate) struct InForce {
     pub(crate) config: Config,
     pub(crate) server: Server,
     pub(crate) work: watch::Sender<Work>,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) files: Files,
+    pub(crate) vaults: Arc<Vaults>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slot: Arc<CertificateSlot>,
 }
 
+/// What is to hold next, whole and without faults. Nothing of it holds yet.
+pub(crate) struct Prepared {
+    config: Config,
+    until_a_restart: Vec<String>,
+    tls: ServerConfig,
+    own: Option<OfFiles>,
+    files: Files,
+    upstreams: Vec<Upstream>,
+    accounts: Accounts,
+    validator: Validator,
+}
+
 impl InForce {
-    /// Reads the configuration and puts it in force, or says why not.
-    pub(crate) async fn reload(&mut self, reloads: &Reloads) {
+    /// Begins to read the configuration. What hangs there holds up nothing else.
+    pub(crate) fn prepare(
+        &self,
+        reloads: &Reloads,
+    ) -> impl Future<Output = anyhow::Result<Prepared>> + use<> {
         systemd::reloading();
         tracing::info!("reloading ...");
-        let load = Arc::clone(&reloads.load);
-        let loaded = timeout(LOAD, tokio::task::spawn_blocking(move || load())).await;
-        let changed = match loaded {
-            Ok(Ok(Ok(config))) => self.change(config).await,
-            Ok(Ok(Err(error))) => Err(error.into()),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(anyhow!(
-                "the configuration, or a file that it names, can not be read within {} s",
-                LOAD.as_secs()
-            )),
+        let (load, before) = (Arc::clone(&reloads.load), self.config.clone());
+        let (slot, vaults, metrics) = (
+            Arc::clone(&self.slot),
+            Arc::clone(&self.vaults),
+            Arc::clone(&self.metrics),
+        );
+        let (files, accounts) = (self.files.clone(), Arc::clone(&self.work.borrow().accounts));
+        let prepare = move || {
+            let mut config = load()?;
+            for warning in &config.warnings {
+                tracing::warn!("{warning}");
+            }
+            let until_a_restart = keep(&mut config, &before);
+            let files_before = files;
+            let files = Files::read(&config.upstreams);
+            let known = |wanted: &config::Upstream| {
+                let mut settings = before.upstreams.iter();
+                settings.find(|known| {
+                    known.name == wanted.name
+                        && is_the_same(&known.settings, &wanted.settings)
+                        && files_before.are_the_same_for(&wanted.settings, &files)
+                })?;
+                let (_, ca) = accounts.all.iter().find(|(name, _)| *name == wanted.name)?;
+                Some(Arc::clone(ca))
+            };
+            let (upstreams, accounts) = upstreams(&config.upstreams, known, &vaults, &metrics)?;
+            Ok(Prepared {
+                tls: tls::server_config(slot, config.server.tls)?,
+                own: of_files(&config.server.own_certificate)?,
+                validator: Validator::new(config.validate.clone())?,
+                config,
+                until_a_restart,
+                files,
+                upstreams,
+                accounts,
+            })
         };
-        match changed {
-            Ok(()) => {
+        async move {
+            let prepared = timeout(LOAD, tokio::task::spawn_blocking(prepare)).await;
+            let prepared: anyhow::Result<Prepared> = prepared.map_err(|_| {
+                anyhow!(
+                    "the configuration, or a file that it names, can not be read within {} s",
+                    LOAD.as_secs()
+                )
+            })??;
+            let prepared = prepared?;
+            if let Some(logs) = log::logs() {
+                logs.audit.reopen().await?;
+            }
+            Ok(prepared)
+        }
+    }
+
+    /// Puts what was prepared in force, or says why nothing was.
+    pub(crate) fn take(&mut self, prepared: anyhow::Result<Prepared>) {
+        match prepared {
+            Ok(prepared) => {
+                self.change(prepared);
                 tracing::info!(audit = true, "configuration reloaded");
                 systemd::ready("the configuration was reloaded");
             }
@@ -96,61 +157,31 @@ impl InForce {
         }
     }
 
-    async fn change(&mut self, mut config: Config) -> anyhow::Result<()> {
-        for warning in &config.warnings {
-            tracing::warn!("{warning}");
-        }
-        let until_a_restart = keep(&mut config, &self.config);
-        // All that may fail comes before anything is changed; of what changes something, each is whole or not at all.
-        let tls = tls::server_config(Arc::clone(&self.slot), config.server.tls)?;
-        let parts = match self.works_the_same(&config) {
-            true => None,
-            false => Some(self.parts_of_next_work(&config)?),
-        };
-        if let Some(logs) = log::logs() {
-            logs.audit.reopen().await?;
-        }
-        install_files(&self.slot, &config.server.own_certificate)?;
+    fn change(&mut self, prepared: Prepared) {
+        let Prepared {
+            config,
+            until_a_restart,
+            tls,
+            own,
+            files,
+            upstreams,
+            accounts,
+            validator,
+        } = prepared;
+        self.slot.serve(own);
         log::change_format(config.logger.format);
         let policy = Policy::new(config.policy.clone());
         let settings = config.server.clone();
         self.server.change(settings, |ra| ra.under(policy), Arc::new(tls));
-        if let Some((upstreams, validator, accounts)) = parts {
-            let before = self.work.borrow().worker.clone();
-            let worker = before.followed_by(upstreams, validator, config.worker.clone());
-            self.work.send_replace(Work { worker, accounts });
-        }
+        let before = self.work.borrow().worker.clone();
+        let worker = before.followed_by(upstreams, validator, config.worker.clone());
+        let accounts = Arc::new(accounts);
+        self.work.send_replace(Work { worker, accounts });
         self.config = config;
+        self.files = files;
         for sentence in until_a_restart {
             tracing::warn!("{sentence}");
         }
-        Ok(())
-    }
-
-    fn works_the_same(&self, config: &Config) -> bool {
-        let before = &self.config;
-        let same = |(a, b): (&config::Upstream, &config::Upstream)| {
-            a.name == b.name && a.failover == b.failover && is_the_same(&a.settings, &b.settings)
-        };
-        config.worker == before.worker
-            && config.validate == before.validate
-            && config.upstreams.len() == before.upstreams.len()
-            && config.upstreams.iter().zip(&before.upstreams).all(same)
-    }
-
-    fn parts_of_next_work(&self, config: &Config) -> anyhow::Result<Parts> {
-        let before = self.work.borrow();
-        let known = |wanted: &config::Upstream| {
-            let mut settings = self.config.upstreams.iter();
-            settings
-                .find(|known| known.name == wanted.name && is_the_same(&known.settings, &wanted.settings))?;
-            let mut accounts = before.accounts.all.iter();
-            let (_, ca) = accounts.find(|(name, _)| *name == wanted.name)?;
-            Some(Arc::clone(ca))
-        };
-        let (upstreams, accounts) = upstreams(&config.upstreams, known, &self.store, &self.metrics)?;
-        let validator = Validator::new(config.validate.clone())?;
-        Ok((upstreams, validator, Arc::new(accounts)))
     }
 }
 
@@ -158,7 +189,7 @@ impl InForce {
 pub(crate) fn upstreams(
     configured: &[config::Upstream],
     known: impl Fn(&config::Upstream) -> Option<Arc<Ca>>,
-    store: &Arc<dyn Store>,
+    vaults: &Vaults,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(Vec<Upstream>, Accounts)> {
     let mut upstreams = Vec::new();
@@ -169,7 +200,7 @@ pub(crate) fn upstreams(
         let ca = match known(configured) {
             Some(ca) => ca,
             None => {
-                let ca = app::ca(configured.clone(), app::vault(configured, store))?;
+                let ca = app::ca(configured.clone(), vaults.of_upstream(configured))?;
                 app::count_requests(&ca, name, metrics);
                 ca
             }
@@ -186,8 +217,33 @@ pub(crate) fn upstreams(
     Ok((upstreams, Accounts { all, metrics }))
 }
 
-/// Whether the same is certainly meant. Files and programs behind the settings may have changed, so what has any is made
-/// anew, which asks nothing of the CA but its directory.
+/// What the files behind the settings of the CAs had in them when they were last read for good.
+#[derive(Clone)]
+pub(crate) struct Files(BTreeMap<PathBuf, Option<Vec<u8>>>);
+
+impl Files {
+    /// As they are now. Read before they are used: what changes in between is seen as a change the next time.
+    pub(crate) fn read(upstreams: &[config::Upstream]) -> Self {
+        let paths = upstreams.iter().flat_map(|upstream| behind(&upstream.settings));
+        Self(
+            paths
+                .map(|path| (path.clone(), std::fs::read(path).ok()))
+                .collect(),
+        )
+    }
+
+    fn are_the_same_for(&self, settings: &Settings, now: &Self) -> bool {
+        behind(settings).all(|path| self.0.get(path) == now.0.get(path))
+    }
+}
+
+/// The files that are read when a CA is made of these settings.
+fn behind(settings: &Settings) -> impl Iterator<Item = &PathBuf> {
+    let of_provider = settings.dns01.as_ref().and_then(|dns01| dns01.roots.as_ref());
+    settings.roots.iter().chain(of_provider)
+}
+
+/// Whether the same is meant.
 fn is_the_same(before: &Settings, now: &Settings) -> bool {
     let Settings {
         section,
@@ -199,14 +255,17 @@ fn is_the_same(before: &Settings, now: &Settings) -> bool {
         lifetime,
         profile,
     } = now;
+    let dns01_is_the_same = match (&before.dns01, dns01) {
+        (Some(before), Some(now)) => before.is_made_like(now),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
     *section == before.section
         && *directory == before.directory
-        && roots.is_none()
-        && before.roots.is_none()
+        && *roots == before.roots
         && *email == before.email
         && *eab == before.eab
-        && dns01.is_none()
-        && before.dns01.is_none()
+        && dns01_is_the_same
         && *lifetime == before.lifetime
         && *profile == before.profile
 }
@@ -250,57 +309,63 @@ fn keep(config: &mut Config, before: &Config) -> Vec<String> {
     kept
 }
 
-/// Serves the certificate of the files from the next handshake on, if it comes from files.
-pub(crate) fn install_files(slot: &CertificateSlot, from: &OwnCertificate) -> anyhow::Result<()> {
+/// The certificate of the files, if it comes from files.
+pub(crate) fn of_files(from: &OwnCertificate) -> anyhow::Result<Option<OfFiles>> {
     let OwnCertificate::Files { certificate, key } = from else {
-        return Ok(());
+        return Ok(None);
     };
     let read =
         |path: &Path| std::fs::read(path).with_context(|| format!("{} can not be read", path.display()));
-    Ok(slot.install_pem(&read(certificate)?, &read(key)?)?)
+    Ok(Some(OfFiles::parse(&read(certificate)?, &read(key)?)?))
 }
 
-/// Runs one worker after the other until told to stop. Each finishes its steps before the next begins, and so does the
-/// operator's command that is under way: all of them have deadlines.
-pub(crate) async fn work(
-    mut next: watch::Receiver<Work>,
-    accounts: AccountsInForce,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut is_first = true;
-    while !*stop.borrow() {
-        let Work {
-            worker,
-            accounts: own,
-        } = next.borrow_and_update().clone();
-        *accounts.0.write().await = own;
-        if !is_first {
-            tracing::info!("the reloaded configuration holds for all work");
-        }
-        is_first = false;
+/// Runs the worker, and the next one as soon as there is one, until told to stop. What those before are at they finish
+/// meanwhile: every step has a deadline.
+pub(crate) async fn work(mut next: watch::Receiver<Work>, mut stop: watch::Receiver<bool>) {
+    let mut workers = JoinSet::new();
+    let begin = |next: &mut watch::Receiver<Work>, workers: &mut JoinSet<()>| {
         let (stopper, stopped) = watch::channel(false);
-        let mut running = pin!(worker.run(stopped));
+        workers.spawn(next.borrow_and_update().worker.clone().run(stopped));
+        stopper
+    };
+    let mut stopper = begin(&mut next, &mut workers);
+    while !*stop.borrow() {
         tokio::select! {
-            () = running.as_mut() => return,
             _ = stop.wait_for(|stop| *stop) => {}
-            _ = next.changed() => {}
+            _ = next.changed() => {
+                stopper.send_replace(true);
+                stopper = begin(&mut next, &mut workers);
+            }
+            ended = workers.join_next() => {
+                let has_failed = ended.is_none_or(|ended| ended.is_err());
+                if has_failed || workers.is_empty() {
+                    return;
+                }
+                next.borrow().worker.forget_others();
+                tracing::info!("what was under way when the configuration was reloaded has ended");
+            }
         }
-        stopper.send_replace(true);
-        running.await;
+    }
+    stopper.send_replace(true);
+    while workers.join_next().await.is_some() {}
+}
+
+/// The accounts of the latest worker.
+pub(crate) struct AccountsInForce(pub(crate) watch::Receiver<Work>);
+
+impl AccountsInForce {
+    fn now(&self) -> Arc<Accounts> {
+        Arc::clone(&self.0.borrow().accounts)
     }
 }
-
-/// The accounts of the worker that runs. Whoever does something with them holds them.
-#[derive(Clone)]
-pub(crate) struct AccountsInForce(pub(crate) Arc<RwLock<Arc<Accounts>>>);
 
 #[async_trait]
 impl UpstreamAccounts for AccountsInForce {
     async fn answer(&self, request: UpstreamRequest) -> Result<String, String> {
-        self.0.read().await.answer(request).await
+        self.now().answer(request).await
     }
 
     async fn health(&self, upstream: &str) -> String {
-        self.0.read().await.health(upstream).await
+        self.now().health(upstream).await
     }
 }

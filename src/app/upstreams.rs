@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::acme::upstream::UpstreamName;
 use crate::app;
+use crate::app::vault::Vaults;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::server::control::{UpstreamAccounts, UpstreamCommand, UpstreamRequest};
@@ -217,8 +218,9 @@ pub(crate) struct WithoutDaemon {
 impl UpstreamAccounts for WithoutDaemon {
     async fn answer(&self, request: UpstreamRequest) -> Result<String, String> {
         let mut all = Vec::new();
+        let vaults = Vaults::of(Arc::clone(&self.store));
         for configured in self.configured.clone() {
-            let vault = app::vault(&configured, &self.store);
+            let vault = vaults.of_upstream(&configured);
             let name = configured.name;
             let ca = app::ca(configured, vault).map_err(|error| format!("{error:#}"))?;
             all.push((name, ca));

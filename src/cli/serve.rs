@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +28,9 @@ const DEAD_VARIABLES: [(&str, &str); 5] = [
     ("STEPDEBUG", "write ACME_PROXY_LOG=debug"),
     ("STEP_PROF_ADDR", "there is no profiler"),
 ];
+
+/// How long the end waits for threads that read files.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
 /// The Go program's variable for `--quiet`.
 const QUIET: &str = "STEP_CA_QUIET";
@@ -148,13 +152,12 @@ pub(crate) fn serve(flags: Serve) -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = sockets.and_then(|sockets| {
-        runtime?.block_on(serve_until_signal(
-            config,
-            sockets,
-            &path,
-            overrides,
-            flags.pidfile.as_deref(),
-        ))
+        let runtime = runtime?;
+        let served = serve_until_signal(config, sockets, &path, overrides, flags.pidfile.as_deref());
+        let ended = runtime.block_on(served);
+        // What still reads a file that hangs is left behind.
+        runtime.shutdown_timeout(LEFT_BEHIND);
+        ended
     });
     log::finish();
     match ended {

@@ -1,9 +1,13 @@
-//! `address`, `dnsNames`, `commonName`, `tls`, `root` and `logger`: where and as whom we answer.
+//! `address`, `dnsNames`, `commonName`, `tls`, `root`, `logger`, `proxy_protocol` and `shutdown_delay`: where, as whom, to whom and
+//! until when we answer.
 
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::config::LogFormat;
 use crate::config::Logger;
@@ -12,7 +16,9 @@ use crate::config::reader::Reported;
 use crate::config::reader::Section;
 use crate::config::reader::Text;
 use crate::config::reader::all;
+use crate::config::value::GoDuration;
 use crate::config::value::ListenAddress;
+use crate::policy::network::Network;
 use crate::server::OwnCertificate;
 use crate::server::PeerLimits;
 use crate::server::Root;
@@ -25,6 +31,9 @@ const MAX_COMMON_NAME: usize = 64;
 
 /// What step-ca writes into files that it saves.
 const STEP_CA_COMMON_NAME: &str = "Step Online CA";
+
+/// With the 35 seconds for requests and jobs it is less than `TimeoutStopSec=` of the unit.
+const MAX_SHUTDOWN_DELAY: Duration = Duration::from_secs(60);
 
 /// The settings without the provisioners, which stand elsewhere in the file.
 pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings, Reported> {
@@ -83,7 +92,33 @@ pub(crate) fn read(root: &Section<'_>, trace_header: String) -> Result<Settings,
         cors: false,
         trace_header,
         limits: PeerLimits::default(),
+        balancers: Vec::new(),
     })
+}
+
+/// `authority.config.shutdown_delay`: how long the daemon serves on after it has been told to stop.
+pub(crate) fn shutdown_delay(config: &Section<'_>) -> Result<Duration, Reported> {
+    match config.parsed::<GoDuration>("shutdown_delay")? {
+        Some(GoDuration(delay)) if delay > MAX_SHUTDOWN_DELAY => {
+            let place = config.place("shutdown_delay");
+            Err(place.error("is longer than the service's manager waits for its end; write \"1m\" at most"))
+        }
+        Some(GoDuration(delay)) => Ok(delay),
+        None => Ok(Duration::ZERO),
+    }
+}
+
+/// `authority.config.proxy_protocol`: the load balancers whose PROXY header is believed.
+pub(crate) fn balancers(section: &Section<'_>) -> Result<Vec<IpNet>, Reported> {
+    all(section.texts("from")?.iter().map(|text| {
+        let Network(network) = text.parsed()?;
+        match network.prefix_len() {
+            0 => Err(text.wrong(
+                "would let every client say what its address is; write the addresses of your load balancers",
+            )),
+            _ => Ok(network),
+        }
+    }))
 }
 
 fn names<T: PartialEq, E: Display>(

@@ -1,6 +1,7 @@
 //! The state of health: which parts of the daemon work, whether it can serve, and whether it moves at all.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ pub const RESOLVER: &str = "resolver";
 
 /// What the audit log is called.
 pub const AUDIT_LOG: &str = "audit log";
+
+/// What stands for the end of the daemon, of which it has been told.
+const SHUTDOWN: &str = "shutdown";
 
 /// What the store is called.
 pub const STORE: &str = "store";
@@ -31,6 +35,7 @@ pub struct Health {
     /// When each loop last turned.
     turns: Mutex<BTreeMap<String, Instant>>,
     store_failure: OnceLock<String>,
+    is_leaving: AtomicBool,
 }
 
 impl Health {
@@ -79,6 +84,16 @@ impl Health {
         self.store_failure.get_or_init(|| why);
     }
 
+    /// The daemon has been told to stop, and serves on until the load balancers have noticed.
+    pub fn leaves(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether clients had better be served by another replica from now on.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
     /// Whether the process is of any use: its store has not failed, and its loops turn. A restart helps if not.
     pub fn alive(&self) -> (bool, Checks) {
         let store = match self.store_failure.get() {
@@ -96,12 +111,18 @@ impl Health {
         (checks.values().all(Result::is_ok), checks)
     }
 
-    /// Whether clients can be served: every part works, but of the accounts one is enough, for the other CAs hold up none
+    /// Whether clients can be served: the daemon is not about to stop, and every part works, but of the accounts one is enough, for the other CAs hold up none
     /// but their own orders.
     pub fn ready(&self) -> (bool, Checks) {
         let mut checks = self.parts().clone();
         if let Some(why) = self.store_failure.get() {
             checks.insert(STORE.to_owned(), Err(why.clone()));
+        }
+        if self.is_leaving() {
+            checks.insert(
+                SHUTDOWN.to_owned(),
+                Err("the daemon has been told to stop".to_owned()),
+            );
         }
         let is_account = |(part, _): &(&String, &Result<(), String>)| part.starts_with(ACCOUNT);
         let mut accounts = checks.iter().filter(is_account);

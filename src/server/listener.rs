@@ -22,12 +22,13 @@ use tokio::task::JoinSet;
 use crate::metrics::Metrics;
 use crate::server::overload::{Places, Room, at_most};
 use crate::server::peers::Peer;
+use crate::server::proxy_header::{self, Refused, Source};
 use crate::server::{Server, admin};
 
 /// How many connections of those who look at metrics are open at a time.
 const METRICS_CONNECTIONS: usize = 256;
 
-/// How long a TLS handshake may take.
+/// How long a TLS handshake may take, and a load balancer's header before it.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a request's head may take to arrive, and how long a connection may idle between two requests.
@@ -87,10 +88,20 @@ impl Listener {
     /// Serves ACME over TLS until told to stop, then lets open requests end.
     pub async fn serve_acme(self, server: Server, stop: watch::Receiver<bool>) {
         let places = Places::new(at_most(server.shared().settings.limits.connections));
-        accept(self.listener, places, stop, move |stream, peer, room, stop| {
+        accept(self.listener, places, stop, move |mut stream, peer, room, stop| {
             let server = server.clone();
             async move {
                 let shared = server.shared();
+                let is_balancer = shared.settings.is_balancer(peer.0);
+                let source = match is_balancer {
+                    true => source_of(&mut stream, peer, &shared.metrics).await,
+                    false => Some(Source::Client(peer.0)),
+                };
+                let (peer, is_check) = match source {
+                    Some(Source::Client(address)) => (Peer(address), false),
+                    Some(Source::Balancer) => (peer, true),
+                    None => return,
+                };
                 let Some(_counted) = shared.peers.admit(peer, shared.ra.clock().now()) else {
                     return tracing::debug!(peer = %peer.0, "a connection of an address over its limits is closed");
                 };
@@ -109,7 +120,8 @@ impl Listener {
                             false
                         }
                     };
-                if !brought_a_request {
+                // A balancer that looks whether somebody listens has done nothing wrong.
+                if !brought_a_request && !is_check {
                     shared.peers.count_bad(peer, shared.ra.clock().now());
                 }
                 shared.metrics.connections.dec();
@@ -117,6 +129,27 @@ impl Listener {
         })
         .await;
     }
+}
+
+/// On whose behalf a load balancer has opened the connection; `None` if it does not say so as it should.
+async fn source_of(stream: &mut TcpStream, balancer: Peer, metrics: &Metrics) -> Option<Source> {
+    let read = tokio::time::timeout(HANDSHAKE_DEADLINE, proxy_header::read(stream));
+    let refused = match read.await.unwrap_or(Err(Refused::Incomplete)) {
+        Ok(source) => return Some(source),
+        Err(refused) => refused,
+    };
+    metrics
+        .proxy_headers_refused
+        .with_label_values(&[refused.name()])
+        .inc();
+    let from = balancer.0.to_canonical();
+    match refused {
+        Refused::Incomplete => tracing::debug!(%from, "a connection is closed: {refused}"),
+        Refused::Version1 | Refused::Malformed | Refused::TooLong | Refused::NoAddress => {
+            tracing::warn!(%from, "a connection is closed: {refused}");
+        }
+    }
+    None
 }
 
 /// Serves `/metrics`, `/health`, `/livez` and `/readyz` over plain HTTP until told to stop.

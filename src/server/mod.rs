@@ -16,6 +16,7 @@ mod operations;
 mod order;
 mod overload;
 mod peers;
+pub mod proxy_header;
 mod renewal;
 mod respond;
 mod router;
@@ -26,11 +27,12 @@ pub use listener::{Listener, serve_metrics};
 pub use operations::{InvalidRoot, Root, Roots};
 pub use peers::PeerLimits;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
+use ipnet::IpNet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -42,6 +44,7 @@ use crate::ra::RegistrationAuthority;
 use crate::server::nonce::Nonces;
 use crate::server::overload::Requests;
 use crate::server::peers::Peers;
+use crate::server::proxy_header::Refused;
 use crate::server::signed::VerifierCache;
 
 /// How the server is reached.
@@ -67,6 +70,8 @@ pub struct Settings {
     pub trace_header: String,
     /// How much one address, and all of them together, may do.
     pub limits: PeerLimits,
+    /// The load balancers: what comes from them begins with a PROXY header, which says whose it is.
+    pub balancers: Vec<IpNet>,
 }
 
 impl Settings {
@@ -92,6 +97,11 @@ impl Settings {
     /// Whether this is what the URLs of the provisioner's accounts begin with, under one of the server's names.
     pub fn begins_account_urls(&self, provisioner: &str, prefix: &str) -> bool {
         link::begins_account_urls(self, provisioner, prefix)
+    }
+
+    fn is_balancer(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.balancers.iter().any(|network| network.contains(&address))
     }
 
     fn terms_of_service(&self, provisioner: &str) -> Option<&str> {
@@ -179,6 +189,9 @@ impl Server {
         metrics: Arc<Metrics>,
         tls: Arc<ServerConfig>,
     ) -> Self {
+        for reason in Refused::ALL {
+            metrics.proxy_headers_refused.with_label_values(&[reason.name()]);
+        }
         let shared = Shared {
             nonces: Arc::new(Nonces::new(ra.nonce_key())),
             ra,

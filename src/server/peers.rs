@@ -1,7 +1,8 @@
 //! What each address has open here, and how much of what it sent was worth nothing: bounds what one address can make us
 //! work (SECURITY C101, T1).
 //!
-//! The address is that of the TCP peer: headers that claim another one are not believed (SECURITY C108).
+//! The address is that of the TCP peer, or the one that a load balancer of ours names before TLS: HTTP headers that claim
+//! another one are not believed (SECURITY C108).
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -112,7 +112,8 @@ async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let is_scarce = room == Some(Room::Scarce) && method == Method::POST;
     let refused = refused.or_else(|| (is_scarce && overload::is_beginning(endpoint)).then(overload::busy));
     let refused = refused.or_else(|| unaudited(&shared, endpoint));
-    let is_last = refused.is_some() || is_scarce;
+    // Who keeps a connection to a replica that is about to stop is soon cut off.
+    let is_last = refused.is_some() || is_scarce || shared.metrics.health.is_leaving();
     let mut response = match (refused, is_acme, &links) {
         // Before anything is read or verified.
         (Some(refusal), ..) => refusal.into_response(),

@@ -9,6 +9,8 @@ pub mod fault;
 pub(crate) mod migrate;
 mod moving;
 mod operations;
+mod queue;
+mod records;
 mod restore;
 mod rows;
 mod seal;

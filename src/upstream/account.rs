@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::acme::problem::Problem;
 use crate::acme::problem::ProblemType;
@@ -55,25 +56,26 @@ pub trait Vault: Send + Sync + 'static {
     /// All records but this one: those that were kept, and those of other CAs and EABs.
     async fn others(&self) -> Result<Vec<Vec<u8>>, String>;
 
-    /// Begins a change of the account: until [`Self::end`], or for five minutes, no other process with these records can.
+    /// Begins a change of the account, as soon as no other one is under way in this process. Until [`Self::end`], or for five
+    /// minutes, no other process with these records can do so.
     ///
     /// # Errors
     ///
     /// Another process is at it, or nobody can tell.
-    async fn begin(&self) -> Result<(), String>;
+    async fn begin(&self) -> Result<OwnedMutexGuard<()>, String>;
 
     /// Ends the change.
-    async fn end(&self);
+    async fn end(&self, turn: OwnedMutexGuard<()>);
 }
 
-/// Does something about the account that no other process may do at the same time.
+/// Does something about the account that nobody else may do at the same time, in this process or another one.
 pub(crate) async fn alone<T, E: From<Error>>(
     vault: &dyn Vault,
     change: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    vault.begin().await.map_err(record::unkept)?;
+    let turn = vault.begin().await.map_err(record::unkept)?;
     let outcome = change.await;
-    vault.end().await;
+    vault.end(turn).await;
     outcome
 }
 
@@ -346,6 +348,10 @@ pub(crate) async fn signed(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Mutex;
+
     use super::*;
     use crate::acme::secret::Secret;
     use crate::upstream::Eab;
@@ -425,11 +431,11 @@ mod tests {
             Ok(Vec::new())
         }
 
-        async fn begin(&self) -> Result<(), String> {
-            Ok(())
+        async fn begin(&self) -> Result<OwnedMutexGuard<()>, String> {
+            Ok(Arc::<Mutex<()>>::default().lock_owned().await)
         }
 
-        async fn end(&self) {}
+        async fn end(&self, _: OwnedMutexGuard<()>) {}
     }
 
     #[tokio::test]

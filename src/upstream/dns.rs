@@ -29,6 +29,7 @@ mod tsig;
 pub mod variables;
 pub mod web;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -75,6 +76,8 @@ pub struct Dns01 {
     pub name: &'static str,
     /// Who publishes the records.
     pub provider: Arc<dyn Provider>,
+    /// What the provider was made of: the variables' values.
+    pub values: BTreeMap<String, Secret>,
     /// What must not be logged.
     pub secrets: Vec<Secret>,
     /// PEM file of further roots to trust for the provider's API.
@@ -89,6 +92,13 @@ pub struct Dns01 {
     pub polling_interval: Duration,
     /// Whether a record is put where a CNAME of its name leads.
     pub follow_aliases: bool,
+}
+
+impl Dns01 {
+    /// Whether the other one is made of the same. What a file of roots has in it may still be another thing.
+    pub fn is_made_like(&self, other: &Self) -> bool {
+        self.name == other.name && self.values == other.values && self.servers == other.servers
+    }
 }
 
 /// A TXT record that the CA is to find.

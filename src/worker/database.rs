@@ -49,6 +49,10 @@ pub(crate) struct DatabaseWatch {
 impl DatabaseWatch {
     /// Brings the figures up to date.
     pub(crate) async fn look(&mut self, context: &Context) {
+        let faults = &context.metrics.store_faults;
+        for (label, count) in fault::counts() {
+            raise_to(&faults.with_label_values(&[label]), count);
+        }
         if context.store.shared().is_none() {
             return;
         }
@@ -57,10 +61,6 @@ impl DatabaseWatch {
             .is_none_or(|compared| compared.elapsed() >= COMPARE_EVERY)
         {
             self.compare(context).await;
-        }
-        let faults = &context.metrics.store_faults;
-        for (label, count) in fault::counts() {
-            raise_to(&faults.with_label_values(&[label]), count);
         }
     }
 

@@ -11,6 +11,7 @@ mod issuance;
 mod late;
 pub(crate) mod own_certificate;
 mod pause;
+mod places;
 mod renewal;
 mod revocation;
 mod target;
@@ -22,7 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 use tracing::field::Empty;
@@ -39,6 +40,7 @@ use crate::tls::CertificateSlot;
 use crate::upstream::{Error, Says};
 use crate::validate::Validator;
 use crate::worker::database::give_back;
+use crate::worker::places::Places;
 use crate::worker::target::Targets;
 use crate::worker::upstream::{Upstream, Watched};
 
@@ -93,7 +95,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slot: Arc<CertificateSlot>,
     pub(crate) settings: Settings,
-    pub(crate) targets: Targets,
+    pub(crate) targets: Arc<Targets>,
+    pub(crate) validating: Arc<Places>,
 }
 
 impl Context {
@@ -133,7 +136,8 @@ impl Worker {
             metrics,
             slot,
             settings,
-            targets: Targets::default(),
+            targets: Arc::default(),
+            validating: Arc::default(),
         };
         upkeep::report_unknown(&context);
         Self {
@@ -141,39 +145,28 @@ impl Worker {
         }
     }
 
-    /// A worker to run when this one has ended, in other settings. What this one knows of a CA that stays, above all how
-    /// long it wants to be left alone, the next one knows.
+    /// A worker in other settings, to run while this one finishes what it is at. What this one knows of a CA that stays,
+    /// above all how long it wants to be left alone, the next one knows, and the places of this one are not free for it.
     pub fn followed_by(&self, upstreams: Vec<Upstream>, validator: Validator, settings: Settings) -> Self {
         let before = &self.context;
         let now = before.clock.now();
-        let names: Vec<UpstreamName> = upstreams.iter().map(|upstream| upstream.name).collect();
-        let upstreams = upstreams.into_iter().map(|upstream| {
-            // It may have got another name.
-            let renamed = before
-                .upstreams
-                .values()
-                .filter(|known| !names.contains(&known.name()));
-            let stays = before.upstreams.get(&upstream.name).into_iter().chain(renamed);
-            let mut stays = stays.filter(|known| known.upstream.ca_url == upstream.ca_url);
-            let stays = stays.next();
-            if stays.is_none_or(|known| known.name() != upstream.name) {
-                upkeep::report_unknown_account(&before.metrics, upstream.name);
+        let upstreams = upstream::followed_by(&before.upstreams, upstreams, now);
+        for (name, watched) in &upstreams {
+            let known = before.upstream(*name);
+            if known.is_none_or(|known| known.upstream.ca_url != watched.upstream.ca_url) {
+                upkeep::report_unknown_account(&before.metrics, *name);
             }
-            let watched = match stays {
-                Some(known) => known.followed_by(upstream, now),
-                None => Watched::new(upstream, now),
-            };
-            (watched.name(), Arc::new(watched))
-        });
+        }
         let context = Context {
             store: Arc::clone(&before.store),
-            upstreams: upstreams.collect(),
+            upstreams,
             validator,
             clock: before.clock.clone(),
             metrics: Arc::clone(&before.metrics),
             slot: Arc::clone(&before.slot),
             settings,
-            targets: Targets::default(),
+            targets: Arc::clone(&before.targets),
+            validating: Arc::clone(&before.validating),
         };
         Self {
             context: Arc::new(context),
@@ -207,23 +200,24 @@ impl Worker {
         tokio::join!(queues, upkeep::run(Arc::clone(&self.context), stop));
     }
 
+    /// Says nothing more of upstreams that this worker has not. Those that one before it was still at may have come up again.
+    pub fn forget_others(&self) {
+        upkeep::forget_others(&self.context);
+    }
+
     /// Leases jobs of one lane as long as there are free places, and runs each as a task.
-    async fn queue(self, lane: Lane, places: usize, mut stop: watch::Receiver<bool>) {
-        let free = Arc::new(Semaphore::new(places));
+    async fn queue(self, lane: Lane, all: usize, mut stop: watch::Receiver<bool>) {
+        let Some(places) = self.places(lane) else { return };
         let mut tasks = JoinSet::new();
         while !*stop.borrow() {
             while tasks.try_join_next().is_some() {}
             self.context.metrics.health.turns(&name_of(lane));
-            let free_now = self.places(lane, free.available_permits(), places);
-            let (limit, share) = portion(lane.kind(), free_now);
-            let leased = self.lease(lane, limit, share, most_of(lane, places)).await;
+            let free = self.free(lane, places.free(all), all);
+            let (limit, share) = portion(lane.kind(), free);
+            let leased = self.lease(lane, limit, share, most_of(lane, all)).await;
             let more_may_wait = !leased.is_empty() && leased.len() == limit;
             for lease in leased {
-                let (context, place) = (Arc::clone(&self.context), Arc::clone(&free));
-                // Only this loop takes places, and it leased no more jobs than there were.
-                let Ok(place) = place.try_acquire_owned() else {
-                    continue;
-                };
+                let (context, place) = (Arc::clone(&self.context), places.take());
                 let span =
                     tracing::error_span!("job", order.id = %lease.job.work.order(), request.id = Empty);
                 let work = async move {
@@ -232,7 +226,7 @@ impl Worker {
                 };
                 tasks.spawn(work.instrument(span));
             }
-            if more_may_wait && free.available_permits() > 0 {
+            if more_may_wait && places.free(all) > 0 {
                 continue;
             }
             tokio::select! {
@@ -265,8 +259,18 @@ impl Worker {
         }
     }
 
+    /// The places of the lane, whichever worker has taken them.
+    fn places(&self, lane: Lane) -> Option<Arc<Places>> {
+        let health = |name| Some(&self.context.upstream(name)?.health);
+        match lane {
+            Lane::Validate => Some(Arc::clone(&self.context.validating)),
+            Lane::Issue(name) => health(name).map(|health| Arc::clone(&health.issuing)),
+            Lane::Revoke(name) => health(name).map(|health| Arc::clone(&health.revoking)),
+        }
+    }
+
     /// How many jobs of the lane may be started now.
-    fn places(&self, lane: Lane, free: usize, all: usize) -> usize {
+    fn free(&self, lane: Lane, free: usize, all: usize) -> usize {
         match lane {
             Lane::Validate => free,
             Lane::Issue(name) | Lane::Revoke(name) => {

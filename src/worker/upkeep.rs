@@ -79,7 +79,7 @@ pub(crate) fn report_unknown_account(metrics: &Metrics, name: UpstreamName) {
 }
 
 /// Says nothing more of upstreams that a worker before had, and this one has not.
-fn forget_others(context: &Context) {
+pub(crate) fn forget_others(context: &Context) {
     let metrics = &context.metrics;
     for name in labels_of(&metrics.upstream.up) {
         if !context.upstreams.keys().any(|known| known.as_str() == name) {
@@ -156,9 +156,9 @@ pub(crate) async fn run(context: Arc<Context>, mut stop: watch::Receiver<bool>) 
         _ = work => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    context.metrics.health.ends(UPKEEP);
     // None is cut off: an answer that is lost may be one that names the account, and the EAB is spent.
     while upstreams.join_next().await.is_some() {}
-    context.metrics.health.ends(UPKEEP);
 }
 
 /// Asks for the account at the CA until there is one, and again whenever something has become of it. Only while there is
@@ -174,7 +174,12 @@ async fn prepare(context: &Context, upstream: &Watched, mut stop: watch::Receive
     let mut wait = Some(paused.max(unasked));
     while waited(upstream, wait, &mut stop).await {
         let request = upstream.issuer().prepare();
-        wait = match upstream.asked(context, Operation::Register, request).await {
+        let outcome = upstream.asked(context, Operation::Register, request).await;
+        if *stop.borrow() {
+            // After a reload another one asks, and knows better.
+            return;
+        }
+        wait = match outcome {
             Ok(()) => {
                 faults = 0;
                 tracing::info!(upstream = %name, "the account at the CA is ready");

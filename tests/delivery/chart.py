@@ -34,6 +34,18 @@ EVERYTHING = {
 }
 
 
+URL = "postgresql://acmeproxy@db1,db2/acmeproxy?sslmode=verify-full&sslrootcert=/run/secrets/acme-proxy-database/root.pem"
+SECRET = "YtR0o5r7vTzvV1gk2cQ8b3mJ4nX6wL9pS0dF1hG2jK3l"
+SHARED = {**SMALLEST, "database": {"url": URL, "existingSecret": "database"}}
+SHARED_BY_TWO = {
+    **EVERYTHING,
+    "persistence": {},
+    "database": {"url": URL, "pool": 8, "password": "correct horse", "secret": SECRET, "root": "-----BEGIN CERTIFICATE-----"},
+    "replicas": 2,
+}
+ALL = (SMALLEST, EVERYTHING, SHARED, SHARED_BY_TWO)
+
+
 def render(values):
     with helm.Chart.load(CHART) as chart:
         chart.validate_schema(values)
@@ -50,37 +62,71 @@ def configuration(objects):
 
 
 def lint(_program):
-    for values in (SMALLEST, EVERYTHING):
+    for values in ALL:
         report = helm.lint(CHART, values, strict=True)
         # "icon is recommended" is information.
         found = [message for message in report["messages"] if message["severity"] > 1]
         assert report["total_charts_linted"] == 1 and not found and not report["errors"], report
 
 
+def workload(objects):
+    (found,) = [one for (kind, _), one in objects.items() if kind in ("StatefulSet", "Deployment")]
+    return found
+
+
 def manifests(_program):
-    for values in (SMALLEST, EVERYTHING):
+    for values, count in zip(ALL, (4, 6, 5, 8), strict=True):
         objects = render(values)
         for (kind, _name), one in objects.items():
             if kind != "ServiceMonitor":
                 for version in ("1.25", "1.37"):
                     kubernetes_validate.validate(one, version, strict=True)
-        assert len(objects) == (6 if values is EVERYTHING else 4), list(objects)
-        pod = objects["StatefulSet", "ra"]["spec"]["template"]["spec"]
+        assert len(objects) == count, list(objects)
+        spec = workload(objects)["spec"]
+        pod = spec["template"]["spec"]
         mounts = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
         volumes = {volume["name"] for volume in pod["volumes"]}
-        claims = {claim["metadata"]["name"] for claim in objects["StatefulSet", "ra"]["spec"].get("volumeClaimTemplates", [])}
+        claims = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
         assert mounts == volumes | claims, (mounts, volumes, claims)
         # No secret is where everybody in the namespace may look.
-        assert KEY not in json.dumps([one for (kind, _), one in objects.items() if kind != "Secret"])
+        rest = json.dumps([one for (kind, _), one in objects.items() if kind != "Secret"])
+        assert not any(secret in rest for secret in (KEY, SECRET, "correct horse"))
+
+
+def replicas(_program):
+    for values, kind, count in ((SMALLEST, "StatefulSet", 1), (SHARED, "Deployment", 3), (SHARED_BY_TWO, "Deployment", 2)):
+        objects = render(values)
+        spec = objects[kind, "ra"]["spec"]
+        pod = spec["template"]["spec"]
+        probes = pod["containers"][0]
+        assert spec["replicas"] == count
+        assert probes["livenessProbe"]["httpGet"]["path"] == "/livez"
+        delay = configuration(objects)["authority"]["config"].get("shutdown_delay", "0s")
+        # What it serves on, what it drains, and a rest.
+        assert pod["terminationGracePeriodSeconds"] >= int(delay.removesuffix("s")) + 35 + 5
+        assert (("PodDisruptionBudget", "ra") in objects) == (count > 1)
+        if kind == "StatefulSet":
+            continue
+        assert delay == "15s"
+        # Told to stop, it is taken out before the time is over in which it serves.
+        ready = probes["readinessProbe"]
+        assert ready["httpGet"] == {"path": "/readyz", "port": "metrics"}
+        assert ready["periodSeconds"] * ready["failureThreshold"] < 15
+        assert objects["PodDisruptionBudget", "ra"]["spec"]["maxUnavailable"] == 1
+        assert objects["PodDisruptionBudget", "ra"]["spec"]["selector"] == spec["selector"]
+        spread = {one["topologyKey"]: one["labelSelector"] for one in pod["topologySpreadConstraints"]}
+        assert spread == dict.fromkeys(("kubernetes.io/hostname", "topology.kubernetes.io/zone"), spec["selector"])
 
 
 def accepted(program):
-    for values in (SMALLEST, EVERYTHING):
+    for values in ALL:
         with tempfile.TemporaryDirectory() as directory:
             secrets = pathlib.Path(directory)
-            (secrets / "kid").write_text("kid-1")
-            (secrets / "hmac-key").write_text(KEY)
-            text = json.dumps(configuration(render(values))).replace("/run/secrets/acme-proxy", directory)
+            for name, content in (("kid", "kid-1"), ("hmac-key", KEY), ("password", "correct horse"), ("secret", SECRET)):
+                (secrets / name).write_text(content)
+            text = json.dumps(configuration(render(values)))
+            for mount in ("/run/secrets/acme-proxy-database", "/run/secrets/acme-proxy"):
+                text = text.replace(mount, directory)
             file = secrets / "ca.json"
             file.write_text(text)
             for path in secrets.iterdir():
@@ -111,6 +157,20 @@ def refused(_program):
         ({"ca": {"url": "https://ca.example.com", "key": KEY}}, "key"),
         ({"provisioners": []}, "provisioners"),
         ({"replicaCount": 2}, "replicaCount"),
+        ({"replicas": 2}, "replicas: the embedded store belongs to one process; more than one needs a PostgreSQL"),
+        ({"replicas": 0}, "replicas"),
+        ({"config": {"db": {"type": "postgresql"}}}, "config: db comes from the values database and persistence"),
+        ({"database": {"url": URL}}, "database: give existingSecret, or password and secret"),
+        ({"database": {"url": URL, "password": "a"}}, "database: give existingSecret, or password and secret"),
+        (
+            {"database": {"url": URL, "password": "a", "secret": SECRET, "existingSecret": "b"}},
+            "existingSecret, or password and secret, and not both",
+        ),
+        ({"database": {"url": URL, "existingSecret": "b", "pool": 1}}, "pool"),
+        ({"database": {"url": "mysql://a@b/c", "existingSecret": "b"}}, "url"),
+        # A password in the URL would be in the ConfigMap.
+        ({"database": {"url": "postgresql://a:b@c/d", "existingSecret": "b"}}, "url"),
+        ({"database": {"url": URL, "password": "a", "secret": "guess me"}}, "secret"),
     ]
     for change, text in changes:
         try:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The static program, the Debian package, the image, the chart and the role: packages.sh PROGRAM ROOT TOOLS CA, with a built acme-proxy,
+# The static program, the Debian package, the image, the chart, the compose file and the role: packages.sh PROGRAM ROOT TOOLS CA, with a built acme-proxy,
 # what root.sh and tools.sh have made, and the throwaway CA of examples/. As root, for chroot.
 set -eu
 
@@ -191,6 +191,10 @@ chart() {
     python3 "$here/tests/delivery/chart.py" "$1" "$program"
 }
 
+compose() {
+    python3 "$here/tests/delivery/compose.py" "$1" "$program"
+}
+
 role_lint() {
     cd "$here/deploy/ansible"
     ansible-lint --offline --strict .
@@ -250,9 +254,13 @@ it "the Debian package is installed, kept, removed and purged" debian_package
 it "the image has nothing but the program and roots, and gets its certificate from a CA as an unprivileged user" image
 it "the chart passes helm lint" chart lint
 it "the chart's objects are what Kubernetes knows, and hold no secret but the secret" chart manifests
+it "the chart has three replicas with a database, and one without" chart replicas
 it "acme-proxy takes the chart's ca.json" chart accepted
 it "the chart lays config over the rest" chart laid_over
 it "the chart refuses bad values, each by its name" chart refused
+it "the compose file, HAProxy's configuration and ca.json fit together" compose fits_together
+it "prepare.sh makes what the compose file mounts, once, and for nobody else's eyes" compose secrets
+it "acme-proxy takes the compose file's ca.json" compose accepted
 it "the role passes ansible-lint" role_lint
 it "the role installs, changes nothing the second time, refuses what is wrong, and uninstalls" role
 close

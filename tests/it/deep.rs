@@ -5,19 +5,22 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use acme_proxy::app::deep::Check;
 use acme_proxy::clock::Clock;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::process::Command;
+use tokio::time::{sleep, timeout};
 
 use crate::harness::ca;
 use crate::harness::ca::answer::Answer;
 use crate::harness::ca::problem::Problem;
 use crate::harness::ca::script::{Step, Times, Twist};
 use crate::harness::documented;
-use crate::harness::process::{Installation, NAME, free_address, text};
+use crate::harness::process::{Installation, NAME, PATIENCE, free_address, text};
 use crate::harness::storm::Moment;
 use crate::harness::world::World;
 use crate::upstream::knot::{Knot, SECRET};
@@ -510,6 +513,51 @@ async fn f13_a_dns_provider_is_tried_with_a_record_that_is_taken_back() {
     said.says("dns-provider", "failure", &["rfc2136", "env_vars"]);
     assert!(!format!("{:?}", said.findings).contains(wrong));
     assert_eq!(knot.texts(&name).unwrap(), ["theirs"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f13_whoever_ends_the_check_leaves_no_record_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let zone = ("example.com", "@ NS ns\nns A 127.0.0.1\n");
+    let knot = Knot::start(directory.path(), free_address(), &[zone]).unwrap();
+    let world = World::new().await;
+    // Its records never come to be seen.
+    let program = world.installation.path("provider");
+    let done = world.installation.path("done");
+    std::fs::write(&program, format!("#!/bin/sh\necho $1 $2 >>{}\n", done.display())).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    world.installation.edit(|config| {
+        config["authority"]["config"]["dns01_txt"] = json!({
+            "provider": "exec",
+            "dns_servers": [knot.address.to_string()],
+            "env_vars": { "EXEC_PATH": program },
+        });
+    });
+    for ending in [Signal::INT, Signal::TERM, Signal::HUP] {
+        std::fs::write(&done, "").unwrap();
+        let mut command = world.installation.operator("check", &["--deep", "--json"]);
+        let check = command.stdout(Stdio::piped()).spawn().unwrap();
+        let actions = || std::fs::read_to_string(&done).unwrap();
+        let written = async {
+            while actions().is_empty() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, written).await.unwrap();
+        let pid = i32::try_from(check.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), ending).unwrap();
+        let output = timeout(PATIENCE, check.wait_with_output())
+            .await
+            .unwrap()
+            .unwrap();
+        let record = format!("_acme-challenge.{NAME}.");
+        assert_eq!(
+            actions(),
+            format!("present {record}\ncleanup {record}\n"),
+            "{ending:?}"
+        );
+        assert!(text(&output.stdout).contains("interrupted"), "{ending:?}");
+    }
 }
 
 #[tokio::test]

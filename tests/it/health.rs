@@ -129,3 +129,51 @@ async fn f32_with_an_expired_certificate_from_files_it_lives_and_is_not_ready() 
     assert_eq!(status, 200);
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f27_told_to_stop_it_is_not_ready_and_serves_on_until_the_load_balancers_have_noticed() {
+    let world = World::new().await;
+    let delay = |delay: &str| {
+        world
+            .installation
+            .edit(|config| config["authority"]["config"]["shutdown_delay"] = json!(delay));
+    };
+    delay("1m");
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    until(&world, "/readyz", |status, _| status == 200).await;
+    let directory = async || {
+        let client = world.installation.client();
+        let answer = client
+            .get(world.installation.directory_url())
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+        let connection = answer.headers().get("connection");
+        connection.map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(directory().await, None);
+    daemon.terminate();
+    let checks = until(&world, "/readyz", |status, _| status == 503).await;
+    assert!(says(&checks, "shutdown", "told to stop"), "{checks}");
+    assert_eq!(checks["store"], "ok");
+    for _ in 0..3 {
+        assert_eq!(
+            directory().await.as_deref(),
+            Some("close"),
+            "the next request is for another replica"
+        );
+    }
+    let (status, _) = self::checks(world.installation.metrics, "/livez").await.unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(daemon.health().await.unwrap(), json!({"status": "ok"}));
+    daemon.kill().await;
+
+    delay("1s");
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    daemon.terminate();
+    assert!(daemon.ended().await.success());
+    world.installation.says("clients are served for 1s more", 1).await;
+}

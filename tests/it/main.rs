@@ -9,6 +9,7 @@
 
 mod audit;
 mod backup;
+mod balanced;
 mod canary;
 mod compat;
 mod config;

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod faults;
+mod haproxy;
 mod migrate;
 mod operator;
 mod server;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use instant_acme::{Account, Identifier, NewAccount, NewOrder, Order};
 use reqwest::tls::TlsInfo;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::harness::ca::{self, Options};
@@ -18,7 +19,7 @@ use crate::recovery::ledger::{Ledger, builder};
 
 const RELOADED: &str = "configuration reloaded";
 const REFUSED: &str = "the configuration was not reloaded";
-const AT_WORK: &str = "the reloaded configuration holds for all work";
+const ENDED: &str = "what was under way when the configuration was reloaded has ended";
 
 /// Changes the configuration, and waits until the log has so many lines with these words.
 async fn reload(world: &World, daemon: &Daemon, says: &str, change: impl FnOnce(&mut Value)) {
@@ -191,20 +192,17 @@ async fn served(world: &World) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_that_is_at_the_ca_is_finished_first_and_nothing_is_bought_twice() {
+async fn an_order_that_hangs_at_the_ca_holds_up_no_other_and_nothing_is_bought_twice() {
     let world = Arc::new(World::new().await);
     let mut daemon = world.installation.start();
     daemon.is_well().await;
     let ledger = Arc::new(Ledger::default());
-    world.storm.stop(Moment::Received, "finalize");
-    let client = {
+    let obtain = |name: &'static str| {
         let (world, ledger) = (Arc::clone(&world), Arc::clone(&ledger));
-        tokio::spawn(async move {
-            Client::new(&world, &ledger)
-                .obtain(&["www.test.example.com"])
-                .await
-        })
+        tokio::spawn(async move { Client::new(&world, &ledger).obtain(&[name]).await })
     };
+    world.storm.stop(Moment::Received, "finalize");
+    let first = obtain("www.test.example.com");
     world.storm.has_caught_one().await;
     for email in ["one@example.com", "two@example.com"] {
         reload(&world, &daemon, RELOADED, |config| {
@@ -212,24 +210,94 @@ async fn an_order_that_is_at_the_ca_is_finished_first_and_nothing_is_bought_twic
         })
         .await;
     }
-    assert!(
-        !world.installation.log().contains(AT_WORK),
-        "two workers at a time"
-    );
+    world.storm.stop(Moment::Received, "finalize");
+    let second = obtain("meanwhile.test.example.com");
+    world.storm.has_caught_one().await;
+    assert_eq!(world.orders_for(&["meanwhile.test.example.com"]), 1);
+    // The worker between the two had nothing to do.
+    world.installation.says(ENDED, 1).await;
     world.storm.let_go();
-    client.await.unwrap();
-    world.installation.says(AT_WORK, 1).await;
-    Client::new(&world, &ledger)
-        .obtain(&["after.test.example.com"])
-        .await;
+    for client in [first, second] {
+        client.await.unwrap();
+    }
+    world.installation.says(ENDED, 2).await;
     ledger.audit(&world).await.assert_clean();
-    for name in ["www.test.example.com", "after.test.example.com", NAME] {
+    for name in ["www.test.example.com", "meanwhile.test.example.com", NAME] {
         let bought = (world.orders_for(&[name]), world.finalizes_for(&[name]));
         assert_eq!(bought, (1, 1), "{name}");
     }
     let stats = world.ca.stats();
     assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f5_a_registration_that_a_reload_interrupts_ends_in_one_account_for_one_eab() {
+    let world = World::new().await;
+    world.storm.stop(Moment::Done, "new-account");
+    let mut daemon = world.installation.start();
+    world.storm.has_caught_one().await;
+    reload(&world, &daemon, RELOADED, |config| {
+        config["authority"]["config"]["account_email"] = json!("other@example.com");
+    })
+    .await;
+    world.storm.let_go();
+    daemon.is_well().await;
+    let stats = world.ca.stats();
+    assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_ca_is_made_anew_only_if_its_settings_or_its_file_of_roots_have_changed() {
+    let world = World::new().await;
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    // One that is made anew needs the CA's directory before anything else.
+    world.storm.goes_down();
+    reload(&world, &daemon, RELOADED, |_| {}).await;
+    world.installation.says("the account at the CA is ready", 2).await;
+    daemon.is_well().await;
+    world.storm.comes_up();
+    let config: Value = serde_json::from_slice(&std::fs::read(world.installation.config()).unwrap()).unwrap();
+    let roots = config["authority"]["config"]["ca_root"].as_str().unwrap();
+    let own = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+    std::fs::write(roots, own.cert.pem()).unwrap();
+    reload(&world, &daemon, RELOADED, |_| {}).await;
+    world.installation.says("there is no account at the CA", 1).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn f33_a_file_that_hangs_holds_up_nothing_and_the_daemon_can_be_stopped_meanwhile() {
+    let world = World::new().await;
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    // Whoever opens it waits for somebody who writes.
+    let fifo = world.installation.path("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    world
+        .installation
+        .edit(|config| config["authority"]["config"]["ca_root"] = json!(fifo));
+    daemon.hang_up();
+    world.installation.says("reloading ...", 1).await;
+    let ledger = Arc::new(Ledger::default());
+    let world = Arc::new(world);
+    Client::new(&world, &ledger)
+        .obtain(&["www.test.example.com"])
+        .await;
+    ledger.audit(&world).await.assert_clean();
+    daemon.terminate();
+    let status = timeout(PATIENCE, daemon.ended()).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", world.installation.log());
+    assert!(!world.installation.log().contains(RELOADED) && !world.installation.log().contains(REFUSED));
 }
 
 #[tokio::test]
@@ -240,7 +308,7 @@ async fn a_ca_comes_and_goes_with_its_account_its_state_and_its_metrics() {
     std::fs::write(&root, &second.root_pem).unwrap();
     let mut daemon = world.installation.start();
     daemon.is_well().await;
-    reload(&world, &daemon, AT_WORK, |config| {
+    reload(&world, &daemon, ENDED, |config| {
         config["authority"]["config"]["upstreams"] = json!([{
             "name": "second",
             "ca_url": second.directory_url,
@@ -262,7 +330,7 @@ async fn a_ca_comes_and_goes_with_its_account_its_state_and_its_metrics() {
         page.contains("acme_proxy_upstream_up{upstream=\"second\"} 1"),
         "{page}"
     );
-    reload(&world, &daemon, AT_WORK, |config| {
+    reload(&world, &daemon, ENDED, |config| {
         config["authority"]["config"]
             .as_object_mut()
             .unwrap()
@@ -303,4 +371,53 @@ async fn f27_signals_in_any_number_and_at_any_time_end_nothing_but_as_they_shoul
     let status = timeout(PATIENCE, daemon.ended()).await.unwrap();
     assert_eq!(status.code(), Some(0), "{}", world.installation.log());
     assert_eq!(world.ca.stats().eab_uses, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
+    let world = Arc::new(World::new().await);
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let ledger = Arc::new(Ledger::default());
+    let obtain = |round: usize| {
+        let mut clients = JoinSet::new();
+        for number in 0..4 {
+            let (world, ledger) = (Arc::clone(&world), Arc::clone(&ledger));
+            clients.spawn(async move {
+                let name = format!("r{round}n{number}.test.example.com");
+                Client::new(&world, &ledger).obtain(&[&name]).await;
+            });
+        }
+        clients
+    };
+    obtain(0).join_all().await;
+    let before = daemon.open_files();
+    let mut load = JoinSet::new();
+    for reload_number in 1..=100 {
+        if reload_number % 10 == 1 {
+            load.spawn(obtain(reload_number).join_all());
+        }
+        reload(&world, &daemon, RELOADED, |config| {
+            config["authority"]["config"]["account_email"] = json!(format!("{reload_number}@example.com"));
+        })
+        .await;
+    }
+    load.join_all().await;
+    world.installation.says(ENDED, 100).await;
+    ledger.audit(&world).await.assert_clean();
+    let stats = world.ca.stats();
+    assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
+    // Connections to the CA and of clients end a little later.
+    let is_back = async {
+        while daemon.open_files() > before + 8 {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let waited = timeout(PATIENCE, is_back).await;
+    assert!(
+        waited.is_ok(),
+        "{} files are open, {before} were",
+        daemon.open_files()
+    );
+    daemon.stop().await;
 }

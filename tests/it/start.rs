@@ -104,6 +104,22 @@ async fn bad_json_exits_2_and_names_the_line() {
 }
 
 #[tokio::test]
+async fn a_level_of_the_log_that_is_none_exits_2_and_names_the_variable() {
+    let world = World::new().await;
+    refuses(
+        &world,
+        2,
+        &["ACME_PROXY_LOG", "ACME_PROXY_LOG=debug"],
+        |program| {
+            program
+                .arg(world.installation.config())
+                .env("ACME_PROXY_LOG", "acme_proxy=loud");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_missing_ca_url_exits_2_and_names_the_key() {
     let world = World::new().await;
     world.installation.edit(|config| {

@@ -137,11 +137,11 @@ impl Vault for MemoryVault {
         Ok(self.kept.lock().unwrap().values().cloned().collect())
     }
 
-    async fn begin(&self) -> Result<(), String> {
-        Ok(())
+    async fn begin(&self) -> Result<tokio::sync::OwnedMutexGuard<()>, String> {
+        Ok(Arc::<tokio::sync::Mutex<()>>::default().lock_owned().await)
     }
 
-    async fn end(&self) {}
+    async fn end(&self, _: tokio::sync::OwnedMutexGuard<()>) {}
 }
 
 #[expect(clippy::disallowed_methods, reason = "Pebble's certificates begin now")]

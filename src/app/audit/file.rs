@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
@@ -189,6 +190,10 @@ impl LogFile {
     }
 }
 
+/// How often to try to have the file alone, and how long to wait between two attempts.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(25);
+
 /// Opens it for this process alone.
 fn locked(path: &Path) -> anyhow::Result<File> {
     let unusable = |what: &str| format!("authority.config.audit.file: {} {what}", path.display());
@@ -197,7 +202,15 @@ fn locked(path: &Path) -> anyhow::Result<File> {
     let file = options
         .open(path)
         .with_context(|| unusable("can not be opened; give the service's user access to it"))?;
-    if file.try_lock().is_err() {
+    // A program that is being started holds the files of whoever starts it, for a moment.
+    let is_free = || {
+        let is_free = file.try_lock().is_ok();
+        if !is_free {
+            std::thread::sleep(PAUSE);
+        }
+        is_free
+    };
+    if !(0..ATTEMPTS).any(|_| is_free()) {
         bail!(unusable("is written by another process"));
     }
     if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {

@@ -9,7 +9,7 @@ use rustix::fs::{Access, StatVfsMountFlags, statvfs};
 use crate::app::deep::known::has_store;
 use crate::app::deep::{Check, Facts, Finding};
 use crate::server::OwnCertificate;
-use crate::tls::CertificateSlot;
+use crate::tls::OfFiles;
 
 /// Other users may read a file with this bit.
 const OTHERS_READ: u32 = 0o004;
@@ -144,13 +144,9 @@ fn secret_file(path: &Path, secret: bool, facts: &Facts) -> Finding {
 fn tls_files(certificate: &Path, key: &Path) -> Finding {
     let subject = certificate.display();
     let read = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-    let used = || {
-        let (chain, key) = (read(certificate)?, read(key)?);
-        let slot = CertificateSlot::with_stand_in().map_err(|error| error.to_string())?;
-        slot.install_pem(&chain, &key).map_err(|error| error.to_string())
-    };
+    let used = || OfFiles::parse(&read(certificate)?, &read(key)?).map_err(|error| error.to_string());
     match used() {
-        Ok(()) => Finding::ok(
+        Ok(_) => Finding::ok(
             Check::TlsFiles,
             subject,
             format!("the key in {} is the certificate's", key.display()),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use crate::acme::certificate::IssuedCertificate;
@@ -169,9 +170,9 @@ impl Vault for Copied {
         Ok(Vec::new())
     }
 
-    async fn begin(&self) -> Result<(), String> {
+    async fn begin(&self) -> Result<OwnedMutexGuard<()>, String> {
         Err("nothing is changed here".to_owned())
     }
 
-    async fn end(&self) {}
+    async fn end(&self, _: OwnedMutexGuard<()>) {}
 }

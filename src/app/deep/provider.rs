@@ -5,6 +5,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::acme::random::random_fraction;
 use crate::app::deep::{Check, Facts, Finding, Level};
 use crate::upstream::dns::probe::{Came, Probed};
@@ -39,8 +41,23 @@ pub(crate) async fn look(facts: &Facts, place: usize) -> Vec<Finding> {
             )];
         }
     };
-    let probed = solver.probe(&record, patience, tokio::signal::ctrl_c()).await;
+    let probed = solver.probe(&record, patience, told_to_end()).await;
     findings(&subject, &record, patience, probed)
+}
+
+/// Until somebody wants this program to end.
+async fn told_to_end() {
+    let of = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = of(SignalKind::interrupt()) => {}
+        () = of(SignalKind::terminate()) => {}
+        () = of(SignalKind::hangup()) => {}
+    }
 }
 
 fn findings(subject: &str, record: &Record, patience: Duration, probed: Probed) -> Vec<Finding> {

@@ -94,6 +94,9 @@ async fn begin_only(change: impl Future) {
 async fn i10_a_change_is_reported_though_its_caller_does_not_wait_for_it() {
     let events = Events::default();
     let _here = tracing::subscriber::set_default(tracing_subscriber::registry().with(events.clone()));
+    // While there is just one, tracing asks the thread that comes first to an event whether anybody listens; another
+    // test's thread would say no for all.
+    let _other = tracing::Dispatch::new(tracing_subscriber::registry());
     let place = tempfile::tempdir().unwrap();
     let store = store(&place, Slow::allowing(100));
     let account = contract::account();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::acme::certificate::Der;
@@ -79,6 +80,7 @@ pub(crate) async fn of_many_orders_for_a_name_at_once_as_many_are_written_as_it_
         create(&store, &finalized(names(&[name]), at(time)), None).await;
     }
     let mut finalizing = JoinSet::new();
+    let start = Arc::new(Barrier::new(16));
     for _ in 0..16 {
         let both = names(&["www.example.com", "c.example.com"]);
         let pending = order(AccountId::DAEMON);
@@ -86,8 +88,9 @@ pub(crate) async fn of_many_orders_for_a_name_at_once_as_many_are_written_as_it_
         let csr = Der::new(vec![7]);
         let finalized = Order::for_daemon(pending.id(), both, csr, at(30), LIFETIME);
         let quotas = [quota("c.example.com", 0, 16), quota("www.example.com", 10, 4)];
-        let store = Arc::clone(&store);
+        let (store, start) = (Arc::clone(&store), Arc::clone(&start));
         finalizing.spawn(async move {
+            start.wait().await;
             let written = Versioned::with(1, finalized);
             store.commit_within(written, None, &quotas).await
         });

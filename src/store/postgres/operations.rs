@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
@@ -24,14 +23,15 @@ use crate::acme::upstream::UpstreamName;
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::connect::noted;
 use crate::store::postgres::fault::{Fault, Told};
+use crate::store::postgres::records::done_or_conflict;
 use crate::store::postgres::rows::{self, column, nanoseconds, number};
 use crate::store::postgres::snapshot;
 use crate::store::postgres::statement::{Outcome, Value};
 use crate::store::shared::Shared;
 use crate::store::sled::keys;
 use crate::store::{
-    Census, Lease, NameQuota, Next, Registration, Settlement, Snapshot, Store, StoreError, Versioned,
-    Waiting, codec, key_of, line_of, names_of,
+    Census, Lease, NameQuota, Registration, Settlement, Snapshot, Store, StoreError, Versioned, Waiting,
+    codec, key_of, line_of, names_of,
 };
 
 /// How long [`Store::job_added`] waits at most.
@@ -39,155 +39,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How many marks are deleted in one transaction.
 const MARKS: i64 = 1000;
-
-/// An order as its functions take it.
-struct Written {
-    expected: i64,
-    row: String,
-    body: Vec<u8>,
-    counted: Vec<Vec<u8>>,
-}
-
-impl Written {
-    fn of(order: &Order, version: u64) -> Result<Self, StoreError> {
-        Ok(Self {
-            expected: number(version),
-            row: rows::order(order)?,
-            body: codec::encode(order)?,
-            counted: rows::counted(order),
-        })
-    }
-}
-
-/// A job as its functions take it; nothing for none.
-fn written_job(job: Option<&Job>) -> Result<(Option<String>, Option<Vec<u8>>), StoreError> {
-    let row = job.map(rows::job).transpose()?;
-    let body = job.map(codec::encode_job).transpose()?;
-    Ok((row, body))
-}
-
-fn done_or_conflict(outcome: Outcome) -> Result<(), StoreError> {
-    match outcome {
-        Outcome::Written => Ok(()),
-        Outcome::Conflict | Outcome::Taken => Err(StoreError::Conflict),
-        Outcome::Lost => Err(StoreError::LeaseLost),
-    }
-}
-
-/// The record of that name in a row of body and version.
-fn record<T: DeserializeOwned>(name: &[u8], row: &Row) -> Result<Versioned<T>, StoreError> {
-    Ok(Versioned {
-        value: codec::decode(keys::describe(name), column(row, 0)?)?,
-        version: version(row)?,
-    })
-}
-
-fn version(row: &Row) -> Result<u64, StoreError> {
-    Ok(column::<i64>(row, 1)?.cast_unsigned())
-}
-
-impl PostgresStore {
-    async fn account_where(&self, sql: &str, value: &[u8]) -> Result<Option<Versioned<Account>>, StoreError> {
-        let row = self.row(sql, &[&value]).await?;
-        let account = |row: &Row| {
-            let id = rows::account_id(column(row, 2)?)?;
-            record(&keys::account(id), row)
-        };
-        row.as_ref().map(account).transpose()
-    }
-
-    async fn order_where(
-        &self,
-        sql: &str,
-        id: OrderId,
-        values: &[Value<'_>],
-    ) -> Result<Option<Versioned<Order>>, StoreError> {
-        let row = self.row(sql, values).await?;
-        row.map(|row| record(&keys::order(id), &row)).transpose()
-    }
-
-    async fn order_ids(&self, sql: &str, values: &[Value<'_>]) -> Result<Vec<OrderId>, StoreError> {
-        let found = self.rows(sql, values).await?;
-        found.iter().map(|row| rows::order_id(column(row, 0)?)).collect()
-    }
-
-    async fn order_id(&self, sql: &str, values: &[Value<'_>]) -> Result<Option<OrderId>, StoreError> {
-        Ok(self.order_ids(sql, values).await?.into_iter().next())
-    }
-
-    async fn put_account(&self, account: &Account, version: u64) -> Result<Outcome, StoreError> {
-        let (key, one_time_key) = rows::keys_of(account);
-        self.change(
-            "SELECT put_account($1, $2, $3, $4, $5, $6)",
-            &[
-                &number(version),
-                &account.id().as_bytes().as_slice(),
-                &codec::encode(account)?,
-                &key,
-                &one_time_key,
-            ],
-        )
-        .await
-    }
-
-    async fn put_sealed(&self, name: &str, version: u64, body: &[u8]) -> Result<(), StoreError> {
-        let sealed = self.keys.seal(name, body)?;
-        let sql = "SELECT put_sealed($1, $2, $3, $4)";
-        done_or_conflict(self.change(sql, &[&number(version), &name, &sealed]).await?)
-    }
-
-    async fn put_external_key(&self, key: &ExternalAccountKey, version: u64) -> Result<(), StoreError> {
-        let name = rows::external_key(key.provisioner(), key.kid());
-        self.put_sealed(&name, version, &codec::encode(key)?).await
-    }
-
-    /// The body that is sealed under a name, and its version.
-    async fn unsealed(&self, name: &str) -> Result<Option<Versioned<Vec<u8>>>, StoreError> {
-        let sql = "SELECT body, version FROM sealed WHERE name = $1";
-        let row = self.row(sql, &[&name]).await?;
-        let unsealed = |row: &Row| {
-            Ok(Versioned {
-                value: self.keys.open(name, column(row, 0)?)?,
-                version: version(row)?,
-            })
-        };
-        row.as_ref().map(unsealed).transpose()
-    }
-
-    async fn write_order(
-        &self,
-        order: &Order,
-        version: u64,
-        work: Option<Job>,
-        quotas: &[NameQuota],
-    ) -> Result<(), StoreError> {
-        let order = Written::of(order, version)?;
-        let (job, job_body) = written_job(work.as_ref())?;
-        let names: Vec<Vec<u8>> = quotas.iter().map(|quota| rows::name(&quota.name)).collect();
-        let since: Vec<i64> = quotas.iter().map(|quota| nanoseconds(quota.since)).collect();
-        let most: Vec<i64> = quotas.iter().map(|quota| number(quota.orders)).collect();
-        let outcome = self
-            .change(
-                "SELECT write_order($1, $2, $3::text::jsonb, $4, $5, $6::text::jsonb, $7, $8, $9, $10)",
-                &[
-                    &order.expected,
-                    &order.row,
-                    &order.body,
-                    &order.counted,
-                    &job,
-                    &job_body,
-                    &names,
-                    &since,
-                    &most,
-                ],
-            )
-            .await?;
-        if work.is_some() {
-            self.wake.everywhere();
-        }
-        done_or_conflict(outcome)
-    }
-}
 
 #[async_trait]
 impl Store for PostgresStore {
@@ -414,34 +265,7 @@ impl Store for PostgresStore {
         share: usize,
         most: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        let sql = "SELECT * FROM lease_jobs($1, $2, make_interval(secs => $3), $4, $5, $6)";
-        let leased = self
-            .rows_once(
-                sql,
-                &[
-                    &rows::lane(lane),
-                    &nanoseconds(now),
-                    &rows::seconds(span),
-                    &number(limit),
-                    &number(share),
-                    &number(most),
-                ],
-            )
-            .await?;
-        let mut leases = Vec::new();
-        for row in &leased {
-            let name: &str = column(row, 0)?;
-            match codec::decode_job(name, column(row, 1)?) {
-                Ok(Some(job)) => leases.push(Lease {
-                    job,
-                    token: column::<i64>(row, 2)?.cast_unsigned(),
-                }),
-                // It must not keep the others from being done.
-                Ok(None) => tracing::error!(job.work = name, "a job is not of the kind of its lane"),
-                Err(error) => tracing::error!(job.work = name, %error, "a job can not be read"),
-            }
-        }
-        Ok(leases)
+        self.lease_jobs(lane, now, span, [limit, share, most]).await
     }
 
     async fn checkpoint(
@@ -449,87 +273,11 @@ impl Store for PostgresStore {
         lease: &Lease,
         order: Versioned<Order>,
     ) -> Result<Versioned<Order>, StoreError> {
-        let written = Written::of(&order.value, order.version)?;
-        let outcome = self
-            .change(
-                "SELECT checkpoint_order($1, $2, $3, $4, $5::text::jsonb, $6, $7)",
-                &[
-                    &key_of(&lease.job.work),
-                    &lease.token.cast_signed(),
-                    &written.expected,
-                    &written.row,
-                    &written.body,
-                    &written.counted,
-                ],
-            )
-            .await?;
-        done_or_conflict(outcome)?;
-        Ok(Versioned {
-            value: order.value,
-            version: order.version.saturating_add(1),
-        })
+        self.checkpoint_order(lease, order).await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), StoreError> {
-        let Settlement { next, order, issuers } = settlement;
-        let (work, token) = (key_of(&lease.job.work), lease.token.cast_signed());
-        let next_job = match next {
-            Next::Done => None,
-            Next::Again { due, faults } => Some(Job {
-                due,
-                faults,
-                ..lease.job
-            }),
-            Next::Moved { upstream, due } => Some(Job {
-                upstream,
-                due,
-                faults: 0,
-                ..lease.job
-            }),
-        };
-        let (job, job_body) = written_job(next_job.as_ref())?;
-        // As in the embedded store: faults are remembered, so that a daemon which keeps crashing backs off.
-        if let Next::Again { faults, .. } = next
-            && faults == lease.job.faults
-            && order.is_none()
-            && issuers.is_empty()
-        {
-            let sql = "SELECT put_off_job($1, $2, $3::text::jsonb, $4)";
-            let outcome = self.light_change(sql, &[&work, &token, &job, &job_body]).await?;
-            self.wake.here();
-            return done_or_conflict(outcome);
-        }
-        let written = order
-            .map(|order| Written::of(&order.value, order.version))
-            .transpose()?;
-        let written = written.as_ref();
-        let fingerprints: Vec<Vec<u8>> = issuers
-            .iter()
-            .map(|it| it.fingerprint().as_bytes().to_vec())
-            .collect();
-        let bodies = issuers.iter().map(codec::encode).collect::<Result<Vec<_>, _>>()?;
-        let outcome = self
-            .change(
-                "SELECT settle_job($1, $2, $3, $4::text::jsonb, $5, $6, $7::text::jsonb, $8, $9, $10, $11)",
-                &[
-                    &work,
-                    &token,
-                    &job,
-                    &job_body,
-                    &written.map(|it| it.expected),
-                    &written.map(|it| &it.row),
-                    &written.map(|it| &it.body),
-                    &written.map(|it| &it.counted),
-                    &fingerprints,
-                    &bodies,
-                ],
-            )
-            .await?;
-        match next {
-            Next::Moved { .. } => self.wake.everywhere(),
-            Next::Done | Next::Again { .. } => self.wake.here(),
-        }
-        done_or_conflict(outcome)
+        self.settle_job(lease, settlement).await
     }
 
     async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError> {

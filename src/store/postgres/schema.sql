@@ -456,7 +456,8 @@ BEGIN
 END $$;
 
 -- Deletes marks that nobody asks for any more. Gives how many. A nonce is of no use once its time is over by the clock
--- of whoever takes it: some minutes more than that, by the slowest clock that is known.
+-- of whoever takes it: some minutes more than that, by the slowest clock that is known. The outcome of a change is looked
+-- up for some minutes (statement.rs).
 CREATE FUNCTION sweep_marks(_now bigint, _limit bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
   now bigint := least(_now, (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint);
@@ -468,7 +469,7 @@ BEGIN
   ) old;
   DELETE FROM nonces WHERE nonce = ANY (old_nonces);
   SELECT array_agg(attempt) INTO old_attempts FROM (
-    SELECT attempt FROM attempts WHERE made < clock_timestamp() - interval '1 hour'
+    SELECT attempt FROM attempts WHERE made < clock_timestamp() - interval '15 minutes'
     ORDER BY made LIMIT _limit FOR UPDATE SKIP LOCKED
   ) old;
   DELETE FROM attempts WHERE attempt = ANY (old_attempts);

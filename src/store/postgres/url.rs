@@ -224,7 +224,7 @@ impl Parameters {
                 // What is unknown may be a part of a password, so it is not shown.
                 _ => {
                     return wrong(format!(
-                        "has a parameter behind the ? that is not known; those that are: {}",
+                        "has a parameter behind the ? that is not known; write none but these: {}",
                         KNOWN.join(", ")
                     ));
                 }

@@ -230,6 +230,7 @@ mod tests {
         let settings = Dns01 {
             name: "stubborn",
             provider,
+            values: std::collections::BTreeMap::new(),
             secrets: vec![Secret::new("hunter22".to_owned())],
             roots: None,
             servers: Vec::new(),

@@ -139,6 +139,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Reads the variables of the provider of this name; `None`: there is no such provider.
 pub fn read(name: &str, mut values: BTreeMap<String, Secret>) -> Option<Reading> {
+    let all = values.clone();
     let known = KNOWN.iter().find(|known| known.names.contains(&name))?;
     let for_all = values.remove_entry("LEGO_DISABLE_CNAME_SUPPORT");
     let mut legos = Variables::new(&["LEGO_"], for_all.into_iter().collect());
@@ -153,6 +154,7 @@ pub fn read(name: &str, mut values: BTreeMap<String, Secret>) -> Option<Reading>
         (Ok(provider), Ok(propagation_timeout), Ok(polling_interval), Ok(stay)) => Ok(Dns01 {
             name: known.names.first().copied().unwrap_or_default(),
             provider,
+            values: all,
             secrets: variables.secrets,
             roots: variables.roots,
             servers: Vec::new(),

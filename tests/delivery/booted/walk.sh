@@ -40,6 +40,10 @@ healthy() {
     curl --silent --show-error --fail --cacert /walk/ca.pem https://acmeproxy.example.com/health | grep -F '{"status":"ok"}'
 }
 
+answers() {
+    curl --silent --show-error --fail --cacert /walk/ca.pem https://acmeproxy.example.com/acme/acme/directory | grep -F newOrder
+}
+
 # The names of the organisation, and the address of the CA.
 names() {
     # systemd-resolved asks nobody as long as there is nothing but a loopback.
@@ -149,7 +153,7 @@ reloaded() {
     before=$(pid)
     sed -i 's|"format": "text"|"format": "json"|' "$config"
     systemctl reload acme-proxy
-    await journalctl --no-pager --unit acme-proxy --grep 'the reloaded configuration holds for all work'
+    await journalctl --no-pager --unit acme-proxy --grep 'what was under way when the configuration was reloaded has ended'
     # A fault changes nothing.
     cp "$config" "$work/ca.json"
     echo '{' >"$config"
@@ -201,7 +205,7 @@ listens() {
     # Clients wait through a restart.
     systemctl restart --no-block acme-proxy
     for _ in 1 2 3 4 5; do
-        healthy
+        answers
     done
     systemctl stop acme-proxy.socket acme-proxy
     rm /etc/systemd/system/acme-proxy.service.d/socket.conf

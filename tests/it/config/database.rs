@@ -103,7 +103,7 @@ fn the_name_of_the_database_is_found_as_step_ca_finds_it() {
 fn a_password_in_the_url_is_taken_with_a_warning_and_makes_the_file_a_secret_one() {
     let files = Files::new();
     let url = format!("postgresql://user:{CANARY}@h/base");
-    let eab = files.named("password");
+    let eab = files.named("secret");
     let elsewhere = |url: &str| {
         let section = files.section(&json!({ "dataSource": url }));
         let config = load(&[

@@ -116,6 +116,14 @@ const BAD_VALUES: &str = r#"
 /authority/config/limits/pending_orders_per_account | "300" | pending_orders_per_account: is a string; write a whole number
 /authority/config/limits/names_per_order | 101 | names_per_order: 101 is more than the public CAs take
 /authority/config/cors | "*" | cors: is a string; write true or false
+/authority/config/proxy_protocol | {"from": ["lb.example.com"]} | proxy_protocol.from[0]: "lb.example.com" is no network; write
+/authority/config/proxy_protocol | {"from": ["10.0.0.1/8"]} | proxy_protocol.from[0]: "10.0.0.1/8" has bits set beyond
+/authority/config/proxy_protocol | {"from": ["::ffff:10.0.0.1"]} | "::ffff:10.0.0.1" is IPv4 inside IPv6; write it as IPv4
+/authority/config/proxy_protocol | {"from": ["::/0"]} | "::/0" would let every client say what its address is; write the addresses of your load balancers
+/authority/config/proxy_protocol | {"from": "10.0.0.1"} | proxy_protocol.from: is a string; write a list
+/authority/config/proxy_protocol | true | proxy_protocol: is true; write an object
+/authority/config/shutdown_delay | "61s" | shutdown_delay: is longer than the service's manager waits for its end; write "1m" at most
+/authority/config/shutdown_delay | 10 | shutdown_delay: is a number; write a string
 /authority/config/upstreams | {} | upstreams: is an object; write a list
 /authority/config/upstreams | [{"ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[0].name: is missing; write
 /authority/config/upstreams | [{"name": "B", "ca_url": "https://b.example/dir", "eab_kid": "kid-2", "eab_hmac_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}] | upstreams[0].name: "B" is no name of an upstream; write

@@ -155,6 +155,7 @@ impl Daemon {
                 address,
                 root: own.cert.der().clone(),
                 from: None,
+                header: Vec::new(),
             },
             ca,
             web,

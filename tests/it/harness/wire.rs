@@ -23,6 +23,8 @@ pub(crate) struct Site {
     pub(crate) root: CertificateDer<'static>,
     /// The address that connections come from, if not the usual one.
     pub(crate) from: Option<Ipv4Addr>,
+    /// What a load balancer sends before the first byte of TLS.
+    pub(crate) header: Vec<u8>,
 }
 
 impl Site {
@@ -68,8 +70,9 @@ impl Site {
         if let Some(from) = self.from {
             socket.bind((from, 0).into())?;
         }
-        let tcp = socket.connect(self.address).await?;
+        let mut tcp = socket.connect(self.address).await?;
         tcp.set_nodelay(true)?;
+        tcp.write_all(&self.header).await?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
         let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         let (reader, writer) = split(stream);

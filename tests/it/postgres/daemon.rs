@@ -42,6 +42,7 @@ pub(crate) fn site(world: &World, installation: &Installation) -> Site {
         address: installation.address,
         root: CertificateDer::from_pem_slice(world.ca.root_pem.as_bytes()).unwrap(),
         from: None,
+        header: Vec::new(),
     }
 }
 

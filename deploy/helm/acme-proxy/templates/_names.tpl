@@ -27,6 +27,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- define "acme-proxy.databaseSecret" -}}
+{{- $database := .Values.database -}}
+{{- if and $database.existingSecret (or $database.password $database.secret) -}}
+{{- fail "database: give existingSecret, or password and secret, and not both" -}}
+{{- else if $database.existingSecret -}}
+{{- $database.existingSecret -}}
+{{- else if and $database.password $database.secret -}}
+{{- include "acme-proxy.name" . }}-database
+{{- else if $database.url -}}
+{{- fail "database: give existingSecret, or password and secret" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "acme-proxy.replicas" -}}
+{{- $replicas := .Values.replicas | default (ternary 3 1 (not (empty .Values.database.url))) | int -}}
+{{- if and (gt $replicas 1) (not .Values.database.url) -}}
+{{- fail "replicas: the embedded store belongs to one process; more than one needs a PostgreSQL: give database.url" -}}
+{{- end -}}
+{{- $replicas -}}
+{{- end -}}
+
 {{- define "acme-proxy.configuration" -}}
 {{- $ca := dict "ca_url" .Values.ca.url -}}
 {{- if .Values.ca.email -}}
@@ -36,13 +57,29 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $ca "eab_kid" "file:/run/secrets/acme-proxy/kid" -}}
 {{- $_ := set $ca "eab_hmac_key" "file:/run/secrets/acme-proxy/hmac-key" -}}
 {{- end -}}
+{{- $db := dict "type" "sled" "dataSource" "/var/lib/acme-proxy/sled" -}}
+{{- if .Values.database.url -}}
+{{- $secrets := "file:/run/secrets/acme-proxy-database" -}}
+{{- $db = dict
+  "type" "postgresql"
+  "dataSource" .Values.database.url
+  "password" (printf "%s/password" $secrets)
+  "secret" (printf "%s/secret" $secrets) -}}
+{{- if .Values.database.pool -}}
+{{- $_ := set $db "pool" (int .Values.database.pool) -}}
+{{- end -}}
+{{- $_ := set $ca "shutdown_delay" "15s" -}}
+{{- end -}}
 {{- $base := dict
   "address" ":443"
   "metricsAddress" ":9123"
   "dnsNames" .Values.dnsNames
   "commonName" (first .Values.dnsNames)
   "logger" (dict "format" "json")
-  "db" (dict "type" "sled" "dataSource" "/var/lib/acme-proxy/sled")
+  "db" $db
   "authority" (dict "type" "externalcas" "config" $ca "provisioners" .Values.provisioners) -}}
+{{- if hasKey .Values.config "db" -}}
+{{- fail "config: db comes from the values database and persistence" -}}
+{{- end -}}
 {{- mergeOverwrite $base (deepCopy .Values.config) | toPrettyJson -}}
 {{- end -}}
