@@ -1,6 +1,7 @@
 //! `acme-proxy migrate`: from the embedded store into a database and back, and nothing is bought again on the way.
 
 use std::process::Output;
+use std::sync::Arc;
 use std::time::Duration;
 
 use acme_proxy::acme::secret::Secret;
@@ -48,6 +49,11 @@ async fn accounts_orders_and_certificates_move_into_a_database_and_back_and_noth
     let url = postgres::url_of(&database);
     let before = std::fs::read(world.installation.config()).unwrap();
     let sled = |name: &str| format!("sled:{}", world.installation.path(name).display());
+    // Nonces of one store are none of another one's.
+    let again = |client: &Client| {
+        let site = site(&world, &world.installation);
+        Client::new(&site, Arc::clone(&client.key), client.kid.clone())
+    };
     // On the embedded store: a certificate, and an order that waits for its client.
     let store = {
         let config: serde_json::Value = serde_json::from_slice(&before).unwrap();
@@ -86,6 +92,7 @@ async fn accounts_orders_and_certificates_move_into_a_database_and_back_and_noth
     keep_in(&world.installation, &url);
     let mut daemon = world.installation.start();
     daemon.is_well().await;
+    let client = again(&client);
     let valid = client.until(&done.url, "valid").await;
     assert_eq!(client.chain(&valid).await, chain);
     prove(&world, &client, &waiting.authorizations[0]).await;
@@ -101,6 +108,7 @@ async fn accounts_orders_and_certificates_move_into_a_database_and_back_and_noth
         .edit(|config| config["db"]["dataSource"] = json!(world.installation.path("back")));
     let mut daemon = world.installation.start();
     daemon.is_well().await;
+    let client = again(&client);
     let valid = client.until(&done.url, "valid").await;
     assert_eq!(client.chain(&valid).await, chain);
     let names = ["waiting.example.com"];
