@@ -10,6 +10,7 @@ pub mod import;
 mod leave;
 mod listen;
 pub mod log;
+pub mod migrate;
 mod records;
 mod reload;
 mod resolver;

@@ -10,6 +10,7 @@ mod eab;
 mod import;
 mod listing;
 mod manual;
+mod migrate;
 mod orders;
 mod policy;
 mod serve;
@@ -33,6 +34,7 @@ use crate::cli::check::Check;
 use crate::cli::eab::Eab;
 use crate::cli::import::Import;
 use crate::cli::manual::{Completions, Man, Version};
+use crate::cli::migrate::Migrate;
 use crate::cli::orders::Orders;
 use crate::cli::policy::Policy;
 use crate::cli::serve::Serve;
@@ -85,6 +87,8 @@ enum Command {
     Backup(Backup),
     /// Makes the store out of a backup, while no daemon runs and where no store is
     Restore(Restore),
+    /// Moves all records from the embedded store into a PostgreSQL, or back, while no daemon runs
+    Migrate(Migrate),
     /// Takes over accounts, so that clients keep their account URLs; works beside a running daemon, and without
     Import(Import),
     /// Says which names may be ordered, and which rule decides; works beside a running daemon, and without
@@ -132,6 +136,7 @@ pub fn run() -> ExitCode {
             |config| app::backup::restore(config, restore.file),
             print,
         ),
+        Some(Command::Migrate(migration)) => migrate::run(&migration),
         Some(Command::Import(import)) => {
             let (config, import) = import.into_parts();
             operate(&config, |config| app::import::step_ca(config, import), print)

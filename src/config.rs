@@ -12,6 +12,7 @@ mod documented;
 mod external_account;
 mod limits;
 mod names;
+mod place;
 mod policy;
 mod reader;
 mod report;
@@ -37,6 +38,9 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::config::place::Place;
+pub use crate::config::place::Written;
+pub use crate::config::place::place;
 use crate::config::reader::Findings;
 use crate::config::reader::Reported;
 use crate::config::reader::Section;

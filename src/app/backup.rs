@@ -89,12 +89,32 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<String> {
 }
 
 fn restore_from(config: &Config, file: &Path) -> anyhow::Result<String> {
-    let settings = &config.store;
-    let store = &settings.path;
+    let store = &config.store.path;
+    check_no_store(store)?;
+    let (header, entries) = read(file)?;
+    audit::begin(config.audit.as_deref())?;
+    make_store(&config.store, |inside| build(inside, file))?;
+    tracing::info!(
+        target: "acme_proxy::operator", audit = true, store.path = %store.display(), store.entries = entries,
+        backup.made = %header.made, "store restored from a backup"
+    );
+    Ok(format!(
+        "{}: {entries} entries, as of {:.0}. What came after is lost: docs/OPERATIONS.md says what that means.\n",
+        store.display(),
+        header.made
+    ))
+}
+
+/// Whether a store can be made in this directory, where there is none.
+///
+/// # Errors
+///
+/// Why not, and what to do.
+pub(crate) fn check_no_store(store: &Path) -> anyhow::Result<()> {
     let building = store.join(BUILDING);
     if building.symlink_metadata().is_ok() {
         bail!(
-            "{} exists: another restore is under way, or one has broken off; then empty the directory {}",
+            "{} exists: a store is being made there, or that has broken off; then empty the directory {}",
             building.display(),
             store.display()
         );
@@ -112,37 +132,35 @@ fn restore_from(config: &Config, file: &Path) -> anyhow::Result<String> {
             store.display()
         );
     }
-    check_owner(store)?;
-    let (header, entries) = read(file)?;
-    audit::begin(config.audit.as_deref())?;
+    check_owner(store)
+}
+
+/// Makes the store, which is built in a directory of its own first: it comes to be whole, or not at all.
+pub(crate) fn make_store(
+    settings: &Settings,
+    build: impl FnOnce(&Settings) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let store = &settings.path;
+    let building = store.join(BUILDING);
     let is_new = !store.exists();
     let inside = Settings {
         path: building.clone(),
         ..settings.clone()
     };
     let mut moved = Vec::new();
-    let restored = build(&inside, file).and_then(|()| take_out(store, &mut moved));
+    let made = build(&inside).and_then(|()| take_out(store, &mut moved));
     // Of what has failed nothing stays, except what was here before.
-    if restored.is_err() {
+    if made.is_err() {
         for path in &moved {
             drop(remove(path));
         }
     }
     drop(remove(&building));
-    if restored.is_err() && is_new {
+    if made.is_err() && is_new {
         drop(fs::remove_dir(store));
     }
-    restored?;
-    tracing::info!(
-        target: "acme_proxy::operator", audit = true, store.path = %store.display(), store.entries = entries,
-        backup.made = %header.made, "store restored from a backup"
-    );
-    sync_parent(store)?;
-    Ok(format!(
-        "{}: {entries} entries, as of {:.0}. What came after is lost: docs/OPERATIONS.md says what that means.\n",
-        store.display(),
-        header.made
-    ))
+    made?;
+    sync_parent(store)
 }
 
 /// Moves the store that was built inside its directory to its place. The directory itself may not be replaced: it may be

@@ -7,6 +7,7 @@ pub mod audited;
 mod codec;
 #[cfg(test)]
 mod contract;
+pub mod moving;
 pub mod offers;
 pub mod postgres;
 pub mod shared;

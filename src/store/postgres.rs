@@ -7,6 +7,7 @@
 pub mod connect;
 pub mod fault;
 pub(crate) mod migrate;
+mod moving;
 mod operations;
 mod queue;
 mod records;

@@ -8,6 +8,7 @@ mod committer;
 mod completion;
 mod frozen;
 pub(crate) mod keys;
+mod moving;
 mod open;
 mod operations;
 mod progress;

@@ -4,6 +4,7 @@
 mod daemon;
 mod faults;
 mod haproxy;
+mod migrate;
 mod operator;
 mod server;
 mod tls;

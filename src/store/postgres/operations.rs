@@ -401,7 +401,8 @@ impl Store for PostgresStore {
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
-        snapshot::begin(&self.connections, Arc::clone(&self.keys)).await
+        let reading = snapshot::begin(&self.connections, Arc::clone(&self.keys)).await?;
+        Ok(Box::new(reading))
     }
 
     async fn failed(&self) -> StoreError {

@@ -37,7 +37,7 @@ pub(crate) fn keep_in(installation: &Installation, url: &str) {
 }
 
 /// The way to a daemon whose certificate is the CA's.
-fn site(world: &World, installation: &Installation) -> Site {
+pub(crate) fn site(world: &World, installation: &Installation) -> Site {
     Site {
         address: installation.address,
         root: CertificateDer::from_pem_slice(world.ca.root_pem.as_bytes()).unwrap(),
@@ -47,7 +47,7 @@ fn site(world: &World, installation: &Installation) -> Site {
 }
 
 /// Has the authorization's challenge answered.
-async fn prove(world: &World, client: &Client, authorization: &str) {
+pub(crate) async fn prove(world: &World, client: &Client, authorization: &str) {
     let (url, token) = client.challenge(authorization).await;
     world.web.publish(&token, &client.key_authorization(&token));
     client.post(&url, json!({})).await.expect(200);
