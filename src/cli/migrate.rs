@@ -26,11 +26,11 @@ pub(crate) struct Migrate {
     /// Where they are to be; there must be none
     #[arg(long, value_name = "PLACE")]
     to: String,
-    /// What db.secret says for the database: file:PATH or env:NAME
-    #[arg(long, value_name = "SECRET")]
+    /// What db.secret says for the database
+    #[arg(long, value_name = "file:PATH|env:NAME")]
     secret: Option<String>,
-    /// What db.password says for the database: file:PATH or env:NAME
-    #[arg(long, value_name = "PASSWORD")]
+    /// What db.password says for the database
+    #[arg(long, value_name = "file:PATH|env:NAME")]
     password: Option<String>,
     /// Says what would be moved, and writes nothing
     #[arg(long)]

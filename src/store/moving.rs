@@ -105,7 +105,7 @@ mod tests {
     fn the_same_records_in_any_order_have_one_tally_and_any_difference_another() {
         let [a, b] = [record("a", 1, "x"), record("b", 2, "y")];
         let both = tally(&[a.clone(), b.clone()]);
-        assert_eq!(tally(&[b.clone(), a.clone()]), both);
+        assert_eq!(tally(&[b, a.clone()]), both);
         assert_eq!(both.to_string(), "values: 2");
         for other in [
             vec![a.clone()],
