@@ -114,7 +114,7 @@ pub(crate) fn check_no_store(store: &Path) -> anyhow::Result<()> {
     let building = store.join(BUILDING);
     if building.symlink_metadata().is_ok() {
         bail!(
-            "{} exists: a store is being made there, or that has broken off; then empty the directory {}",
+            "{} exists: another restore is under way, or one has broken off; then empty the directory {}",
             building.display(),
             store.display()
         );
