@@ -1,5 +1,6 @@
 //! The contract of [`Store`] as tests, run against each backend: `contract!(Backend)` in the backend's own tests.
 
+pub(crate) mod certificates;
 pub(crate) mod counting;
 pub(crate) mod external_accounts;
 pub(crate) mod jobs;
@@ -48,7 +49,7 @@ fn opened() -> UpstreamOrder {
     UpstreamOrder::new("https://ca.example.com/1", "https://ca.example.com/account")
 }
 
-/// Makes a test of each function of `external_accounts`, `records`, `renewals`, `jobs` and `snapshots`.
+/// Makes a test of each function of the modules here.
 macro_rules! contract {
     ($backend:ty) => {
         $crate::store::contract::contract! { $backend:
@@ -65,9 +66,9 @@ macro_rules! contract {
             records::all_accounts_and_orders_are_listed_page_by_page
             records::c501_an_order_is_found_for_its_account_only
             records::a_large_order_reads_back_whole
-            records::issued_names_are_known_to_their_account
-            records::f48_late_orders_are_found_by_account_names_and_upstream
-            records::issuers_are_stored_once
+            certificates::issued_names_are_known_to_their_account
+            certificates::f48_late_orders_are_found_by_account_names_and_upstream
+            certificates::issuers_are_stored_once
             records::small_values_are_replaced_by_compare_and_swap
             records::the_sweep_leaves_nothing_behind
             records::the_sweep_spares_what_has_changed
