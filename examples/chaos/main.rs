@@ -166,7 +166,7 @@ impl Scene {
             let mut replica = Replica::new(&settings, SocketAddr::from((address, port))).await?;
             replica.start()?;
             replicas.push(Mutex::new(replica));
-            targets.push(Target::new(&directory_url, ca.root_pem.as_bytes(), Some(address.into())).await?);
+            targets.push(Target::new(&directory_url, ca.root_pem.as_bytes(), &[address.into()]).await?);
         }
         let world = World {
             base,
