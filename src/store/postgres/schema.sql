@@ -433,6 +433,14 @@ BEGIN
     FROM unnest(works) WITH ORDINALITY leased(work, place) JOIN jobs USING (work) ORDER BY place;
 END $$;
 
+-- Lets a lease hold for that long from now on. As when it was taken, nobody waits for the disk.
+CREATE FUNCTION renew_lease(_work text, _token bigint, _span interval) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+  UPDATE jobs SET until = clock_timestamp() + _span WHERE work = _work AND token = _token;
+  RETURN CASE WHEN FOUND THEN 'written' ELSE 'lost' END;
+END $$;
+
 -- Deletes orders whose time is over, with their jobs of these kinds. Gives how many.
 CREATE FUNCTION sweep_orders(_now bigint, _limit bigint, _kinds text[]) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
