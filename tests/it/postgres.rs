@@ -6,5 +6,6 @@ mod faults;
 mod haproxy;
 mod migrate;
 mod operator;
+mod scale;
 mod server;
 mod tls;
