@@ -3,31 +3,58 @@
 //!
 //! Build with `--release` before believing a figure.
 
+mod ca;
+#[path = "../load/client.rs"]
+mod client;
+mod database;
+#[expect(dead_code, reason = "each program uses its part")]
+#[path = "../loopback/dns.rs"]
+mod dns;
+#[path = "../loopback/plans.rs"]
+mod explained;
+mod fill;
 mod hostile;
+#[expect(dead_code, reason = "each program uses its part")]
+#[path = "../loopback/http01.rs"]
+mod http01;
+#[expect(dead_code, reason = "each program uses its part")]
+#[path = "../load/issuance.rs"]
+mod issuance;
+#[path = "../load/keys.rs"]
+mod keys;
 mod measure;
+mod plans;
+#[expect(dead_code, reason = "each program uses its part")]
+#[path = "../loopback/postgres.rs"]
+mod postgres;
 #[path = "../loopback/proxy.rs"]
 mod proxy;
+mod replicas;
+#[expect(dead_code, reason = "each program uses its part")]
+#[path = "../load/report.rs"]
+mod report;
 mod rush;
+mod stored;
 #[path = "../loopback/table.rs"]
 mod table;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use clap::Parser;
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, ensure};
+use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use self::ca::{ThrowawayCa, beside};
 use self::measure::Usage;
-use self::proxy::{AcmeProxy, Settings};
+use self::proxy::{AcmeProxy, Database, Settings};
 
 const EAB_KID: &str = "bench";
 const EAB_HMAC_KEY: &str = "YmVuY2htYXJrLWJlbmNobWFyay1iZW5jaG1hcms";
@@ -35,6 +62,9 @@ const EAB_HMAC_KEY: &str = "YmVuY2htYXJrLWJlbmNobWFyay1iZW5jaG1hcms";
 /// Measures acme-proxy: issuances per second, latency, CPU, memory, fsyncs and store bytes per issuance.
 #[derive(Parser)]
 struct Arguments {
+    /// What to measure; all if left out.
+    #[arg(long, env = "BENCH", value_enum, value_delimiter = ',')]
+    parts: Vec<Part>,
     /// The numbers of workers to measure with.
     #[arg(long, env = "BENCH_WORKERS", value_delimiter = ',', default_values_t = [1, 16, 64])]
     workers: Vec<usize>,
@@ -65,6 +95,35 @@ struct Arguments {
     /// For how many seconds the CA is down, or longer, until all of them wait.
     #[arg(long, env = "BENCH_OUTAGE", default_value_t = 120)]
     outage: u64,
+    /// How many replicas share one PostgreSQL: a run for each number.
+    #[arg(long, env = "BENCH_REPLICAS", value_delimiter = ',', default_values_t = [1, 2, 3])]
+    replicas: Vec<u8>,
+    /// How many certificates each number of replicas issues, and the embedded store beside them.
+    #[arg(long, env = "BENCH_SHARED", default_value_t = 3000)]
+    shared: usize,
+    /// How many orders are in the store that is compared with an empty one.
+    #[arg(long, env = "BENCH_STORED", default_value_t = 1_000_000)]
+    stored: u32,
+    /// How often the two are measured, in turn.
+    #[arg(long, env = "BENCH_ROUNDS", default_value_t = 5)]
+    rounds: usize,
+}
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The embedded store.
+    Sled,
+    /// Replicas on PostgreSQL, beside the embedded store.
+    Postgresql,
+    /// PostgreSQL with many orders in it, beside an empty one, and how it finds what it is asked for.
+    Stored,
+}
+
+impl Arguments {
+    fn measures(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
 }
 
 /// What the load generator wrote.
@@ -105,24 +164,46 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     let ports = Ports::free()?;
     let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
     let ca = ThrowawayCa::start(directory.path(), ports.ca).await?;
+    if arguments.measures(Part::Sled) {
+        embedded(&arguments, &machine, &ports, &ca).await?;
+    }
+    if arguments.measures(Part::Postgresql) {
+        println!("{}", replicas::table(&arguments, &ports, &ca).await?);
+        println!("{machine}, when the command began.\n");
+    }
+    if arguments.measures(Part::Stored) {
+        println!("{}", stored::tables(&arguments, &ports, &ca).await?);
+        println!("{machine}, when the command began.\n");
+    }
+    ca.nothing_issued_twice().await
+}
+
+/// All that is measured of the embedded store.
+#[expect(clippy::print_stdout, reason = "this is a command")]
+async fn embedded(
+    arguments: &Arguments,
+    machine: &str,
+    ports: &Ports,
+    ca: &ThrowawayCa,
+) -> anyhow::Result<()> {
     let mut rows = vec![headings()];
     for (index, workers) in arguments.workers.iter().enumerate() {
         let orders = arguments.orders.get(index).or(arguments.orders.last());
         let orders = *orders.context("--orders is empty")?;
         println!("{workers} workers, {orders} issuances ...");
-        rows.push(measure_once(&arguments, *workers, orders, &ports, &ca).await?);
+        rows.push(measure_once(arguments, *workers, orders, ports, ca).await?);
     }
     let beside_others = match arguments.honest {
         0 => String::new(),
-        honest => hostile::tables(honest, &ports, &ca).await?,
+        honest => hostile::tables(honest, ports, ca).await?,
     };
     let mut rushes = Vec::new();
     if arguments.herd > 0 {
-        rushes.push(rush::herds(arguments.herd, &arguments.herd_within, &ports, &ca).await?);
+        rushes.push(rush::herds(arguments.herd, &arguments.herd_within, ports, ca).await?);
     }
     if arguments.waiting > 0 {
         let outage = Duration::from_secs(arguments.outage);
-        rushes.push(rush::drain(arguments.waiting, outage, &ports, &ca).await?);
+        rushes.push(rush::drain(arguments.waiting, outage, ports, ca).await?);
     }
     ca.nothing_issued_twice().await?;
     let connections = match arguments.keep {
@@ -140,7 +221,7 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     println!("{machine}, when the command began.\n");
     match arguments.timing {
         0 => Ok(()),
-        rounds => timing(rounds, &ports, &ca).await,
+        rounds => timing(rounds, ports, ca).await,
     }
 }
 
@@ -168,40 +249,53 @@ impl Run {
         ca: &ThrowawayCa,
     ) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
-        let proxy = started(directory.path(), json!({}), ports, ca).await?;
+        let proxy = started(directory.path(), json!({}), None, ports, ca).await?;
         let before = Usage::of(&proxy).await?;
         let attackers = match attack {
             Some((attack, count)) => {
                 // Their work would be done on other machines than ours.
                 let mut command = Command::new("nice");
                 command.args(["-n", "19"]).arg(beside("load")?);
-                Some(attackers(aimed(command, &proxy, ca), attack, count).await?)
+                Some(attackers(aimed(command, &[&proxy], ca), attack, count).await?)
             }
             None => None,
         };
-        let json = directory.path().join("load.json");
-        let mut command = answering(&proxy, ports, ca)?;
-        command.args(options).arg("--json").arg(&json);
-        // It fails if a single issuance does; the figures tell more.
-        command.status().await.context("cannot run the load generator")?;
+        let load = loaded(options, &[&proxy], ports, ca).await?;
         let after = Usage::of(&proxy).await?;
         drop(attackers);
-        let text = std::fs::read(&json).with_context(|| format!("no figures came{}", proxy.log_tail()))?;
-        let load: Load = serde_json::from_slice(&text)?;
-        for (what, count) in &load.errors {
-            eprintln!("{count:>8} x {what}");
-        }
-        let log = proxy.log_tail();
         proxy.stop().await?;
-        ensure!(load.issued > 0, "not one certificate was issued{log}");
         Ok(Self { load, before, after })
     }
+}
+
+/// What the load generator says that has loaded these with these options.
+async fn loaded(
+    options: &[String],
+    proxies: &[&AcmeProxy],
+    ports: &Ports,
+    ca: &ThrowawayCa,
+) -> anyhow::Result<Load> {
+    let log = || proxies.first().map_or(String::new(), |proxy| proxy.log_tail());
+    let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
+    let json = directory.path().join("load.json");
+    let mut command = answering(proxies, ports, ca)?;
+    command.args(options).arg("--json").arg(&json);
+    // It fails if a single issuance does; the figures tell more.
+    command.status().await.context("cannot run the load generator")?;
+    let text = std::fs::read(&json).with_context(|| format!("no figures came{}", log()))?;
+    let load: Load = serde_json::from_slice(&text)?;
+    for (what, count) in &load.errors {
+        eprintln!("{count:>8} x {what}");
+    }
+    ensure!(load.issued > 0, "not one certificate was issued{}", log());
+    Ok(load)
 }
 
 /// A fresh acme-proxy.
 async fn started(
     directory: &Path,
     limits: serde_json::Value,
+    database: Option<Database<'_>>,
     ports: &Ports,
     ca: &ThrowawayCa,
 ) -> anyhow::Result<AcmeProxy> {
@@ -214,14 +308,20 @@ async fn started(
         resolver: (Ipv4Addr::LOCALHOST, ports.dns).into(),
         http_port: ports.http,
         limits,
+        database,
     })
     .await
 }
 
-/// The load generator, told where acme-proxy is.
-fn aimed(mut command: Command, proxy: &AcmeProxy, ca: &ThrowawayCa) -> Command {
+/// The load generator, told where the acme-proxy are: all of one name and port.
+fn aimed(mut command: Command, proxies: &[&AcmeProxy], ca: &ThrowawayCa) -> Command {
+    let addresses = proxies.iter().map(|proxy| proxy.address.ip().to_string());
+    let addresses: Vec<String> = addresses.collect();
+    if let Some(proxy) = proxies.first() {
+        command.args(["--directory", &proxy.directory_url()]);
+    }
     command
-        .args(["--directory", &proxy.directory_url(), "--resolve", "127.0.0.1"])
+        .args(["--resolve", &addresses.join(",")])
         .arg("--ca-file")
         .arg(&ca.root)
         .kill_on_drop(true);
@@ -229,8 +329,8 @@ fn aimed(mut command: Command, proxy: &AcmeProxy, ca: &ThrowawayCa) -> Command {
 }
 
 /// The load generator where acme-proxy looks for challenges.
-fn answering(proxy: &AcmeProxy, ports: &Ports, ca: &ThrowawayCa) -> anyhow::Result<Command> {
-    let mut command = aimed(Command::new(beside("load")?), proxy, ca);
+fn answering(proxies: &[&AcmeProxy], ports: &Ports, ca: &ThrowawayCa) -> anyhow::Result<Command> {
+    let mut command = aimed(Command::new(beside("load")?), proxies, ca);
     command
         .args(["--http-port", &ports.http.to_string()])
         .args(["--dns-port", &ports.dns.to_string()])
@@ -245,8 +345,8 @@ async fn timing(rounds: usize, ports: &Ports, ca: &ThrowawayCa) -> anyhow::Resul
     let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
     // All come from one address, and half of those with a foreign kid have a bad signature.
     let limits = json!({ "bad_requests_per_address_per_minute": 0 });
-    let proxy = started(directory.path(), limits, ports, ca).await?;
-    let mut command = answering(&proxy, ports, ca)?;
+    let proxy = started(directory.path(), limits, None, ports, ca).await?;
+    let mut command = answering(&[&proxy], ports, ca)?;
     let status = command.args(["--timing", &rounds.to_string()]).status().await?;
     ensure!(status.success(), "no times came{}", proxy.log_tail());
     proxy.stop().await
@@ -329,84 +429,4 @@ impl Ports {
             dns: dns.local_addr()?.port(),
         })
     }
-}
-
-/// The CA as a process. It is killed when this is dropped.
-struct ThrowawayCa {
-    directory_url: String,
-    root: PathBuf,
-    root_pem: String,
-    client: reqwest::Client,
-    child: Child,
-}
-
-#[derive(Deserialize)]
-struct CaStats {
-    issued: BTreeMap<String, u64>,
-}
-
-impl ThrowawayCa {
-    async fn start(directory: &Path, port: u16) -> anyhow::Result<Self> {
-        let root = directory.join("root.pem");
-        let child = Command::new(beside("throwaway_ca")?)
-            .args(["--listen", &format!("127.0.0.1:{port}")])
-            .args(["--eab-kid", EAB_KID, "--eab-hmac-key", EAB_HMAC_KEY])
-            .arg("--root")
-            .arg(&root)
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot run the throwaway CA")?;
-        // The root is written once the CA listens.
-        for _ in 0..100 {
-            match std::fs::read_to_string(&root) {
-                Ok(root_pem) if root_pem.ends_with("-----END CERTIFICATE-----\n") => {
-                    let certificate = reqwest::Certificate::from_pem(root_pem.as_bytes())?;
-                    let builder = reqwest::Client::builder()
-                        .no_proxy()
-                        .tls_certs_only([certificate]);
-                    return Ok(Self {
-                        directory_url: format!("https://127.0.0.1:{port}/directory"),
-                        root,
-                        root_pem,
-                        client: builder.build()?,
-                        child,
-                    });
-                }
-                _ => sleep(Duration::from_millis(100)).await,
-            }
-        }
-        bail!("the throwaway CA did not start")
-    }
-
-    /// It goes down, or comes up again.
-    fn switch(&self) -> anyhow::Result<()> {
-        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        Ok(kill_process(pid.context("the CA has ended")?, Signal::USR1)?)
-    }
-
-    /// A benchmark of something that is wrong is worth nothing.
-    async fn nothing_issued_twice(&self) -> anyhow::Result<()> {
-        let url = self.directory_url.replace("/directory", "/stats");
-        let stats: CaStats = serde_json::from_slice(&self.client.get(&url).send().await?.bytes().await?)?;
-        for (names, count) in stats.issued {
-            // Each fresh acme-proxy gets its own certificate.
-            ensure!(
-                count == 1 || names == proxy::NAME,
-                "the CA issued {count} certificates for {names}"
-            );
-        }
-        Ok(())
-    }
-}
-
-/// Another example of this package, built beside this one.
-fn beside(example: &str) -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe()?.with_file_name(example);
-    ensure!(
-        program.is_file(),
-        "there is no {}: build with `--examples`",
-        program.display()
-    );
-    Ok(program)
 }

@@ -39,7 +39,10 @@ impl Usage {
             peak_mb: kilobytes(&status, "VmHWM:").context("/proc/PID/status")? / 1024.0,
             syncs: metric(&metrics, "acme_proxy_store_syncs_total"),
             commits: metric(&metrics, "acme_proxy_store_commits_total"),
-            store_bytes: disk_bytes(&proxy.store)?,
+            store_bytes: match proxy.store.try_exists()? {
+                true => disk_bytes(&proxy.store)?,
+                false => 0.0,
+            },
         })
     }
 
@@ -57,12 +60,37 @@ impl Usage {
     }
 }
 
+/// User and system time of a process and its children, those that have ended and been waited for among them.
+pub(crate) fn family_cpu_ms(pid: &str) -> anyhow::Result<f64> {
+    let own = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let mut ticks: f64 = numbers(&own, 11).context("/proc/PID/stat")?.take(4).sum();
+    for entry in std::fs::read_dir("/proc")? {
+        // It may have ended; then its parent has its time, or will.
+        let stat = std::fs::read_to_string(entry?.path().join("stat")).unwrap_or_default();
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        if parent == Some(pid) {
+            ticks += cpu_ticks(&stat).context("/proc/PID/stat")?;
+        }
+    }
+    Ok(ticks * TICK_MS)
+}
+
 /// proc(5): fields 14 and 15; the second one, in parentheses, may hold spaces.
 fn cpu_ticks(stat: &str) -> Option<f64> {
+    let mut times = numbers(stat, 11)?;
+    Some(times.next()? + times.next()?)
+}
+
+/// What comes so many fields after the second one.
+fn numbers(stat: &str, skipped: usize) -> Option<impl Iterator<Item = f64>> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut times = rest.split_whitespace().skip(11);
-    let (user, system): (f64, f64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
-    Some(user + system)
+    Some(
+        rest.split_whitespace()
+            .skip(skipped)
+            .map_while(|field| field.parse().ok()),
+    )
 }
 
 /// The machine, and how busy it is: no figure means anything without it.

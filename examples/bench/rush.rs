@@ -98,11 +98,11 @@ pub(crate) async fn drain(
 ) -> anyhow::Result<String> {
     println!("{orders} orders wait for a CA that is down ...");
     let directory = tempfile::Builder::new().prefix("acme-proxy-bench-").tempdir()?;
-    let proxy = started(directory.path(), json!({}), ports, ca).await?;
+    let proxy = started(directory.path(), json!({}), None, ports, ca).await?;
     let before = issued(&proxy).await?;
     ca.switch()?;
     let end = Instant::now() + outage;
-    let mut load = answering(&proxy, ports, ca)?;
+    let mut load = answering(&[&proxy], ports, ca)?;
     let mut load = load.args(options(orders)).stdout(Stdio::null()).spawn()?;
     let count = f64::from(u32::try_from(orders)?);
     let deadline = Instant::now() + FILL;

@@ -80,6 +80,7 @@ struct Open {
     account: Arc<Account>,
     url: String,
     request: Request,
+    begun: Instant,
     /// When to look at it again.
     due: Instant,
     pause: Duration,
@@ -240,6 +241,7 @@ impl Client {
                         account,
                         url,
                         request,
+                        begun: Instant::now(),
                         due: Instant::now(),
                         pause: PAUSE,
                     });
@@ -256,7 +258,11 @@ impl Client {
         open.pause = (open.pause * 3 / 2).min(LONGEST_PAUSE);
         open.due = Instant::now() + open.pause;
         match advanced {
-            Ok(has_ended) => has_ended,
+            Ok(has_ended) => {
+                let seconds = open.begun.elapsed().as_secs();
+                self.world.figures.at_least(Figure::SlowestOrder, seconds);
+                has_ended
+            }
             Err(setback) => {
                 self.again(&open.url, setback).await;
                 false

@@ -22,11 +22,13 @@ pub(crate) enum Figure {
     /// Answers of 429 and 5xx.
     ComeAgain,
     BadNonces,
+    /// From the order's answer to the end, in seconds.
+    SlowestOrder,
 }
 
 impl Figure {
     /// All of them in the order of their declaration, with what they are called.
-    pub(crate) const ALL: [(Self, &str); 11] = [
+    pub(crate) const ALL: [(Self, &str); 12] = [
         (Self::Kills, "replica kills"),
         (Self::Cuts, "cuts from the database"),
         (Self::Failovers, "failovers"),
@@ -38,6 +40,7 @@ impl Figure {
         (Self::Unanswered, "requests without an answer"),
         (Self::ComeAgain, "answers of 429 and 5xx"),
         (Self::BadNonces, "answers of badNonce"),
+        (Self::SlowestOrder, "seconds that the slowest order took"),
     ];
 }
 
@@ -50,6 +53,13 @@ impl Figures {
     pub(crate) fn add(&self, figure: Figure, count: u64) {
         if let Some(place) = self.0.get(figure as usize) {
             place.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// It is not less than this.
+    pub(crate) fn at_least(&self, figure: Figure, value: u64) {
+        if let Some(place) = self.0.get(figure as usize) {
+            place.fetch_max(value, Ordering::Relaxed);
         }
     }
 

@@ -82,6 +82,7 @@ async fn run() -> anyhow::Result<()> {
         resolver: dns.address,
         http_port: web.address.port(),
         limits: serde_json::json!({}),
+        database: None,
     };
     let proxy = unless_interrupted(AcmeProxy::start(&settings)).await?;
     say("   It is ready: /health answers, under the certificate that the CA has issued to it.");

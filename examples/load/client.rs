@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -22,7 +23,9 @@ use tokio_rustls::client::TlsStream;
 /// The server: where it is, and how it proves who it is.
 pub(crate) struct Target {
     authority: String,
-    address: SocketAddr,
+    /// Each connection goes to the next of them.
+    addresses: Vec<SocketAddr>,
+    connections: AtomicUsize,
     name: ServerName<'static>,
     tls: TlsConnector,
 }
@@ -47,25 +50,22 @@ impl Reply {
 }
 
 impl Target {
-    /// The server of the directory, at the address that its name has or that is given.
-    pub(crate) async fn new(
-        directory: &Uri,
-        root_pem: &[u8],
-        address: Option<IpAddr>,
-    ) -> anyhow::Result<Self> {
+    /// The server of the directory, at the address that its name has or at those that are given.
+    pub(crate) async fn new(directory: &Uri, root_pem: &[u8], addresses: &[IpAddr]) -> anyhow::Result<Self> {
         ensure!(
             directory.scheme_str() == Some("https"),
             "the directory URL is not https"
         );
         let authority = directory.authority().context("the directory URL has no host")?;
         let (host, port) = (authority.host(), authority.port_u16().unwrap_or(443));
-        let address = match address {
-            Some(address) => SocketAddr::new(address, port),
-            None => tokio::net::lookup_host((host, port))
-                .await?
-                .next()
-                .with_context(|| format!("{host} has no address"))?,
-        };
+        let mut addresses: Vec<_> = addresses
+            .iter()
+            .map(|address| SocketAddr::new(*address, port))
+            .collect();
+        if addresses.is_empty() {
+            addresses.extend(tokio::net::lookup_host((host, port)).await?.next());
+        }
+        ensure!(!addresses.is_empty(), "{host} has no address");
         let mut roots = RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(root_pem) {
             roots.add(root?)?;
@@ -79,7 +79,8 @@ impl Target {
         config.resumption = Resumption::disabled();
         Ok(Self {
             authority: authority.to_string(),
-            address,
+            addresses,
+            connections: AtomicUsize::new(0),
             name: ServerName::try_from(host.to_owned())?,
             tls: TlsConnector::from(Arc::new(config)),
         })
@@ -87,12 +88,14 @@ impl Target {
 
     /// A new connection, its TLS handshake done, from this address of our own if one is given.
     pub(crate) async fn connect_raw(&self, from: Option<Ipv4Addr>) -> anyhow::Result<TlsStream<TcpStream>> {
+        let turn = self.connections.fetch_add(1, Ordering::Relaxed) % self.addresses.len();
+        let address = *self.addresses.get(turn).context("no address")?;
         let tcp = match from {
-            None => TcpStream::connect(self.address).await?,
+            None => TcpStream::connect(address).await?,
             Some(from) => {
                 let socket = TcpSocket::new_v4()?;
                 socket.bind((from, 0).into())?;
-                socket.connect(self.address).await?
+                socket.connect(address).await?
             }
         };
         tcp.set_nodelay(true)?;

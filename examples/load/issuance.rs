@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -171,6 +172,14 @@ impl Worker {
             all_asked.await.map_err(|Failure(what)| what)?;
         }
         Ok(())
+    }
+
+    /// What is at this URL, asked for as an account that has this worker's key.
+    pub(crate) async fn look(&mut self, account: &str, url: &str) -> Result<Bytes, String> {
+        let own = self.account.replace(account.to_owned());
+        let reply = self.post(Endpoint::OrderPoll, url, "").await;
+        self.account = own;
+        reply.map(|reply| reply.body).map_err(|Failure(what)| what)
     }
 
     /// What every client begins with: the directory, a nonce, and an account if there is none.

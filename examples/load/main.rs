@@ -9,6 +9,7 @@ mod client;
 mod dns;
 #[path = "../loopback/http01.rs"]
 mod http01;
+#[expect(dead_code, reason = "each program uses its part")]
 mod issuance;
 mod keys;
 mod report;
@@ -44,9 +45,9 @@ struct Arguments {
     /// PEM file of the root to trust.
     #[arg(long)]
     ca_file: PathBuf,
-    /// Connect to this address, whatever the directory's host resolves to.
-    #[arg(long)]
-    resolve: Option<IpAddr>,
+    /// Connect to these addresses in turn, whatever the directory's host resolves to.
+    #[arg(long, value_delimiter = ',')]
+    resolve: Vec<IpAddr>,
     /// Clients that work at the same time.
     #[arg(long, default_value_t = 16)]
     workers: usize,
@@ -130,7 +131,7 @@ async fn load(arguments: Arguments) -> anyhow::Result<()> {
     setrlimit(Resource::Nofile, raised).context("as many open files as we may have")?;
     let root = std::fs::read(&arguments.ca_file)
         .with_context(|| format!("cannot read {}", arguments.ca_file.display()))?;
-    let target = Target::new(&arguments.directory, &root, arguments.resolve).await?;
+    let target = Target::new(&arguments.directory, &root, &arguments.resolve).await?;
     if let Some(attack) = arguments.attack {
         return attack::run(attack, arguments.workers, target, arguments.directory.to_string()).await;
     }

@@ -37,6 +37,16 @@ pub(crate) struct Settings<'a> {
     pub(crate) http_port: u16,
     /// `authority.config.limits`.
     pub(crate) limits: serde_json::Value,
+    /// Its database; the embedded store if there is none.
+    pub(crate) database: Option<Database<'a>>,
+}
+
+/// A database that it may share with others.
+pub(crate) struct Database<'a> {
+    /// `db.dataSource`.
+    pub(crate) url: &'a str,
+    /// Where it listens. All replicas have one port, and behind a load balancer they would have one address.
+    pub(crate) address: SocketAddr,
 }
 
 /// A running acme-proxy. It is killed if this is dropped; [`AcmeProxy::stop`] is the polite way.
@@ -45,7 +55,7 @@ pub(crate) struct AcmeProxy {
     pub(crate) address: SocketAddr,
     /// Its `/metrics`.
     pub(crate) metrics_url: String,
-    /// Its store, a file or a directory.
+    /// Its store, a file or a directory. It is not there if it has a database.
     pub(crate) store: PathBuf,
     log: PathBuf,
     child: Child,
@@ -58,7 +68,10 @@ impl AcmeProxy {
     pub(crate) async fn start(settings: &Settings<'_>) -> anyhow::Result<Self> {
         let program = program()?;
         let directory = settings.directory;
-        let address = free_address()?;
+        let address = match &settings.database {
+            Some(database) => database.address,
+            None => free_address()?,
+        };
         let metrics = free_address()?;
         let store = directory.join("db");
         let root = directory.join("ca-root.pem");
@@ -67,7 +80,7 @@ impl AcmeProxy {
         write(&root, settings.ca_root_pem)?;
         write(
             &config,
-            &ca_json(settings, address, metrics.port(), &store, &root),
+            &ca_json(settings, address, metrics.port(), &db(settings, &store)?, &root),
         )?;
 
         let output =
@@ -164,13 +177,34 @@ impl AcmeProxy {
     }
 }
 
-fn ca_json(settings: &Settings<'_>, address: SocketAddr, metrics: u16, store: &Path, root: &Path) -> String {
+fn db(settings: &Settings<'_>, store: &Path) -> anyhow::Result<serde_json::Value> {
+    let Some(database) = &settings.database else {
+        return Ok(json!({ "type": "sled", "dataSource": store }));
+    };
+    let secret = settings.directory.join("secret");
+    // Whoever can read it can reach the throwaway database, too.
+    write(&secret, "0123456789abcdefghijklmnopqrstuvwxyz")?;
+    Ok(json!({
+        "type": "postgresql",
+        "dataSource": database.url,
+        "secret": format!("file:{}", secret.display()),
+        "socket_directory": settings.directory.join("run"),
+    }))
+}
+
+fn ca_json(
+    settings: &Settings<'_>,
+    address: SocketAddr,
+    metrics: u16,
+    db: &serde_json::Value,
+    root: &Path,
+) -> String {
     let config = json!({
         "address": address.to_string(),
         "dnsNames": [NAME],
         "commonName": NAME,
         "logger": { "format": "text" },
-        "db": { "type": "sled", "dataSource": store },
+        "db": db,
         "authority": {
             "type": "externalcas",
             "config": {

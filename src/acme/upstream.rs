@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An order that was opened at a CA.
@@ -17,21 +18,28 @@ pub struct UpstreamOrder {
     /// The URL of the account that has opened it. To no other does the CA show it, or revoke what it has issued. Empty if
     /// nobody wrote it down: then it is taken to be the one of now.
     pub account: String,
+    /// When it was opened, if that was written down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
-/// What may be stored of it: records of before the account counted have the URL alone.
+/// What may be stored of it: records of before the account counted have the URL alone, later ones also the time.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Stored {
     Url(String),
-    Order { url: String, account: String },
+    Order {
+        url: String,
+        account: String,
+        since: Option<Timestamp>,
+    },
 }
 
 impl From<Stored> for UpstreamOrder {
     fn from(stored: Stored) -> Self {
         match stored {
             Stored::Url(url) => Self::new(url, ""),
-            Stored::Order { url, account } => Self { url, account },
+            Stored::Order { url, account, since } => Self { url, account, since },
         }
     }
 }
@@ -42,6 +50,15 @@ impl UpstreamOrder {
         Self {
             url: url.into(),
             account: account.into(),
+            since: None,
+        }
+    }
+
+    /// The same, opened then.
+    pub fn opened(self, since: Timestamp) -> Self {
+        Self {
+            since: Some(since),
+            ..self
         }
     }
 }

@@ -367,6 +367,7 @@ store! {
         fn issuers(fingerprints: &[Fingerprint]) -> Result<Vec<Der>, StoreError>;
         fn job(work: &Work) -> Result<Option<Job>, StoreError>;
         fn lease(lane: Lane, now: Timestamp, span: Duration, limit: usize, share: usize, most: usize) -> Result<Vec<Lease>, StoreError>;
+        fn renew(lease: &Lease, span: Duration) -> Result<(), StoreError>;
         fn first_in_line(order: &Order) -> Result<Option<OrderId>, StoreError>;
         fn has_issued(order: &Order) -> Result<bool, StoreError>;
         fn late_orders(order: &Order, limit: usize) -> Result<Vec<OrderId>, StoreError>;

@@ -92,6 +92,7 @@ macro_rules! contract {
             jobs::a_lane_never_has_more_leases_than_it_may_have
             jobs::f20_a_late_owner_does_not_wait_for_an_early_ones_jobs
             jobs::f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it
+            jobs::a_lease_that_is_renewed_holds_from_then_on
             jobs::a_checkpoint_keeps_the_lease
             jobs::a_lost_lease_settles_nothing
             jobs::a_refused_settlement_writes_nothing_and_keeps_the_lease

@@ -350,6 +350,9 @@ pub trait Store: Send + Sync + 'static {
         most: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
+    /// The lease holds for `span` from now on. [`StoreError::LeaseLost`] if it is not held any more.
+    async fn renew(&self, lease: &Lease, span: Duration) -> Result<(), StoreError>;
+
     /// Replaces the leased job's order in the middle of the work, and keeps the lease. Gives the order's new version.
     async fn checkpoint(
         &self,

@@ -26,6 +26,14 @@ pub trait Shared: Send + Sync {
 
     /// Gives it back.
     async fn release(&self, hold: Hold) -> Result<(), StoreError>;
+
+    /// Names for which there are certificates, and when the latest ends: up to `limit` of those that come after these, in
+    /// order. The daemon's own do not count, nor do those that are revoked.
+    async fn latest_certificates(
+        &self,
+        after: Option<[u8; 32]>,
+        limit: usize,
+    ) -> Result<Vec<([u8; 32], Timestamp)>, StoreError>;
 }
 
 /// What is held.

@@ -309,10 +309,7 @@ impl Issuer for Ca {
         let _using = self.using_account.read().await;
         let session = self.session().await?;
         match self.new_order(&session, validated).await {
-            Ok(url) => Ok(UpstreamOrder {
-                url,
-                account: session.registered.url.clone(),
-            }),
+            Ok(url) => Ok(UpstreamOrder::new(url, session.registered.url.clone())),
             Err(fault) => {
                 if fault.has_status_404() {
                     // The CA may have moved: look at its directory again (F16).
@@ -325,7 +322,7 @@ impl Issuer for Ca {
 
     async fn advance(&self, validated: &ValidatedOrder) -> Result<Progress, Error> {
         let _using = self.using_account.read().await;
-        let Some(UpstreamOrder { url, account }) = validated.upstream() else {
+        let Some(UpstreamOrder { url, account, .. }) = validated.upstream() else {
             return Err(Error::OrderGone("none has been opened".to_owned()));
         };
         let session = self.session_of(account).await?;

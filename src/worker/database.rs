@@ -5,10 +5,11 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::acme::order::Order;
 use crate::metrics::raise_to;
 use crate::store::postgres::fault::{self, Fault};
-use crate::store::{Lease, Settlement, StoreError};
-use crate::worker::{Context, LEASE};
+use crate::store::{Lease, Settlement, StoreError, Versioned};
+use crate::worker::Context;
 
 /// How often the clocks are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
@@ -20,21 +21,41 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// clock; the ends of orders and certificates, which go by ours, become visible at other times on each replica.
 const TOLERATED: SignedDuration = SignedDuration::from_secs(5);
 
-/// How long to wait before a job is given back again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long what was found out waits for the database: longer than a failover takes.
+const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Gives a job back. While the database is away, what the work has found out waits for it: otherwise nobody could go on
-/// with the job before its lease has run out.
+/// How long to wait before the database is asked again.
+pub(crate) const PAUSE: Duration = Duration::from_secs(1);
+
+/// Gives a job back, however long the database is away.
 pub(crate) async fn give_back(
     context: &Context,
     lease: &Lease,
     settlement: Settlement,
 ) -> Result<(), StoreError> {
+    kept(|| context.store.settle(lease.clone(), settlement.clone())).await
+}
+
+/// Stores an order in the midst of a job, however long the database is away: what the CA was asked for is not to be asked
+/// for once more.
+pub(crate) async fn checkpoint(
+    context: &Context,
+    lease: &Lease,
+    order: Versioned<Order>,
+) -> Result<Versioned<Order>, StoreError> {
+    kept(|| context.store.checkpoint(lease, order.clone())).await
+}
+
+/// Makes a change as soon as the database is there. If another process has taken the job over by then, it fails.
+async fn kept<T, F>(change: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let begun = Instant::now();
     loop {
-        match context.store.settle(lease.clone(), settlement.clone()).await {
-            Err(StoreError::Unavailable(_)) if begun.elapsed() < LEASE => sleep(PAUSE).await,
-            settled => return settled,
+        match change().await {
+            Err(StoreError::Unavailable(_)) if begun.elapsed() < PATIENCE => sleep(PAUSE).await,
+            changed => return changed,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
 use crate::worker::collection::{names, verified};
+use crate::worker::database::checkpoint;
 use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{
@@ -126,10 +127,10 @@ async fn open(
     let Versioned { value, version } = order;
     let at = context.clock.now();
     let opened = value
-        .opened_upstream(opened)
+        .opened_upstream(opened.opened(at))
         .noting(StepKind::Opened, &ca_order, at);
     let opened = Versioned::with(version, opened);
-    let order = context.store.checkpoint(lease, opened).await?;
+    let order = checkpoint(context, lease, opened).await?;
     tracing::info!(
         audit = true, account.id = %order.value.account(), order.id = %order.value.id(), upstream = %upstream.name(),
         ca.order = ca_order, ca.account = ca_account, identifiers = names(&order.value), "order opened at the CA"
@@ -153,10 +154,11 @@ async fn advance(
     let request = upstream.issuer().advance(&validated);
     match upstream.asked(context, Operation::Advance, request).await {
         Ok(Progress::Waiting { retry_after }) => {
+            let since = validated.upstream().and_then(|opened| opened.since);
             upstream.worked_for(validated.upstream().map(|opened| opened.account.as_str()));
             Ok(Settlement {
                 order: seen(order),
-                ..again_at_ca(context, lease, retry_after)
+                ..again_at_ca(context, lease, since, retry_after)
             })
         }
         Ok(Progress::Issued(chains)) => {

@@ -99,7 +99,7 @@ fn waiting(
     let taken = is_news.then(|| Versioned::with(version, value.taken_by_ca().seen()));
     Settlement {
         order: taken,
-        ..again_at_ca(context, lease, retry_after)
+        ..again_at_ca(context, lease, awaited.upstream().since, retry_after)
     }
 }
 

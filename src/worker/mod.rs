@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -39,15 +40,18 @@ use crate::store::{Lease, Next, Settlement, Store, StoreError};
 use crate::tls::CertificateSlot;
 use crate::upstream::{Error, Says};
 use crate::validate::Validator;
-use crate::worker::database::give_back;
+use crate::worker::database::{PAUSE, give_back};
 use crate::worker::places::Places;
 use crate::worker::target::Targets;
 use crate::worker::upstream::{Upstream, Watched};
 
-/// How long a lease holds. Longer than any step may take: every request to the CA and every validation has a deadline.
-const LEASE: Duration = Duration::from_secs(300);
+/// How long a lease holds. That long does a job stand still whose process was killed.
+const LEASE: Duration = Duration::from_secs(30);
 
-/// How long one step may take; ends before the lease does.
+/// How often a lease is renewed as long as the job is worked on.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// How long one step may take: every request to the CA and every validation has a deadline, too.
 const STEP: Duration = Duration::from_secs(240);
 
 /// How often a verdict is held against the order again. Each conflict is somebody else's success, and an order may have
@@ -66,7 +70,11 @@ const BACKOFF_CEILING: Duration = Duration::from_secs(300);
 /// The longest wait between two looks at an order that the CA is at, unless it asks for a longer one.
 const POLL_CEILING: Duration = Duration::from_secs(60);
 
-/// The share of its age that an order waits at least between two looks.
+/// How long a lane is left alone after the store could not be asked. What is under way comes first when it is back: those
+/// who hold leases give them back or renew them more often than this.
+const AFTER_FAULT: Duration = Duration::from_secs(3);
+
+/// The share of the time that an order has been at the CA which it waits at least between two looks.
 const POLL_SHARE: u32 = 20;
 
 /// How the worker works.
@@ -214,14 +222,20 @@ impl Worker {
             self.context.metrics.health.turns(&name_of(lane));
             let free = self.free(lane, places.free(all), all);
             let (limit, share) = portion(lane.kind(), free);
-            let leased = self.lease(lane, limit, share, most_of(lane, all)).await;
+            let Some(leased) = self.lease(lane, limit, share, most_of(lane, all)).await else {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => {}
+                    () = tokio::time::sleep(AFTER_FAULT) => {}
+                }
+                continue;
+            };
             let more_may_wait = !leased.is_empty() && leased.len() == limit;
             for lease in leased {
                 let (context, place) = (Arc::clone(&self.context), places.take());
                 let span =
                     tracing::error_span!("job", order.id = %lease.job.work.order(), request.id = Empty);
                 let work = async move {
-                    step(&context, lease).await;
+                    held(&context, lease).await;
                     drop(place);
                 };
                 tasks.spawn(work.instrument(span));
@@ -240,9 +254,10 @@ impl Worker {
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn lease(&self, lane: Lane, limit: usize, share: usize, most: usize) -> Vec<Lease> {
+    /// `None` if the store can not be asked.
+    async fn lease(&self, lane: Lane, limit: usize, share: usize, most: usize) -> Option<Vec<Lease>> {
         if limit == 0 {
-            return Vec::new();
+            return Some(Vec::new());
         }
         let now = self.context.clock.now();
         match self
@@ -251,10 +266,10 @@ impl Worker {
             .lease(lane, now, LEASE, limit, share, most)
             .await
         {
-            Ok(leases) => leases,
+            Ok(leases) => Some(leases),
             Err(error) => {
                 tracing::error!(job.kind = lane.kind().name(), %error, "no job can be leased");
-                Vec::new()
+                None
             }
         }
     }
@@ -313,15 +328,38 @@ fn most_of(lane: Lane, places: usize) -> usize {
     }
 }
 
+/// Runs one job for as long as its lease is held.
+async fn held(context: &Context, lease: Lease) {
+    tokio::select! {
+        () = step(context, &lease) => {}
+        () = renewed(&*context.store, &lease) => {
+            tracing::warn!(job.work = %lease.job.work, "a job was taken over by another process in the meantime");
+        }
+    }
+}
+
+/// Renews a lease until it is lost.
+async fn renewed(store: &dyn Store, lease: &Lease) {
+    let mut wait = RENEWAL;
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = match store.renew(lease, LEASE).await {
+            Ok(()) => RENEWAL,
+            Err(StoreError::LeaseLost) => return,
+            Err(_) => PAUSE,
+        };
+    }
+}
+
 /// Runs one job and gives it back.
-async fn step(context: &Context, lease: Lease) {
+async fn step(context: &Context, lease: &Lease) {
     let work = lease.job.work;
     let mut found = None;
     let mut put_off = None;
     for _ in 0..MAX_CONFLICTS {
-        let settlement = decide(context, &lease, &mut found).await;
+        let settlement = decide(context, lease, &mut found).await;
         let next = settlement.next;
-        match give_back(context, &lease, settlement).await {
+        match give_back(context, lease, settlement).await {
             Ok(()) => return,
             // Somebody else has changed the order: what was found out is held against what is there now.
             Err(StoreError::Conflict) if found.is_some() => {}
@@ -340,7 +378,7 @@ async fn step(context: &Context, lease: Lease) {
         Some(next) => Settlement { next, ..done() },
         None => again(context, Duration::ZERO, lease.job.faults),
     };
-    if let Err(error) = give_back(context, &lease, retry).await {
+    if let Err(error) = give_back(context, lease, retry).await {
         tracing::warn!(job.work = %work, %error, "a job can not be given back");
     }
 }
@@ -409,10 +447,16 @@ pub(crate) fn again(context: &Context, wait: Duration, faults: u32) -> Settlemen
     }
 }
 
-/// The job goes on after the wait that the CA asks for, or a longer one if it has taken long already: a look more or less
-/// then changes little for the client, and much for the CA.
-pub(crate) fn again_at_ca(context: &Context, lease: &Lease, asked: Duration) -> Settlement {
-    let share = age(context, lease) / POLL_SHARE;
+/// The job goes on after the wait that the CA asks for, or a longer one if the order has been there for long: a look more
+/// or less then changes little for the client, and much for the CA. The time in line before that does not count.
+pub(crate) fn again_at_ca(
+    context: &Context,
+    lease: &Lease,
+    opened: Option<Timestamp>,
+    asked: Duration,
+) -> Settlement {
+    let since = opened.unwrap_or(lease.job.since);
+    let share = span(since, context.clock.now()) / POLL_SHARE;
     // Whole seconds: no CA is asked more often than that.
     let wait = Duration::from_secs(share.as_secs()).min(POLL_CEILING);
     again(context, asked.max(wait), 0)
@@ -420,8 +464,12 @@ pub(crate) fn again_at_ca(context: &Context, lease: &Lease, asked: Duration) -> 
 
 /// How long the job has waited to be done.
 pub(crate) fn age(context: &Context, lease: &Lease) -> Duration {
-    let age = context.clock.now().duration_since(lease.job.since);
-    age.try_into().unwrap_or_default()
+    span(lease.job.since, context.clock.now())
+}
+
+/// The time between the two; none if the clock was set back.
+fn span(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or_default()
 }
 
 /// The job goes on after a back-off that grows with its faults, or after the time that the other side asks for.
@@ -459,6 +507,10 @@ pub(crate) fn ca_fault(context: &Context, upstream: &Watched, lease: &Lease, err
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acme::certificate::Der;
+    use crate::acme::id::{AccountId, OrderId};
+    use crate::acme::job::{Job, Work};
+    use crate::store::sled::SledStore;
 
     #[test]
     fn the_back_off_grows_never_falls_below_its_floor_and_never_passes_its_ceiling_by_more_than_the_jitter() {
@@ -468,6 +520,53 @@ mod tests {
             assert!(wait <= BACKOFF_CEILING.mul_f64(1.25), "{faults}: {wait:?}");
         }
         assert!(backoff(8, BACKOFF_CEILING) > backoff(1, BACKOFF_CEILING));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_is_worked_on_for_long_is_nobody_elses_until_it_is_given_back() {
+        let (_directory, store) = sled_store();
+        let lane = Lane::Issue(UpstreamName::DEFAULT);
+        let job = Job::now(
+            Work::Issue(OrderId::random()),
+            AccountId::random(),
+            UpstreamName::DEFAULT,
+            now(),
+        );
+        let csr = Der::new(Vec::new());
+        let order = Order::for_daemon(job.work.order(), Vec::new(), csr, now(), LEASE);
+        store.create_order(&order, Some(job)).await.unwrap();
+        let take = async || store.lease(lane, now(), LEASE, 9, 9, 9).await.unwrap();
+        let held = take().await.remove(0);
+        tokio::time::sleep(2 * LEASE).await;
+        let held = match take().await.pop() {
+            Some(taken_over) => {
+                renewed(&*store, &held).await;
+                taken_over
+            }
+            None => panic!("a lease that nobody renews holds for ever"),
+        };
+        tokio::select! {
+            () = renewed(&*store, &held) => panic!("it was lost"),
+            () = tokio::time::sleep(20 * LEASE) => {}
+        }
+        assert_eq!(take().await, Vec::new());
+        store.settle(held.clone(), done()).await.unwrap();
+        renewed(&*store, &held).await;
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn sled_store() -> (tempfile::TempDir, Arc<dyn Store>) {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = crate::store::Settings {
+            path: directory.path().join("store"),
+            reserve_bytes: 0,
+            cache_bytes: 1 << 20,
+            gather: Duration::ZERO,
+        };
+        (directory, Arc::new(SledStore::open(settings).unwrap()))
     }
 
     #[test]

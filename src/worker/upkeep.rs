@@ -9,7 +9,7 @@ use prometheus::IntGaugeVec;
 use prometheus::core::Collector as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::acme::job::{Lane, WorkKind};
 use crate::acme::upstream::UpstreamName;
@@ -29,6 +29,11 @@ const SWEEP_BATCH: usize = 200;
 
 /// How often the figures are brought up to date.
 const CENSUS_EVERY: Duration = Duration::from_secs(1);
+
+/// What waits is counted job by job. After a count that took its time the next one waits so many times as long, so that a
+/// database with a million jobs has little to do for it, and at most so long.
+const CENSUS_SHARE: u32 = 20;
+const CENSUS_CEILING: Duration = Duration::from_secs(10);
 
 /// How long the store may take to answer: nothing else may wait for a database that hangs.
 const STORE_ANSWERS: Duration = Duration::from_secs(10);
@@ -321,32 +326,13 @@ async fn census(context: &Context) {
     let metrics = &context.metrics;
     let mut unconfigured = BTreeSet::new();
     let mut database = DatabaseWatch::default();
+    let mut next_count = Instant::now();
     loop {
         metrics.health.turns(UPKEEP);
-        match timeout(STORE_ANSWERS, context.store.census())
-            .await
-            .unwrap_or_else(|_| Err(silent()))
-        {
-            Ok(census) => {
-                for name in census.lanes.keys().filter_map(|lane| lane.upstream()) {
-                    if context.upstream(name).is_none() && unconfigured.insert(name) {
-                        tracing::error!(
-                            upstream = %name,
-                            "there are jobs for an upstream that is not configured any more; they wait until it is again"
-                        );
-                    }
-                }
-                let names = context.upstreams.keys().chain(&unconfigured);
-                report_lanes(context, &census.lanes, names.copied());
-                raise_to(&metrics.store_commits, census.commits);
-                raise_to(&metrics.store_syncs, census.syncs);
-                metrics.store_bytes.set(whole(census.bytes_on_disk));
-                if let Some(free) = census.bytes_free {
-                    let none: [&str; 0] = [];
-                    metrics.store_free_bytes.with_label_values(&none).set(whole(free));
-                }
-            }
-            Err(error) => tracing::error!(%error, "the store can not be counted"),
+        if Instant::now() >= next_count {
+            let begun = Instant::now();
+            count(context, &mut unconfigured).await;
+            next_count = begun + pause_after(begun.elapsed());
         }
         let room = timeout(STORE_ANSWERS, context.store.check_room()).await;
         let room = room.unwrap_or_else(|_| Err(silent()));
@@ -356,6 +342,41 @@ async fn census(context: &Context) {
         database.look(context).await;
         tokio::time::sleep(CENSUS_EVERY).await;
     }
+}
+
+/// Counts what is stored. Upstreams that have jobs and are not configured are told of once.
+async fn count(context: &Context, unconfigured: &mut BTreeSet<UpstreamName>) {
+    let metrics = &context.metrics;
+    let counted = timeout(STORE_ANSWERS, context.store.census()).await;
+    let census = match counted.unwrap_or_else(|_| Err(silent())) {
+        Ok(census) => census,
+        Err(error) => {
+            tracing::error!(%error, "the store can not be counted");
+            return;
+        }
+    };
+    for name in census.lanes.keys().filter_map(|lane| lane.upstream()) {
+        if context.upstream(name).is_none() && unconfigured.insert(name) {
+            tracing::error!(
+                upstream = %name,
+                "there are jobs for an upstream that is not configured any more; they wait until it is again"
+            );
+        }
+    }
+    let names = context.upstreams.keys().chain(&*unconfigured);
+    report_lanes(context, &census.lanes, names.copied());
+    raise_to(&metrics.store_commits, census.commits);
+    raise_to(&metrics.store_syncs, census.syncs);
+    metrics.store_bytes.set(whole(census.bytes_on_disk));
+    if let Some(free) = census.bytes_free {
+        let none: [&str; 0] = [];
+        metrics.store_free_bytes.with_label_values(&none).set(whole(free));
+    }
+}
+
+/// From the beginning of a count that took so long to the next.
+fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(CENSUS_SHARE).min(CENSUS_CEILING)
 }
 
 fn silent() -> StoreError {
@@ -401,4 +422,22 @@ fn report_lanes(
 
 fn whole(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counting_takes_a_twentieth_of_the_time_at_most_unless_nobody_would_hear_of_it() {
+        assert!(
+            pause_after(Duration::from_millis(40)) < CENSUS_EVERY,
+            "as often as ever"
+        );
+        for millis in [60, 200, 400] {
+            let took = Duration::from_millis(millis);
+            assert!(pause_after(took) >= took * 20, "{took:?}");
+        }
+        assert_eq!(pause_after(STORE_ANSWERS), CENSUS_CEILING);
+    }
 }

@@ -266,6 +266,23 @@ pub(crate) async fn f30_no_step_of_the_clock_ends_a_lease_or_prolongs_it(backend
     assert!(lease(&store, WorkKind::Issue, 1).await.is_empty());
 }
 
+pub(crate) async fn a_lease_that_is_renewed_holds_from_then_on(backend: &impl Backend) {
+    let store = backend.open().await;
+    let (_, held) = leased_for(&store, Duration::ZERO).await;
+    assert_eq!(store.renew(&held, LIFETIME).await, Ok(()), "nobody has it yet");
+    assert!(lease(&store, WorkKind::Issue, 9999).await.is_empty());
+    // The last time counts, though it be the shorter one.
+    assert_eq!(store.renew(&held, Duration::ZERO).await, Ok(()));
+    let other = lease(&store, WorkKind::Issue, 1).await.remove(0);
+    assert_eq!(store.renew(&held, LIFETIME).await, Err(StoreError::LeaseLost));
+    assert_eq!(store.renew(&other, LIFETIME).await, Ok(()));
+    assert_eq!(store.settle(other.clone(), again(1, 0)).await, Ok(()));
+    assert_eq!(store.renew(&other, LIFETIME).await, Err(StoreError::LeaseLost));
+    let other = lease(&store, WorkKind::Issue, 1).await.remove(0);
+    assert_eq!(store.settle(other.clone(), done(None)).await, Ok(()));
+    assert_eq!(store.renew(&other, LIFETIME).await, Err(StoreError::LeaseLost));
+}
+
 pub(crate) async fn a_checkpoint_keeps_the_lease(backend: &impl Backend) {
     let store = backend.open().await;
     let (order, held) = leased(&store).await;

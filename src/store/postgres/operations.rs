@@ -268,6 +268,10 @@ impl Store for PostgresStore {
         self.lease_jobs(lane, now, span, [limit, share, most]).await
     }
 
+    async fn renew(&self, lease: &Lease, span: Duration) -> Result<(), StoreError> {
+        self.renew_lease(lease, span).await
+    }
+
     async fn checkpoint(
         &self,
         lease: &Lease,

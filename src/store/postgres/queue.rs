@@ -9,6 +9,7 @@ use crate::acme::order::Order;
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::records::{Written, done_or_conflict, written_job};
 use crate::store::postgres::rows::{self, column, nanoseconds, number};
+use crate::store::postgres::statement::Value;
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned, codec, key_of};
 
 impl PostgresStore {
@@ -48,6 +49,14 @@ impl PostgresStore {
             }
         }
         Ok(leases)
+    }
+
+    /// [`Store::renew`](crate::store::Store::renew).
+    pub(crate) async fn renew_lease(&self, lease: &Lease, span: Duration) -> Result<(), StoreError> {
+        let sql = "SELECT renew_lease($1, $2, make_interval(secs => $3))";
+        let work = key_of(&lease.job.work);
+        let values: [Value<'_>; 3] = [&work, &lease.token.cast_signed(), &rows::seconds(span)];
+        done_or_conflict(self.light_change(sql, &values).await?)
     }
 
     /// [`Store::checkpoint`](crate::store::Store::checkpoint).

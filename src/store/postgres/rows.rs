@@ -52,6 +52,7 @@ struct OrderRow<'a> {
     renewal_due: Option<i64>,
     replaces: Option<Bytes>,
     counts_since: Option<i64>,
+    valid_until: Option<i64>,
     delete_after: i64,
 }
 
@@ -71,6 +72,7 @@ pub(crate) fn order(order: &Order) -> Result<String, StoreError> {
     let place = order.in_line_since().filter(|_| !order.has_left_line());
     let certificate = order.certificate();
     let late = order.bought().filter(|_| certificate.is_none());
+    let is_in_use = order.account() != AccountId::DAEMON && order.revocation().is_none();
     json(&OrderRow {
         id: id(order.id()),
         account: Bytes(order.account().as_bytes().to_vec()),
@@ -88,6 +90,9 @@ pub(crate) fn order(order: &Order) -> Result<String, StoreError> {
         renewal_due: order.renewal_due().map(nanoseconds),
         replaces: order.holds_replaced().map(|id| Bytes(keys::certificate_id(id))),
         counts_since: order.counts_since().map(nanoseconds),
+        valid_until: certificate
+            .filter(|_| is_in_use)
+            .map(|it| nanoseconds(it.not_after())),
         delete_after: nanoseconds(order.delete_after()),
     })
 }
@@ -226,6 +231,11 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
         .try_into()
         .map(Fingerprint::from_bytes)
         .map_err(|_| unreadable())
+}
+
+/// What stands for names, as it was read.
+pub(crate) fn names(bytes: &[u8]) -> Result<[u8; 32], StoreError> {
+    bytes.try_into().map_err(|_| unreadable())
 }
 
 fn unreadable() -> StoreError {

@@ -33,6 +33,8 @@ CREATE TABLE orders (
   renewal_due bigint,
   replaces bytea UNIQUE,
   counts_since bigint,
+  -- The end of a client's certificate that is not revoked.
+  valid_until bigint,
   delete_after bigint NOT NULL
 );
 CREATE INDEX ON orders (account, id);
@@ -43,6 +45,7 @@ CREATE INDEX ON orders (certificate_id) WHERE certificate_id IS NOT NULL;
 CREATE INDEX ON orders (late_certificate) WHERE late_certificate IS NOT NULL;
 CREATE INDEX ON orders (account, line, id) WHERE hands_over;
 CREATE INDEX ON orders (upstream, renewal_due, id) WHERE renewal_due IS NOT NULL;
+CREATE INDEX ON orders (names, valid_until) WHERE valid_until IS NOT NULL;
 CREATE INDEX ON orders (delete_after);
 
 -- The names that orders count for (policy.per_name).
@@ -66,7 +69,8 @@ CREATE TABLE sealed (
   body bytea NOT NULL
 );
 
--- A job with a token is leased, until that time.
+-- A job with a token is leased, until that time. The holder's is found by its work: to compare tokens with = would let the
+-- planner look through the leases of all.
 --
 -- `leads` finds the owners whose turn it is without a look at all the jobs that wait: of the jobs that an owner has
 -- waiting in a lane, the one that has been due longest always leads. Others may, until lease() meets them.
@@ -176,7 +180,7 @@ BEGIN
       line = new.line, line_rank = new.line_rank, line_since = new.line_since, certificate = new.certificate,
       certificate_id = new.certificate_id, late_certificate = new.late_certificate, hands_over = new.hands_over,
       renewal_due = new.renewal_due, replaces = new.replaces, counts_since = new.counts_since,
-      delete_after = new.delete_after
+      valid_until = new.valid_until, delete_after = new.delete_after
       WHERE id = new.id AND version = _expected;
   END IF;
   IF NOT FOUND THEN
@@ -287,7 +291,7 @@ DECLARE
   outcome text;
 BEGIN
   PERFORM FROM orders WHERE id = (_row ->> 'id')::bytea FOR UPDATE;
-  PERFORM FROM jobs WHERE work = _work AND token = _token FOR UPDATE;
+  PERFORM FROM jobs WHERE work = _work AND token IS NOT DISTINCT FROM _token FOR UPDATE;
   IF NOT FOUND THEN
     RETURN 'lost';
   END IF;
@@ -309,7 +313,7 @@ BEGIN
   IF _row IS NOT NULL THEN
     PERFORM FROM orders WHERE id = (_row ->> 'id')::bytea FOR UPDATE;
   END IF;
-  PERFORM FROM jobs WHERE work = _work AND token = _token FOR UPDATE;
+  PERFORM FROM jobs WHERE work = _work AND token IS NOT DISTINCT FROM _token FOR UPDATE;
   IF NOT FOUND THEN
     RETURN 'lost';
   END IF;
@@ -331,7 +335,7 @@ END $$;
 CREATE FUNCTION put_off_job(_work text, _token bigint, _next jsonb, _next_body bytea)
 RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-  PERFORM FROM jobs WHERE work = _work AND token = _token FOR UPDATE;
+  PERFORM FROM jobs WHERE work = _work AND token IS NOT DISTINCT FROM _token FOR UPDATE;
   IF NOT FOUND THEN
     RETURN 'lost';
   END IF;
@@ -429,6 +433,14 @@ BEGIN
     FROM unnest(works) WITH ORDINALITY leased(work, place) JOIN jobs USING (work) ORDER BY place;
 END $$;
 
+-- Lets a lease hold for that long from now on. As when it was taken, nobody waits for the disk.
+CREATE FUNCTION renew_lease(_work text, _token bigint, _span interval) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+  UPDATE jobs SET until = clock_timestamp() + _span WHERE work = _work AND token = _token;
+  RETURN CASE WHEN FOUND THEN 'written' ELSE 'lost' END;
+END $$;
+
 -- Deletes orders whose time is over, with their jobs of these kinds. Gives how many.
 CREATE FUNCTION sweep_orders(_now bigint, _limit bigint, _kinds text[]) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -461,6 +473,8 @@ END $$;
 CREATE FUNCTION sweep_marks(_now bigint, _limit bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
   now bigint := least(_now, (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint);
+  -- Not in the statement: what may change from row to row is no condition of an index.
+  bygone timestamptz := clock_timestamp() - interval '15 minutes';
   old_nonces bytea[];
   old_attempts bytea[];
 BEGIN
@@ -469,8 +483,7 @@ BEGIN
   ) old;
   DELETE FROM nonces WHERE nonce = ANY (old_nonces);
   SELECT array_agg(attempt) INTO old_attempts FROM (
-    SELECT attempt FROM attempts WHERE made < clock_timestamp() - interval '15 minutes'
-    ORDER BY made LIMIT _limit FOR UPDATE SKIP LOCKED
+    SELECT attempt FROM attempts WHERE made < bygone ORDER BY made LIMIT _limit FOR UPDATE SKIP LOCKED
   ) old;
   DELETE FROM attempts WHERE attempt = ANY (old_attempts);
   RETURN greatest(cardinality(old_nonces), cardinality(old_attempts), 0);

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 use crate::store::StoreError;
-use crate::store::postgres::{PostgresStore, rows};
+use crate::store::postgres::PostgresStore;
+use crate::store::postgres::rows::{self, column};
 use crate::store::shared::{Hold, Shared};
 
 #[async_trait]
@@ -50,5 +52,21 @@ impl Shared for PostgresStore {
         )
         .await
         .map(drop)
+    }
+
+    async fn latest_certificates(
+        &self,
+        after: Option<[u8; 32]>,
+        limit: usize,
+    ) -> Result<Vec<([u8; 32], Timestamp)>, StoreError> {
+        let after = after.as_ref().map(|names| names.as_slice()).unwrap_or_default();
+        let sql = "SELECT names, max(valid_until) FROM orders WHERE valid_until IS NOT NULL AND names > $1 \
+                   GROUP BY names ORDER BY names LIMIT $2";
+        let found = self.rows(sql, &[&after, &rows::number(limit)]).await?;
+        let latest = |row: &Row| {
+            let names = rows::names(column(row, 0)?)?;
+            Ok((names, rows::time(column(row, 1)?)?))
+        };
+        found.iter().map(latest).collect()
     }
 }

@@ -10,6 +10,7 @@ mod moved;
 mod plans;
 mod queue;
 mod replicas;
+mod scale;
 
 use std::sync::Arc;
 

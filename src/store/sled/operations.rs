@@ -261,6 +261,10 @@ impl Store for SledStore {
         Ok(queue.lease(lane, now, Instant::now() + span, limit, share))
     }
 
+    async fn renew(&self, lease: &Lease, span: Duration) -> Result<(), StoreError> {
+        self.queue().renew(lease, Instant::now() + span)
+    }
+
     async fn checkpoint(
         &self,
         lease: &Lease,

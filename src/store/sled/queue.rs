@@ -186,6 +186,19 @@ impl Queue {
         leases
     }
 
+    /// A lease that is held runs out at another time.
+    pub(crate) fn renew(&mut self, lease: &Lease, until: Instant) -> Result<(), StoreError> {
+        let job = self.held(lease)?;
+        let entry = self.entries.get_mut(&lease.job.work);
+        let holder = entry.and_then(|entry| entry.holder.as_mut());
+        let holder = holder.ok_or(StoreError::LeaseLost)?;
+        let before = std::mem::replace(&mut holder.until, until);
+        let line = self.lanes.entry(job.lane()).or_default();
+        line.leased.remove(&(before, job.work));
+        line.leased.insert((until, job.work));
+        Ok(())
+    }
+
     /// How many jobs of the lane are leased.
     pub(crate) fn held_in(&self, lane: Lane) -> usize {
         self.lanes.get(&lane).map_or(0, |line| line.leased.len())

@@ -249,6 +249,10 @@ impl Store for Shaken {
             .await
     }
 
+    async fn renew(&self, lease: &Lease, span: Duration) -> Result<(), StoreError> {
+        self.call(self.store.renew(lease, span)).await
+    }
+
     async fn checkpoint(
         &self,
         lease: &Lease,

@@ -1,6 +1,8 @@
 //! A CA that refuses, fails, waits or forgets: orders wait, each is bought once, and the CA is left alone when it asks
 //! for it (SECURITY F1 to F5, F12, F47, F49; UPSTREAM rules 2, 4 and 5).
 
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::json;
@@ -121,6 +123,43 @@ async fn f3_a_429_at_one_order_pauses_all_of_them_and_new_ones_are_taken_on() {
         scene.issued(&first, &[&names[0]]).await;
         scene.issued(&second, &[&names[1]]).await;
     }
+}
+
+#[tokio::test]
+async fn an_order_that_has_waited_in_line_for_long_is_looked_at_as_soon_as_any_other() {
+    let scene = Scene::new().await;
+    scene.ready().await;
+    // The order that the CA shows as it is; all others take for ever.
+    let ready = Arc::new(Mutex::new(String::new()));
+    let shown_last = Arc::new(Mutex::new(String::new()));
+    for step in [Step::Finalize, Step::Order] {
+        let (ready, shown_last) = (ready.clone(), shown_last.clone());
+        let twist = Twist::json(move |order| {
+            let finalize = order["finalize"].to_string();
+            if order["status"] == "valid" && finalize != *ready.lock().unwrap() {
+                order["status"] = "processing".into();
+            }
+            *shown_last.lock().unwrap() = finalize;
+        });
+        scene.will(step, Times::Always, twist);
+    }
+    let name = ["www.example.com"];
+    let (first, _second) = (scene.finalized(&name).await, scene.finalized(&name).await);
+    scene
+        .soon("the first is there", async || scene.asked(Step::Finalize) == 1)
+        .await;
+    scene.pass(20 * MINUTE).await;
+    ready.lock().unwrap().clone_from(&shown_last.lock().unwrap());
+    scene.issued(&first, &name).await;
+    scene
+        .until("its turn has come", async || scene.asked(Step::Finalize) == 2)
+        .await;
+    let before = scene.asked(Step::Order);
+    for _ in 0..12 {
+        scene.pass(Duration::from_secs(5)).await;
+    }
+    let looks = scene.asked(Step::Order) - before;
+    assert!(looks >= 6, "{looks} looks in its first minute at the CA");
 }
 
 #[tokio::test]
