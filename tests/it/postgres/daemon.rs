@@ -261,3 +261,31 @@ async fn f45_a_clock_that_differs_from_the_databases_is_shown_and_nothing_else()
     assert!(offset >= 100.0, "{offset}");
     daemon.account().await.order(&["a.example.com"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_with_another_secret_ends_at_once_and_says_why_and_the_others_go_on() {
+    let world = World::new().await;
+    let database = postgres::url_of(&Postgres::fresh_database().await.unwrap());
+    let second = world.another();
+    for installation in [&world.installation, &second] {
+        keep_in(installation, &database);
+    }
+    std::fs::write(second.path("secret"), "another secret of more than 32 bytes").unwrap();
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    assert!(!second.start().ended().await.success());
+    second
+        .says(
+            "it was set up with another db.secret; give every replica the same one",
+            1,
+        )
+        .await;
+    let client = Client::register(&site(&world, &world.installation), Key::new()).await;
+    client.ask_order(&["a.example.com"]).await.expect(201);
+    std::fs::write(second.path("secret"), SECRET).unwrap();
+    let mut other = second.start();
+    other.is_well().await;
+    for daemon in [daemon, other] {
+        daemon.stop().await;
+    }
+}

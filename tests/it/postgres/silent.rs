@@ -32,7 +32,8 @@ async fn behind_a_link() -> (tokio_postgres::Config, Link, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f40_a_host_that_vanishes_without_a_word_is_given_up_and_work_goes_on_when_it_is_back() {
-    let world = World::new().await;
+    let processing = Duration::from_secs(2);
+    let world = World::with(Duration::ZERO, |options| options.processing = processing).await;
     let (_, link, url) = behind_a_link().await;
     keep_in(&world.installation, &url);
     let mut daemon = world.installation.start();
@@ -42,6 +43,10 @@ async fn f40_a_host_that_vanishes_without_a_word_is_given_up_and_work_goes_on_wh
     let order = Order::of(&client.ask_order(&names).await.expect(201));
     prove(&world, &client, &order.authorizations[0]).await;
     client.until(&order.url, "ready").await;
+    client
+        .finalize(&order, &csr::plain(&Key::new(), &names))
+        .await
+        .expect(200);
     link.set(Gate::Silent);
     let answer = client.try_post(&order.url, GET).await;
     answer.problem(503, "serverInternal");
@@ -51,10 +56,6 @@ async fn f40_a_host_that_vanishes_without_a_word_is_given_up_and_work_goes_on_wh
     assert!(daemon.runs());
     link.set(Gate::Open);
     until_ready_is(&world.installation, 200, "ok").await;
-    client
-        .finalize(&order, &csr::plain(&Key::new(), &names))
-        .await
-        .expect(200);
     client.until(&order.url, "valid").await;
     assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 1));
     daemon.stop().await;
