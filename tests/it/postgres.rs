@@ -2,9 +2,11 @@
 //! while it is away, and two daemons on one database.
 
 mod daemon;
+mod exhausted;
 mod faults;
 mod haproxy;
 mod migrate;
 mod operator;
 mod server;
+mod silent;
 mod tls;
