@@ -7,6 +7,7 @@ mod faults;
 mod haproxy;
 mod migrate;
 mod operator;
+mod scale;
 mod server;
 mod silent;
 mod tls;
