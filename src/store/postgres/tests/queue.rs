@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::{Job, Lane, Work};
+use crate::acme::order::Order;
 use crate::acme::random::random_bytes;
 use crate::store::contract::{HERE, LIFETIME, again, at, create, done, far, finalized, names, order};
 use crate::store::postgres::tests::{number, two_stores};
@@ -213,6 +214,45 @@ async fn f20_whatever_happens_at_once_every_owner_who_waits_has_a_job_that_leads
         number(&client, "SELECT count(*) FROM acme_proxy.jobs_after").await,
         0
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f20_the_next_job_of_an_owner_leads_when_the_one_before_it_is_put_off_or_swept() {
+    for is_swept in [false, true] {
+        let (one, _, client) = two_stores().await;
+        let store: Arc<dyn Store> = Arc::new(one);
+        let owner = AccountId::random();
+        let (first, second) = (order(owner), order(owner));
+        let job = |order: &Order, due| Job {
+            due: at(due),
+            ..Job::now(Work::Issue(order.id()), owner, HERE, at(0))
+        };
+        for (order, due) in [(&first, 1), (&second, 2)] {
+            store.create_order(order, Some(job(order, due))).await.unwrap();
+        }
+        // As lease() leaves them when it has met both.
+        let id = first.id();
+        let id = id.as_bytes().as_slice();
+        let leads = "UPDATE acme_proxy.jobs SET leads = (order_id = $1)";
+        client.execute(leads, &[&id]).await.unwrap();
+        match is_swept {
+            true => {
+                let over = "UPDATE acme_proxy.orders SET delete_after = 0 WHERE id = $1";
+                client.execute(over, &[&id]).await.unwrap();
+                assert_eq!(store.sweep(at(1), 10).await, Ok(1));
+            }
+            false => {
+                let later = job(&first, 100);
+                store
+                    .commit(Versioned::with(1, first.clone()), Some(later))
+                    .await
+                    .unwrap();
+            }
+        }
+        let leases = store.lease(ISSUE, at(9), LIFETIME, 9, 9, 9).await.unwrap();
+        let works: Vec<Work> = leases.iter().map(|lease| lease.job.work).collect();
+        assert_eq!(works, [Work::Issue(second.id())], "is swept: {is_swept}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
