@@ -76,7 +76,8 @@ fuzz-short: needs needs-fuzz ## 10 seconds of each fuzz target
 fuzz: needs needs-fuzz lives ## The lives above, then each fuzz target for a while (FUZZ_SECONDS=600)
 	CARGO=$(CARGO) ./fuzz/run.sh $(FUZZ_SECONDS)
 
-bench: needs ## Issuances per second, latency, CPU, memory, syncs; release build
+bench: needs ## Issuances per second, latency, CPU, memory, syncs; replicas; a million orders; release build (BENCH=sled,postgresql,stored)
+	@./tests/needs.sh postgresql:postgres
 	$(CARGO) build --locked --release --bin acme-proxy --examples
 	$(TARGET_DIR)/release/examples/bench
 

@@ -10,6 +10,7 @@ use tokio_postgres::Config;
 use crate::database::{Server, replicas};
 use crate::fill::Owner;
 use crate::measure::{Usage, figure};
+use crate::postgres::client;
 use crate::proxy::AcmeProxy;
 use crate::{Arguments, Load, Ports, ThrowawayCa, loaded, plans, table};
 
@@ -53,12 +54,16 @@ pub(crate) async fn tables(arguments: &Arguments, ports: &Ports, ca: &ThrowawayC
         of_empty.push(measured(&server, &empty, 0, ports, ca).await?);
         of_full.push(measured(&server, &full, stored, ports, ca).await?);
     }
+    println!("A tenth of them are over ...");
+    let (sweeping, all_swept) = swept(&server, &full, stored, ports, ca).await?;
     let plans = explained(&server, &full, ports, ca).await?;
     let text = format!(
-        "\n{}{WORKERS} workers, {ORDERS} issuances in each of {} rounds, in turn; medians of the rounds.\n\n\
+        "\n{}{WORKERS} workers, {ORDERS} issuances in each of {} rounds, in turn; medians of the rounds.\n\
+         Sweeping: once, while a tenth of the orders are deleted, which took {:.0} s.\n\n\
          What each statement of such issuances reads, with {stored} orders stored:\n{plans}",
-        table::aligned(&rows(stored, &of_empty, &of_full)?),
-        arguments.rounds
+        table::aligned(&rows(stored, &of_empty, &of_full, &sweeping)?),
+        arguments.rounds,
+        all_swept.as_secs_f64(),
     );
     Ok(text)
 }
@@ -91,9 +96,7 @@ async fn measured(
     ca: &ThrowawayCa,
 ) -> anyhow::Result<Round> {
     let (_directory, proxy) = alone(database, ports, ca).await?;
-    let before = server.counts(database).await?;
-    let load = loaded(&options(ORDERS), &[&proxy], ports, ca).await?;
-    let used = server.counts(database).await?.since(&before);
+    let mut round = load(server, database, &proxy, ports, ca).await?;
     let begun = Instant::now();
     while figure(&proxy, "acme_proxy_certificates_valid ").await? < f64::from(stored) {
         ensure!(
@@ -103,12 +106,25 @@ async fn measured(
         );
         sleep(Duration::from_millis(200)).await;
     }
-    let after = Usage::of(&proxy).await?;
+    round.after = Usage::of(&proxy).await?;
     proxy.stop().await?;
+    Ok(round)
+}
+
+async fn load(
+    server: &Server,
+    database: &Config,
+    proxy: &AcmeProxy,
+    ports: &Ports,
+    ca: &ThrowawayCa,
+) -> anyhow::Result<Round> {
+    let before = server.counts(database).await?;
+    let load = loaded(&options(ORDERS), &[proxy], ports, ca).await?;
+    let used = server.counts(database).await?.since(&before);
     Ok(Round {
         cpu_ms: used.cpu_ms / f64::from(load.issued),
         load,
-        after,
+        after: Usage::of(proxy).await?,
     })
 }
 
@@ -129,12 +145,48 @@ async fn explained(
     plans::table(server, from, database).await
 }
 
-fn rows(stored: u32, empty: &[Round], full: &[Round]) -> anyhow::Result<Vec<Vec<String>>> {
+/// A round while a tenth of the orders are deleted, and how long that takes.
+async fn swept(
+    server: &Server,
+    database: &Config,
+    stored: u32,
+    ports: &Ports,
+    ca: &ThrowawayCa,
+) -> anyhow::Result<(Round, Duration)> {
+    let client = client(database).await?;
+    let over = format!(
+        "UPDATE acme_proxy.orders SET delete_after = 0, valid_until = NULL \
+         WHERE id IN (SELECT id FROM acme_proxy.orders LIMIT {})",
+        stored / 10
+    );
+    client.batch_execute(&over).await?;
+    client.batch_execute("VACUUM ANALYZE acme_proxy.orders").await?;
+    let begun = Instant::now();
+    let sweeping = async {
+        let left = "SELECT count(*) FROM acme_proxy.orders WHERE delete_after = 0";
+        while client.query_one(left, &[]).await?.try_get::<_, i64>(0)? > 0 {
+            sleep(Duration::from_secs(1)).await;
+        }
+        anyhow::Ok(begun.elapsed())
+    };
+    let loading = async {
+        let (directory, proxy) = alone(database, ports, ca).await?;
+        let round = load(server, database, &proxy, ports, ca).await?;
+        anyhow::Ok((directory, proxy, round))
+    };
+    let (took, loaded) = tokio::join!(sweeping, loading);
+    let (_directory, proxy, round) = loaded?;
+    proxy.stop().await?;
+    Ok((round, took?))
+}
+
+fn rows(stored: u32, empty: &[Round], full: &[Round], sweeping: &Round) -> anyhow::Result<Vec<Vec<String>>> {
     let headings = [
         "".to_owned(),
         "empty".to_owned(),
         format!("{stored} orders"),
         "x".to_owned(),
+        "sweeping".to_owned(),
     ];
     let mut rows = vec![headings.to_vec()];
     let time = |name: &'static str, percent: usize| {
@@ -166,6 +218,7 @@ fn rows(stored: u32, empty: &[Round], full: &[Round]) -> anyhow::Result<Vec<Vec<
             format!("{one:.1}"),
             format!("{other:.1}"),
             format!("{ratio:.2}{over}"),
+            format!("{:.1}", figure(sweeping)),
         ]);
     }
     Ok(rows)
