@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Barrier, Mutex};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
@@ -69,6 +69,31 @@ async fn f43_each_job_is_leased_by_one_replica_and_never_more_than_a_lane_may_ha
     assert_eq!((taken.len(), different.len()), (300, 300));
     assert!(most.load(Ordering::SeqCst) <= 10, "{most:?}");
     assert_eq!(number(&client, "SELECT count(*) FROM acme_proxy.jobs").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f43_replicas_that_ask_at_the_same_time_get_no_more_than_a_lane_may_have() {
+    let (one, other, client) = two_stores().await;
+    for _ in 0..20 {
+        plant(&client, AccountId::random(), 20, 0).await;
+    }
+    let stores = [Arc::new(one), Arc::new(other)];
+    for round in 0..5 {
+        let start = Arc::new(Barrier::new(16));
+        let mut asking = JoinSet::new();
+        for number in 0..16 {
+            let (store, start) = (Arc::clone(&stores[number % 2]), Arc::clone(&start));
+            asking.spawn(async move {
+                start.wait().await;
+                store.lease(ISSUE, at(9), LIFETIME, 10, 99, 10).await.unwrap()
+            });
+        }
+        let leases = asking.join_all().await.concat();
+        assert_eq!(leases.len(), 10, "round {round}");
+        for lease in leases {
+            stores[0].settle(lease, done(None)).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
