@@ -37,16 +37,23 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it, with these settings (`name=value`) beside the program's own.
     pub(crate) fn start(settings: &[&str]) -> anyhow::Result<Self> {
-        let initdb = |data: &Path| {
-            let mut initdb = program("initdb")?;
-            initdb
-                .arg("--pgdata")
-                .arg(data)
-                .args(["--username", USER, "--auth=trust", "--encoding=UTF8"])
-                .args(["--locale=C.UTF-8", "--no-sync", "--no-instructions"]);
+        Self::run(initdb, settings)
+    }
+
+    /// The same with its WAL, in small files, in a directory that this makes first.
+    pub(crate) fn start_with_wal(
+        prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
+        let make = |data: &Path| {
+            let directory = data.with_file_name("wal");
+            prepare(&directory)?;
+            give(&directory)?;
+            let mut initdb = initdb(data)?;
+            initdb.arg("--waldir").arg(directory).arg("--wal-segsize=1");
             Ok(initdb)
         };
-        Self::run(initdb, settings)
+        Self::run(make, settings)
     }
 
     /// Starts a standby of this one, with these settings beside those that lead it to this one.
@@ -69,9 +76,7 @@ impl Postgres {
     fn run(make: impl FnOnce(&Path) -> anyhow::Result<Command>, settings: &[&str]) -> anyhow::Result<Self> {
         let made = tempfile::Builder::new().prefix("pg").tempdir()?;
         let directory = made.path().to_owned();
-        if let Some((user, group)) = other_user()? {
-            chown(&directory, Some(user), Some(group))?;
-        }
+        give(&directory)?;
         let data = directory.join("data");
         let output = make(&data)?
             .current_dir("/")
@@ -249,6 +254,24 @@ fn random() -> anyhow::Result<[u8; 16]> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Lets the server write to a directory.
+pub(crate) fn give(directory: &Path) -> anyhow::Result<()> {
+    if let Some((user, group)) = other_user()? {
+        chown(directory, Some(user), Some(group))?;
+    }
+    Ok(())
+}
+
+fn initdb(data: &Path) -> anyhow::Result<Command> {
+    let mut initdb = program("initdb")?;
+    initdb
+        .arg("--pgdata")
+        .arg(data)
+        .args(["--username", USER, "--auth=trust", "--encoding=UTF8"])
+        .args(["--locale=C.UTF-8", "--no-sync", "--no-instructions"]);
+    Ok(initdb)
 }
 
 /// The ids of the user and the group that the server runs as, if they are not ours.

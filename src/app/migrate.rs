@@ -1,7 +1,7 @@
 //! `acme-proxy migrate`: all records from the embedded store into a database, or back, while no daemon has either open.
 //!
-//! What is read back must be what was written before it counts. Whatever ends it on the way leaves no records, and it is
-//! begun anew; where the records were they stay.
+//! What is read back must be what was written before it counts. Whatever ends it on the way leaves no records or all of
+//! them: the same command is given again, which begins anew, or finds that all is done. Where the records were they stay.
 
 use anyhow::bail;
 use tokio::runtime::Handle;
@@ -19,11 +19,18 @@ use crate::store::{Entry, Settings, Snapshot, Store as _, StoreError};
 pub struct Migration {
     /// Where the records are.
     pub from: Place,
-    /// Where they are to be. There are none.
+    /// Where they are to be. There are none, or the same ones.
     pub to: Place,
     /// Whether it is only to be said what would be done.
     pub dry_run: bool,
 }
+
+/// Records, and what has become of them.
+type Moved = (Tally, &'static str);
+
+const WOULD_BE: &str = "would be moved; nothing was written";
+const MOVED: &str = "moved, read back, and found the same";
+const WERE_THERE: &str = "were there already, read back, and found the same; nothing was written";
 
 /// Moves the records, and gives what is to be said about it.
 ///
@@ -32,70 +39,88 @@ pub struct Migration {
 /// Why not, in one sentence.
 pub async fn migrate(migration: Migration) -> anyhow::Result<String> {
     let Migration { from, to, dry_run } = migration;
-    let (tally, from, to) = match (from, to) {
+    let ((tally, done), from, to) = match (from, to) {
         (Place::Directory(from), Place::Database(to)) => {
-            let tally = into_database(&from, &to, dry_run).await?;
-            (tally, from.path.display().to_string(), to.connection.place())
+            let moved = into_database(&from, &to, dry_run).await?;
+            (moved, from.path.display().to_string(), to.connection.place())
         }
         (Place::Database(from), Place::Directory(to)) => {
-            let tally = into_directory(&from, &to, dry_run).await?;
-            (tally, from.connection.place(), to.path.display().to_string())
+            let moved = into_directory(&from, &to, dry_run).await?;
+            (moved, from.connection.place(), to.path.display().to_string())
         }
         (Place::Directory(_), Place::Directory(_)) | (Place::Database(_), Place::Database(_)) => bail!(
             "--from and --to are of the same kind; a store is copied with acme-proxy backup and restore, and a database with \
              PostgreSQL's own means"
         ),
     };
-    let done = match dry_run {
-        true => "would be moved; nothing was written",
-        false => "moved, read back, and found the same",
-    };
     Ok(format!(
         "{from} to {to}: {tally}; {done}.\nWhere they were they are still: start no acme-proxy on both.\n"
     ))
 }
 
-async fn into_database(from: &Settings, to: &postgres::Settings, dry_run: bool) -> anyhow::Result<Tally> {
+async fn into_database(from: &Settings, to: &postgres::Settings, dry_run: bool) -> anyhow::Result<Moved> {
     if is_missing(&from.path) {
         bail!("there is no store {}", from.path.display());
     }
     check_owner(&from.path)?;
     let settings = from.clone();
     let store = spawn_blocking(move || SledStore::open(settings)).await??;
-    if PostgresStore::has_records_at_rest(to).await? {
-        bail!(
-            "the database {} has records already: give an empty one",
-            to.connection.place()
-        );
-    }
+    let has_records = PostgresStore::has_records_at_rest(to).await?;
     let tally = store.tally()?;
-    if !dry_run {
-        PostgresStore::restore(to, store.entries()).await?;
-        let written = PostgresStore::open(to.clone()).await?.tally().await?;
-        written.is_all_of(&tally)?;
+    if has_records {
+        let there = PostgresStore::open(to.clone()).await?.tally().await?;
+        if there != tally {
+            bail!(
+                "the database {} has records already ({there}), and they are others: give an empty one",
+                to.connection.place()
+            );
+        }
+        return Ok((tally, WERE_THERE));
     }
-    Ok(tally)
+    if dry_run {
+        return Ok((tally, WOULD_BE));
+    }
+    PostgresStore::restore(to, store.entries()).await?;
+    let written = PostgresStore::open(to.clone()).await?.tally().await?;
+    written.is_all_of(&tally)?;
+    Ok((tally, MOVED))
 }
 
-async fn into_directory(from: &postgres::Settings, to: &Settings, dry_run: bool) -> anyhow::Result<Tally> {
-    check_no_store(&to.path)?;
+async fn into_directory(from: &postgres::Settings, to: &Settings, dry_run: bool) -> anyhow::Result<Moved> {
+    let no_store = check_no_store(&to.path);
     if !PostgresStore::has_records_at_rest(from).await? {
         bail!("the database {} has no records", from.connection.place());
     }
     let database = PostgresStore::open(from.clone()).await?;
     let tally = database.tally().await?;
-    if !dry_run {
-        let snapshot = database.snapshot().await?;
-        let (settings, given, runtime) = (to.clone(), tally.clone(), Handle::current());
-        spawn_blocking(move || {
-            make_store(&settings, |inside| {
-                SledStore::restore(inside, all_of(snapshot, &runtime))?;
-                Ok(SledStore::open(inside.clone())?.tally()?.is_all_of(&given)?)
-            })
-        })
-        .await??;
+    let (settings, given) = (to.clone(), tally.clone());
+    if let Err(refused) = no_store {
+        let is_done = spawn_blocking(move || has_store_of(&settings, &given)).await?;
+        return if is_done {
+            Ok((tally, WERE_THERE))
+        } else {
+            Err(refused)
+        };
     }
-    Ok(tally)
+    if dry_run {
+        return Ok((tally, WOULD_BE));
+    }
+    let (snapshot, runtime) = (database.snapshot().await?, Handle::current());
+    spawn_blocking(move || {
+        make_store(&settings, |inside| {
+            SledStore::restore(inside, all_of(snapshot, &runtime))?;
+            Ok(SledStore::open(inside.clone())?.tally()?.is_all_of(&given)?)
+        })
+    })
+    .await??;
+    Ok((tally, MOVED))
+}
+
+/// Whether a store is there that has these records and no others.
+fn has_store_of(settings: &Settings, given: &Tally) -> bool {
+    let is_store = settings.path.join(SledStore::LOG).exists() && check_owner(&settings.path).is_ok();
+    let there = is_store.then(|| SledStore::open(settings.clone()).and_then(|store| store.tally()));
+    matches!(there, Some(Ok(there)) if there == *given)
 }
 
 /// The entries of a snapshot, for a thread that may wait for them.

@@ -15,7 +15,7 @@ Examples:
   sudo -u acme-proxy acme-proxy migrate --from postgresql://acmeproxy@db1,db2/acmeproxy --to sled:/var/lib/acme-proxy/db --secret file:/etc/acme-proxy/db-secret --password file:/etc/acme-proxy/db-password
 
 Stop every acme-proxy first. What is there already is never overwritten, and where the records were they stay. A migration
-that was cut off has left nothing, and is begun anew: docs/HIGH-AVAILABILITY.md.";
+that was cut off has left nothing or all of it: give the same command again (docs/HIGH-AVAILABILITY.md).";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]

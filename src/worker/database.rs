@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::acme::order::Order;
-use crate::metrics::raise_to;
+use crate::metrics::{Metrics, raise_to};
 use crate::store::postgres::fault::{self, Fault};
 use crate::store::{Lease, Settlement, StoreError, Versioned};
 use crate::worker::Context;
@@ -93,7 +93,11 @@ impl DatabaseWatch {
         let took = context.clock.now().duration_since(before);
         let ahead = theirs.duration_since(before) - took / 2;
         self.compared = Some(Instant::now());
-        let metrics = &context.metrics;
+        self.found(ahead, &context.metrics);
+    }
+
+    /// Shows how far the database's clock is ahead. Each difference is counted, and the first of a row is said.
+    fn found(&mut self, ahead: SignedDuration, metrics: &Metrics) {
         metrics.store_clock_offset.set(ahead.as_secs_f64());
         let differs = ahead.abs() > TOLERATED;
         if differs {
@@ -107,5 +111,54 @@ impl DatabaseWatch {
             );
         }
         self.differs = differs;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn f45_clocks_that_differ_are_said_once_and_counted_each_time() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .finish();
+        let _here = tracing::subscriber::set_default(subscriber);
+        let said = || {
+            let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            log.matches(Fault::ClockSkew.sentence()).count()
+        };
+        let counted = || {
+            let counts = fault::counts();
+            let mut of_clocks = counts.iter().filter(|(label, _)| *label == "clock_skew");
+            of_clocks.next().unwrap().1
+        };
+        let metrics = Metrics::new().unwrap();
+        let mut watch = DatabaseWatch::default();
+        let begin = counted();
+        for (seconds, times, count) in [(5, 0, 0), (-6, 1, 1), (7, 1, 2), (-5, 1, 2), (6, 2, 3)] {
+            watch.found(SignedDuration::from_secs(seconds), &metrics);
+            assert_eq!((said(), counted() - begin), (times, count), "{seconds} s");
+            assert_eq!(metrics.store_clock_offset.get().to_string(), seconds.to_string());
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use instant_acme::{Account, Identifier, NewOrder, OrderStatus};
 use tokio::time::sleep;
 
+use crate::harness::disk::Disk;
 use crate::harness::world::World;
 use crate::tampered_store::{account, comes_to, finalized};
 
@@ -268,39 +269,16 @@ async fn nothing_is_overwritten_and_each_bad_backup_has_its_own_sentence() {
     );
 }
 
-/// A file system in memory, mounted on a directory.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// `None` where that is impossible and whoever runs the tests has said so.
-    fn on(directory: &Path, size: &str) -> Option<Self> {
-        std::fs::create_dir(directory).unwrap();
-        let mount = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(directory)
-            .output()
-            .unwrap();
-        if mount.status.success() {
-            return Some(Self(directory.to_owned()));
+/// A file system in memory; `None` where that is impossible and whoever runs the tests has said so.
+fn mounted_on(directory: &Path, size: &str) -> Option<Disk> {
+    match Disk::mount(directory, size) {
+        Ok(disk) => Some(disk),
+        Err(why) => {
+            let is_known = std::env::var_os("ACME_PROXY_TEST_NO_MOUNT").is_some();
+            assert!(is_known, "set ACME_PROXY_TEST_NO_MOUNT=1, or {why}");
+            std::fs::remove_dir(directory).unwrap();
+            None
         }
-        assert!(
-            std::env::var_os("ACME_PROXY_TEST_NO_MOUNT").is_some(),
-            "run as root, or set ACME_PROXY_TEST_NO_MOUNT=1: {}",
-            String::from_utf8_lossy(&mount.stderr)
-        );
-        std::fs::remove_dir(directory).unwrap();
-        None
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-        drop(unmounted);
-        drop(std::fs::remove_dir(&self.0));
     }
 }
 
@@ -348,7 +326,7 @@ async fn a_store_is_restored_into_a_directory_that_can_not_be_replaced() {
     goes_on(&world).await;
     std::fs::remove_file(&store).unwrap();
 
-    let Some(_mounted) = Mounted::on(&store, "128m") else {
+    let Some(_mounted) = mounted_on(&store, "128m") else {
         return;
     };
     // As mkfs makes it.
@@ -362,7 +340,7 @@ async fn a_store_is_restored_into_a_directory_that_can_not_be_replaced() {
 async fn f21_a_restore_that_the_disk_has_no_room_for_leaves_what_was_there() {
     let (world, backup) = without_store().await;
     let store = world.installation.store();
-    let Some(_mounted) = Mounted::on(&store, "100k") else {
+    let Some(_mounted) = mounted_on(&store, "100k") else {
         return;
     };
     std::fs::create_dir(store.join("lost+found")).unwrap();

@@ -184,7 +184,7 @@ async fn a_key_that_has_an_account_here_keeps_it() {
 }
 
 /// What an import of the sample says, without the path.
-async fn says(world: &World, flags: &[&str]) -> Vec<String> {
+pub(crate) async fn says(world: &World, flags: &[&str]) -> Vec<String> {
     says_of(world, &sample(), flags).await
 }
 

@@ -122,7 +122,7 @@ fn used(expression: &str) -> BTreeMap<String, BTreeSet<String>> {
         if let Some((selector, behind)) = behind.strip_prefix('{').and_then(|inside| inside.split_once('}')) {
             rest = behind;
             let pairs = selector.split("\",").filter_map(|pair| pair.split_once('='));
-            labels.extend(pairs.map(|(label, _)| label.trim().to_owned()));
+            labels.extend(pairs.map(|(label, _)| label.trim().trim_end_matches('!').to_owned()));
         }
     }
     used

@@ -2,10 +2,12 @@
 //! while it is away, and two daemons on one database.
 
 mod daemon;
+mod exhausted;
 mod faults;
 mod haproxy;
 mod migrate;
 mod operator;
 mod scale;
 mod server;
+mod silent;
 mod tls;

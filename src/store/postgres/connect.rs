@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -202,8 +203,27 @@ impl Connector {
     }
 }
 
+/// One of the pool's connections.
+pub(crate) struct Session {
+    client: ClientWrapper,
+    /// How many connections had fallen silent when it was made.
+    silences: usize,
+}
+
+impl Deref for Session {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        &self.client
+    }
+}
+
 /// Makes the pool's connections, and looks at those that were idle.
-pub(crate) struct Manager(Arc<Connector>);
+pub(crate) struct Manager {
+    connector: Arc<Connector>,
+    /// How many connections have fallen silent.
+    silences: AtomicUsize,
+}
 
 impl Manager {
     /// A connection that is set up; `heard` gets what the server says by itself. The task ends with the connection.
@@ -211,7 +231,7 @@ impl Manager {
         &self,
         mut heard: impl FnMut(AsyncMessage) + Send + 'static,
     ) -> Result<(Client, JoinHandle<()>), Told> {
-        let (client, mut connection) = self.0.connect().await?;
+        let (client, mut connection) = self.connector.connect().await?;
         let task = tokio::spawn(async move {
             loop {
                 match poll_fn(|cx| connection.poll_message(cx)).await {
@@ -224,7 +244,7 @@ impl Manager {
                 }
             }
         });
-        let told = match timeout(self.0.connect_timeout, client.batch_execute(SESSION)).await {
+        let told = match timeout(self.connector.connect_timeout, client.batch_execute(SESSION)).await {
             Ok(Ok(())) => return Ok((client, task)),
             Ok(Err(error)) => Told::of(DATABASE, &error),
             Err(_) => Told::new(DATABASE, Fault::Unreachable, ""),
@@ -236,22 +256,32 @@ impl Manager {
 }
 
 impl deadpool::managed::Manager for Manager {
-    type Type = ClientWrapper;
+    type Type = Session;
     type Error = Told;
 
-    async fn create(&self) -> Result<ClientWrapper, Told> {
+    async fn create(&self) -> Result<Session, Told> {
+        let silences = self.silences.load(Ordering::Relaxed);
         let (client, task) = self.session(drop).await?;
-        Ok(ClientWrapper::new(client, task))
+        Ok(Session {
+            client: ClientWrapper::new(client, task),
+            silences,
+        })
     }
 
-    async fn recycle(&self, client: &mut ClientWrapper, _: &Metrics) -> RecycleResult<Told> {
-        if client.is_closed() {
-            return Err(RecycleError::message("it is closed"));
+    /// When one connection falls silent, the host has vanished, and those that were made before are not waited for as well.
+    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Told> {
+        if session.is_closed() || session.silences != self.silences.load(Ordering::Relaxed) {
+            return Err(RecycleError::message("it is of no use"));
         }
-        let works = client.simple_query("").await;
-        works
-            .map(drop)
-            .map_err(|error| RecycleError::Backend(Told::of(DATABASE, &error)))
+        match timeout(RECYCLE, session.simple_query("")).await {
+            Ok(works) => works
+                .map(drop)
+                .map_err(|error| RecycleError::Backend(Told::of(DATABASE, &error))),
+            Err(_) => {
+                self.silences.fetch_add(1, Ordering::Relaxed);
+                Err(RecycleError::message("it is silent"))
+            }
+        }
     }
 }
 
@@ -272,12 +302,17 @@ impl Connections {
     ///
     /// [`StoreError::Unavailable`], with what is wrong with the settings.
     pub(crate) fn new(settings: &Settings) -> Result<Self, StoreError> {
-        let pool = Pool::builder(Manager(Arc::new(Connector::new(settings)?)))
+        let manager = Manager {
+            connector: Arc::new(Connector::new(settings)?),
+            silences: AtomicUsize::new(0),
+        };
+        let pool = Pool::builder(manager)
             .max_size(settings.pool)
             .timeouts(Timeouts {
                 wait: Some(WAIT),
                 create: Some(CREATE),
-                recycle: Some(RECYCLE),
+                // The manager sees to that.
+                recycle: None,
             })
             .runtime(deadpool::Runtime::Tokio1)
             .build();
@@ -341,4 +376,4 @@ pub(crate) fn noted(told: Told) -> StoreError {
 }
 
 /// The database, where nobody needs to be told which.
-const DATABASE: &str = "the database";
+pub(crate) const DATABASE: &str = "the database";

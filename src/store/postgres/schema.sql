@@ -437,7 +437,8 @@ END $$;
 CREATE FUNCTION renew_lease(_work text, _token bigint, _span interval) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
-  UPDATE jobs SET until = clock_timestamp() + _span WHERE work = _work AND token IS NOT DISTINCT FROM _token;
+  UPDATE jobs SET until = clock_timestamp() + _span
+    WHERE work = _work AND token IS NOT DISTINCT FROM _token;
   RETURN CASE WHEN FOUND THEN 'written' ELSE 'lost' END;
 END $$;
 

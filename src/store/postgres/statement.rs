@@ -13,7 +13,8 @@ use tokio_postgres::types::ToSql;
 use crate::acme::random::random_bytes;
 use crate::store::StoreError;
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::connect::unavailable;
+use crate::store::postgres::connect::{DATABASE, noted, unavailable};
+use crate::store::postgres::fault::{Fault, Told};
 
 /// A parameter of a statement.
 pub(crate) type Value<'a> = &'a (dyn ToSql + Sync);
@@ -191,10 +192,8 @@ fn not_asked() -> StoreError {
 }
 
 fn silent() -> StoreError {
-    StoreError::Unavailable(format!(
-        "the database has not answered within {} s",
-        DEADLINE.as_secs()
-    ))
+    let detail = format!("not within {} s", DEADLINE.as_secs());
+    noted(Told::new(DATABASE, Fault::Unreachable, &detail))
 }
 
 fn broken(error: &tokio_postgres::Error) -> Broken {

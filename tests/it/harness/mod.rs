@@ -4,6 +4,7 @@
 pub(crate) mod answer;
 pub(crate) mod client;
 pub(crate) mod csr;
+pub(crate) mod disk;
 pub(crate) mod documented;
 pub(crate) mod key;
 pub(crate) mod metrics;
@@ -32,6 +33,8 @@ pub(crate) mod dns;
 pub(crate) mod http01;
 #[path = "../../../examples/loopback/instant.rs"]
 pub(crate) mod instant;
+#[path = "../../../examples/chaos/link.rs"]
+pub(crate) mod link;
 #[expect(dead_code, reason = "each program uses its part")]
 #[path = "../../../examples/loopback/postgres.rs"]
 pub(crate) mod postgres;

@@ -9,12 +9,12 @@ use jiff::SignedDuration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::harness::client::{Client, GET, Order};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
-use crate::harness::metrics::page;
+use crate::harness::metrics::{figure, page};
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::process::{Installation, NAME, PATIENCE, free_address};
 use crate::harness::server::{self, Plan};
@@ -53,8 +53,20 @@ pub(crate) async fn prove(world: &World, client: &Client, authorization: &str) {
     client.post(&url, json!({})).await.expect(200);
 }
 
+/// Waits until a fault of the database is counted.
+pub(crate) async fn until_counted(installation: &Installation, fault: &str) {
+    let series = format!("acme_proxy_store_faults_total{{fault=\"{fault}\"}}");
+    let counted = timeout(PATIENCE, async {
+        while figure(installation.metrics, &series).await.unwrap_or_default() == 0.0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let counted = counted.await;
+    assert!(counted.is_ok(), "{fault} is not counted:\n{}", installation.log());
+}
+
 /// Waits until `/readyz` has this status, and these words about the store.
-async fn until_ready_is(installation: &Installation, wanted: u16, words: &str) {
+pub(crate) async fn until_ready_is(installation: &Installation, wanted: u16, words: &str) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/readyz", installation.metrics);
     let deadline = Instant::now() + PATIENCE;
@@ -148,12 +160,7 @@ async fn f40_while_the_database_is_away_clients_are_told_to_come_back_and_then_e
     assert!(daemon.runs());
     server.resume().unwrap();
     until_ready_is(&world.installation, 200, "ok").await;
-    let page = daemon.page("/metrics").await.unwrap();
-    let refused = "\nacme_proxy_store_faults_total{fault=\"refused\"} ";
-    assert!(
-        page.contains(refused) && !page.contains(&format!("{refused}0\n")),
-        "{page}"
-    );
+    until_counted(&world.installation, "refused").await;
     client.until(&order.url, "valid").await;
     assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 1));
     daemon.stop().await;
@@ -235,7 +242,7 @@ async fn f45_a_clock_that_differs_from_the_databases_is_shown_and_nothing_else()
         ..Plan::default()
     });
     let daemon = daemon.await;
-    let figure = |page: &str, name: &str| {
+    let figure_of = |page: &str, name: &str| {
         let line = page
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
@@ -244,8 +251,8 @@ async fn f45_a_clock_that_differs_from_the_databases_is_shown_and_nothing_else()
     };
     let offset = loop {
         let page = page(metrics, "/metrics").await.unwrap_or_default();
-        let offset = figure(&page, "acme_proxy_store_clock_offset_seconds");
-        let counted = figure(&page, "acme_proxy_store_faults_total{fault=\"clock_skew\"}");
+        let offset = figure_of(&page, "acme_proxy_store_clock_offset_seconds");
+        let counted = figure_of(&page, "acme_proxy_store_faults_total{fault=\"clock_skew\"}");
         if offset != 0.0 && counted > 0.0 {
             break offset;
         }
@@ -253,4 +260,32 @@ async fn f45_a_clock_that_differs_from_the_databases_is_shown_and_nothing_else()
     };
     assert!(offset >= 100.0, "{offset}");
     daemon.account().await.order(&["a.example.com"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_with_another_secret_ends_at_once_and_says_why_and_the_others_go_on() {
+    let world = World::new().await;
+    let database = postgres::url_of(&Postgres::fresh_database().await.unwrap());
+    let second = world.another();
+    for installation in [&world.installation, &second] {
+        keep_in(installation, &database);
+    }
+    std::fs::write(second.path("secret"), "another secret of more than 32 bytes").unwrap();
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    assert!(!second.start().ended().await.success());
+    second
+        .says(
+            "it was set up with another db.secret; give every replica the same one",
+            1,
+        )
+        .await;
+    let client = Client::register(&site(&world, &world.installation), Key::new()).await;
+    client.ask_order(&["a.example.com"]).await.expect(201);
+    std::fs::write(second.path("secret"), SECRET).unwrap();
+    let mut other = second.start();
+    other.is_well().await;
+    for daemon in [daemon, other] {
+        daemon.stop().await;
+    }
 }

@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 use crate::harness::postgres;
 use crate::postgres::server::{Network, PASSWORD, USER, address, complaint, open, open_with};
 
-fn count(label: &str) -> u64 {
+pub(crate) fn count(label: &str) -> u64 {
     BTreeMap::from_iter(fault::counts())[label]
 }
 
 /// The store is not opened: these words say why, this fault is counted.
-async fn refuses(url: &str, password: Option<&str>, label: &str, words: &str) -> StoreError {
+pub(crate) async fn refuses(url: &str, password: Option<&str>, label: &str, words: &str) -> StoreError {
     let before = count(label);
     let error = complaint(url, password).await;
     assert!(error.to_string().contains(words), "{error}");
@@ -25,7 +25,7 @@ async fn refuses(url: &str, password: Option<&str>, label: &str, words: &str) ->
     error
 }
 
-fn passes(error: &StoreError) -> bool {
+pub(crate) fn passes(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(_))
 }
 

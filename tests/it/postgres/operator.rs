@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::process::text;
 use crate::harness::world::World;
+use crate::import::says;
 use crate::postgres::daemon::keep_in;
 use crate::postgres::server::{Network, PASSWORD};
 
@@ -103,4 +104,56 @@ async fn commands_work_through_the_daemon_and_without_one_and_make_no_tables() {
         "{}",
         text(&output.stderr)
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_of_a_step_ca_are_imported_once_with_a_daemon_and_without_and_every_replica_has_them() {
+    for with_daemon in [true, false] {
+        let world = World::new().await;
+        let database = Postgres::fresh_database().await.unwrap();
+        let another = world.another();
+        for installation in [&world.installation, &another] {
+            keep_in(installation, &postgres::url_of(&database));
+        }
+        let mut daemon = world.installation.start();
+        daemon.is_well().await;
+        let running = match with_daemon {
+            true => Some(daemon),
+            false => {
+                daemon.stop().await;
+                None
+            }
+        };
+        let dry = says(&world, &["--dry-run"]).await;
+        assert_eq!(dry[1], "to be imported: 11, 1 of them deactivated");
+        assert_eq!(dry.last().unwrap(), "Nothing was written: this was a dry run.");
+        let client = postgres::client(&database).await.unwrap();
+        let stored = async || {
+            let sql = "SELECT count(*) FROM acme_proxy.accounts";
+            client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+        };
+        assert_eq!(stored().await, 0);
+        for (new, deactivated, before) in [(11, 1, 0), (0, 0, 11)] {
+            let done = says(&world, &[]).await;
+            assert_eq!(
+                done[1..4],
+                [
+                    format!("imported: {new}, {deactivated} of them deactivated"),
+                    format!("here before: {before}"),
+                    "not taken: 0".to_owned(),
+                ]
+            );
+            assert_eq!(stored().await, 11);
+        }
+        // The URL that its client knows, at a replica that was not there.
+        let id = "R5zyUjDMmwGUWZVKVjH7ncaANWnRufAq";
+        let shown = another.prints("accounts", &["show", id]).await;
+        assert!(
+            shown.contains(&format!("imported as: {id}")) && shown.contains("mailto:ops@example.com"),
+            "{shown}"
+        );
+        if let Some(daemon) = running {
+            daemon.stop().await;
+        }
+    }
 }

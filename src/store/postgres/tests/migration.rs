@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use crate::store::StoreError;
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::migrate::{STEPS, migrate};
+use crate::store::postgres::migrate::{STEPS, is_current, migrate};
 use crate::store::postgres::tests::{number, server, settings};
 
 const PROOF: &[u8] = b"proof";
@@ -73,6 +73,59 @@ async fn f46_a_step_that_is_killed_half_way_is_begun_again() {
         .await
         .unwrap();
     assert_eq!((version(&again).await, number(&again, made).await), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f46_an_older_schema_is_brought_up_to_date_once_by_replicas_that_start_at_once_and_keeps_its_records()
+{
+    let config = server::Postgres::fresh_database().await.unwrap();
+    let mut client = server::client(&config).await.unwrap();
+    client
+        .batch_execute("SET search_path = acme_proxy")
+        .await
+        .unwrap();
+    migrate(&mut client, STEPS, PROOF).await.unwrap();
+    client
+        .batch_execute("INSERT INTO sealed VALUES ('value a', 1, 'old')")
+        .await
+        .unwrap();
+    let newer = [
+        STEPS[0],
+        "CREATE TABLE taken (step int); INSERT INTO taken VALUES (2); ALTER TABLE sealed ADD later int",
+        "INSERT INTO taken VALUES (3); UPDATE sealed SET later = 7",
+    ];
+    assert_eq!(is_current(&client, STEPS).await, Ok(true));
+    assert_eq!(is_current(&client, &newer).await, Ok(false));
+    let mut upgrading = JoinSet::new();
+    for _ in 0..8 {
+        let mut replica = server::client(&config).await.unwrap();
+        upgrading.spawn(async move {
+            replica
+                .batch_execute("SET search_path = acme_proxy")
+                .await
+                .unwrap();
+            migrate(&mut replica, &newer, PROOF).await
+        });
+    }
+    for upgraded in upgrading.join_all().await {
+        assert_eq!(upgraded, Ok(()));
+    }
+    assert_eq!(version(&client).await, 3);
+    assert_eq!(is_current(&client, &newer).await, Ok(true));
+    let taken = "SELECT string_agg(step::text, ' ' ORDER BY step) FROM taken";
+    let taken: String = client.query_one(taken, &[]).await.unwrap().get(0);
+    assert_eq!(taken, "2 3");
+    let kept = "SELECT count(*) FROM sealed WHERE body = 'old' AND later = 7";
+    assert_eq!(number(&client, kept).await, 1);
+    // The version before finds it newer than itself.
+    let refused = migrate(&mut client, STEPS, PROOF).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("run that one, or restore a backup from before"),
+        "{refused}"
+    );
+    assert_eq!(is_current(&client, STEPS).await, Ok(false));
 }
 
 #[tokio::test(flavor = "multi_thread")]

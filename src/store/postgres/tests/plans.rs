@@ -81,8 +81,8 @@ async fn a_round(store: &PostgresStore) {
         .unwrap()
         .remove(0);
     let changed = Versioned::with(2, ready.clone());
-    let changed = store.checkpoint(&lease, changed).await.unwrap();
     store.renew(&lease, LIFETIME).await.unwrap();
+    let changed = store.checkpoint(&lease, changed).await.unwrap();
     store.settle(lease, again(1, 0)).await.unwrap();
     let lease = store
         .lease(lane, at(9), LIFETIME, 9, 9, 99)

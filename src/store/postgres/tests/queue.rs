@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Barrier, Mutex};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::acme::id::{AccountId, OrderId};
 use crate::acme::job::{Job, Lane, Work};
+use crate::acme::order::Order;
 use crate::acme::random::random_bytes;
 use crate::store::contract::{HERE, LIFETIME, again, at, create, done, far, finalized, names, order};
 use crate::store::postgres::tests::{number, two_stores};
@@ -68,6 +69,31 @@ async fn f43_each_job_is_leased_by_one_replica_and_never_more_than_a_lane_may_ha
     assert_eq!((taken.len(), different.len()), (300, 300));
     assert!(most.load(Ordering::SeqCst) <= 10, "{most:?}");
     assert_eq!(number(&client, "SELECT count(*) FROM acme_proxy.jobs").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f43_replicas_that_ask_at_the_same_time_get_no_more_than_a_lane_may_have() {
+    let (one, other, client) = two_stores().await;
+    for _ in 0..20 {
+        plant(&client, AccountId::random(), 20, 0).await;
+    }
+    let stores = [Arc::new(one), Arc::new(other)];
+    for round in 0..5 {
+        let start = Arc::new(Barrier::new(16));
+        let mut asking = JoinSet::new();
+        for number in 0..16 {
+            let (store, start) = (Arc::clone(&stores[number % 2]), Arc::clone(&start));
+            asking.spawn(async move {
+                start.wait().await;
+                store.lease(ISSUE, at(9), LIFETIME, 10, 99, 10).await.unwrap()
+            });
+        }
+        let leases = asking.join_all().await.concat();
+        assert_eq!(leases.len(), 10, "round {round}");
+        for lease in leases {
+            stores[0].settle(lease, done(None)).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,6 +239,45 @@ async fn f20_whatever_happens_at_once_every_owner_who_waits_has_a_job_that_leads
         number(&client, "SELECT count(*) FROM acme_proxy.jobs_after").await,
         0
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f20_the_next_job_of_an_owner_leads_when_the_one_before_it_is_put_off_or_swept() {
+    for is_swept in [false, true] {
+        let (one, _, client) = two_stores().await;
+        let store: Arc<dyn Store> = Arc::new(one);
+        let owner = AccountId::random();
+        let (first, second) = (order(owner), order(owner));
+        let job = |order: &Order, due| Job {
+            due: at(due),
+            ..Job::now(Work::Issue(order.id()), owner, HERE, at(0))
+        };
+        for (order, due) in [(&first, 1), (&second, 2)] {
+            store.create_order(order, Some(job(order, due))).await.unwrap();
+        }
+        // As lease() leaves them when it has met both.
+        let id = first.id();
+        let id = id.as_bytes().as_slice();
+        let leads = "UPDATE acme_proxy.jobs SET leads = (order_id = $1)";
+        client.execute(leads, &[&id]).await.unwrap();
+        match is_swept {
+            true => {
+                let over = "UPDATE acme_proxy.orders SET delete_after = 0 WHERE id = $1";
+                client.execute(over, &[&id]).await.unwrap();
+                assert_eq!(store.sweep(at(1), 10).await, Ok(1));
+            }
+            false => {
+                let later = job(&first, 100);
+                store
+                    .commit(Versioned::with(1, first.clone()), Some(later))
+                    .await
+                    .unwrap();
+            }
+        }
+        let leases = store.lease(ISSUE, at(9), LIFETIME, 9, 9, 9).await.unwrap();
+        let works: Vec<Work> = leases.iter().map(|lease| lease.job.work).collect();
+        assert_eq!(works, [Work::Issue(second.id())], "is swept: {is_swept}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
