@@ -59,7 +59,7 @@ pub(crate) async fn tables(arguments: &Arguments, ports: &Ports, ca: &ThrowawayC
     let plans = explained(&server, &full, ports, ca).await?;
     let text = format!(
         "\n{}{WORKERS} workers, {ORDERS} issuances in each of {} rounds, in turn; medians of the rounds.\n\
-         Sweeping: once, while a tenth of the orders are deleted, which took {:.0} s.\n\n\
+         Sweeping: once, with a tenth of the orders to delete, which took {:.0} s.\n\n\
          What each statement of such issuances reads, with {stored} orders stored:\n{plans}",
         table::aligned(&rows(stored, &of_empty, &of_full, &sweeping)?),
         arguments.rounds,
