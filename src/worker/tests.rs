@@ -1,0 +1,90 @@
+use super::*;
+use crate::acme::certificate::Der;
+use crate::acme::id::{AccountId, OrderId};
+use crate::acme::job::{Job, Work};
+use crate::store::sled::SledStore;
+
+#[test]
+fn the_back_off_grows_never_falls_below_its_floor_and_never_passes_its_ceiling_by_more_than_the_jitter() {
+    for faults in 0..10_000 {
+        let wait = backoff(faults, BACKOFF_CEILING);
+        assert!(wait >= BACKOFF_FLOOR / 2, "{faults}: {wait:?}");
+        assert!(wait <= BACKOFF_CEILING.mul_f64(1.25), "{faults}: {wait:?}");
+    }
+    assert!(backoff(8, BACKOFF_CEILING) > backoff(1, BACKOFF_CEILING));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_worked_on_for_long_is_nobody_elses_until_it_is_given_back() {
+    let (_directory, store) = sled_store();
+    let lane = Lane::Issue(UpstreamName::DEFAULT);
+    let job = Job::now(
+        Work::Issue(OrderId::random()),
+        AccountId::random(),
+        UpstreamName::DEFAULT,
+        now(),
+    );
+    let csr = Der::new(Vec::new());
+    let order = Order::for_daemon(job.work.order(), Vec::new(), csr, now(), LEASE);
+    store.create_order(&order, Some(job)).await.unwrap();
+    let take = async || store.lease(lane, now(), LEASE, 9, 9, 9).await.unwrap();
+    let held = take().await.remove(0);
+    tokio::time::sleep(2 * LEASE).await;
+    let held = match take().await.pop() {
+        Some(taken_over) => {
+            renewed(&*store, &held).await;
+            taken_over
+        }
+        None => panic!("a lease that nobody renews holds for ever"),
+    };
+    tokio::select! {
+        () = renewed(&*store, &held) => panic!("it was lost"),
+        () = tokio::time::sleep(20 * LEASE) => {}
+    }
+    assert_eq!(take().await, Vec::new());
+    store.settle(held.clone(), done()).await.unwrap();
+    renewed(&*store, &held).await;
+}
+
+fn now() -> Timestamp {
+    Timestamp::UNIX_EPOCH
+}
+
+fn sled_store() -> (tempfile::TempDir, Arc<dyn Store>) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = crate::store::Settings {
+        path: directory.path().join("store"),
+        reserve_bytes: 0,
+        cache_bytes: 1 << 20,
+        gather: Duration::ZERO,
+    };
+    (directory, Arc::new(SledStore::open(settings).unwrap()))
+}
+
+#[test]
+fn f20_slow_validations_of_a_few_owners_never_fill_the_pool() {
+    const PLACES: usize = 256;
+    for (owners, left) in [(1, 192), (4, 100), (20, 32)] {
+        let mut held = vec![0_usize; owners];
+        loop {
+            let (limit, share) = portion(WorkKind::Validate, PLACES - held.iter().sum::<usize>());
+            let mut leased = 0;
+            while leased < limit
+                && let Some(least) = held.iter_mut().min().filter(|least| **least < share)
+            {
+                *least += 1;
+                leased += 1;
+            }
+            if leased == 0 {
+                break;
+            }
+        }
+        let free = PLACES - held.iter().sum::<usize>();
+        assert!(free >= left, "{owners} owners leave {free} places");
+        assert_eq!(
+            portion(WorkKind::Validate, 1),
+            (1, 1),
+            "the last place is given, too"
+        );
+    }
+}
