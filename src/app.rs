@@ -131,7 +131,8 @@ impl App {
         let policy = Policy::new(config.policy.clone());
         let ra =
             RegistrationAuthority::new(Arc::clone(&store), policy, clock.clone()).with_own_keys(own_keys);
-        for provisioner in ra.provisioners_without_key().await? {
+        let without_key = records::patiently(|| ra.provisioners_without_key()).await?;
+        for provisioner in without_key {
             tracing::warn!(
                 provisioner,
                 "requireEAB is true, and there is no key yet, so nobody can register; make one with: acme-proxy eab add"

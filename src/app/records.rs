@@ -39,7 +39,8 @@ pub(crate) async fn open_patiently(config: &Config) -> Result<Arc<dyn Store>, St
     patiently(|| open(config)).await
 }
 
-async fn patiently<T, F>(mut open: impl FnMut() -> F) -> Result<T, StoreError>
+/// Asks a store that may be away for a moment.
+pub(crate) async fn patiently<T, F>(mut open: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
