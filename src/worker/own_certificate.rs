@@ -118,7 +118,8 @@ pub(crate) async fn show(context: &Context) -> Result<(), OwnCertificateError> {
 /// Looks after the certificate, one step at a time.
 pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, OwnCertificateError> {
     let stored = context.store.load(RECORD).await?;
-    let version = stored.as_ref().map_or(0, |stored| stored.version);
+    // Every change is one of what was read: whoever has read it before another replica asked does not ask as well.
+    let mut version = stored.as_ref().map_or(0, |stored| stored.version);
     let mut record: Record = match &stored {
         Some(stored) => serde_json::from_slice(&stored.value)
             .map_err(|error| OwnCertificateError::Record(error.to_string()))?,
@@ -137,7 +138,7 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
                         current: Some(next),
                         ..Record::default()
                     };
-                    save(context, version, &record).await?;
+                    version = save(context, version, &record).await?;
                 }
                 OrderStatus::Invalid => {
                     make_way(context, order, now).await?;
@@ -145,7 +146,7 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
                     let wait = backoff(record.faults.saturating_add(RETRY_OFFSET), RETRY_CEILING);
                     record.not_before = Some(after(now, wait));
                     tracing::error!(order.id = %next.order, wait_s = wait.as_secs(), "the own certificate was not issued; will ask again");
-                    save(context, version, &record).await?;
+                    version = save(context, version, &record).await?;
                 }
                 OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => {
                     record.next = Some(next)
@@ -164,7 +165,7 @@ pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, 
     };
     let may_ask = record.not_before.is_none_or(|time| time <= now);
     if wanted && record.next.is_none() && may_ask {
-        ask(context, record, names, now).await?;
+        ask(context, Versioned::with(version, record), names, now).await?;
     }
     Ok(match served {
         Some(validity) if validity.not_after > now => State::Good,
@@ -204,7 +205,7 @@ fn show_days_left(context: &Context, end: Option<Timestamp>) {
 /// Writes down what is asked for, then asks.
 async fn ask(
     context: &Context,
-    mut record: Record,
+    record: Versioned<Record>,
     names: &[DnsName],
     now: Timestamp,
 ) -> Result<(), OwnCertificateError> {
@@ -214,12 +215,11 @@ async fn ask(
         names: names.to_vec(),
         key: STANDARD.encode(key.serialize_der()),
     };
+    let Versioned {
+        value: mut record,
+        version,
+    } = record;
     record.next = Some(asked.clone());
-    let version = context
-        .store
-        .load(RECORD)
-        .await?
-        .map_or(0, |stored| stored.version);
     save(context, version, &record).await?;
     tracing::info!(order.id = %asked.order, "asking the CA for the own certificate");
     place_order(context, &asked, record.current.as_ref(), now).await
@@ -349,11 +349,9 @@ async fn serve(context: &Context, current: &Asked) -> Result<Option<Validity>, O
     Ok(Some(validity))
 }
 
-async fn save(context: &Context, version: u64, record: &Record) -> Result<(), OwnCertificateError> {
+/// Gives the new version.
+async fn save(context: &Context, version: u64, record: &Record) -> Result<u64, OwnCertificateError> {
     let bytes = serde_json::to_vec(record).map_err(|error| OwnCertificateError::Record(error.to_string()))?;
-    context
-        .store
-        .save(RECORD, Versioned::with(version, bytes))
-        .await?;
-    Ok(())
+    let saved = context.store.save(RECORD, Versioned::with(version, bytes));
+    Ok(saved.await?)
 }

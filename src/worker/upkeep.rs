@@ -18,6 +18,7 @@ use crate::metrics::{Metrics, raise_to};
 use crate::store::{StoreError, Waiting, offers};
 use crate::upstream::Error;
 use crate::worker::database::DatabaseWatch;
+use crate::worker::own_certificate::OwnCertificateError;
 use crate::worker::upstream::{Operation, Watched};
 use crate::worker::{Context, backoff, failover, inventory, own_certificate, pause, renewal};
 
@@ -269,14 +270,18 @@ async fn own(context: &Context) {
             None => Ok(own_certificate::look_at_files(context)),
         };
         let report = match state {
-            Ok(own_certificate::State::Good) => Ok(()),
-            Ok(own_certificate::State::Missing(what)) => Err(what),
+            Ok(own_certificate::State::Good) => Some(Ok(())),
+            Ok(own_certificate::State::Missing(what)) => Some(Err(what)),
+            // Another replica was at it at the same time; what it has done shows at the next look.
+            Err(OwnCertificateError::Store(StoreError::Conflict)) => None,
             Err(error) => {
                 tracing::error!(%error, "the own certificate can not be looked after");
-                Err(error.to_string())
+                Some(Err(error.to_string()))
             }
         };
-        context.metrics.health.report(OWN_CERTIFICATE, report);
+        if let Some(report) = report {
+            context.metrics.health.report(OWN_CERTIFICATE, report);
+        }
         tokio::time::sleep(OWN_CERTIFICATE_EVERY).await;
     }
 }
