@@ -132,6 +132,26 @@ async fn f43_f44_two_replicas_behave_as_one_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_many_replicas_that_start_at_once_buy_one_certificate_of_their_own() {
+    let world = World::new().await;
+    let database = postgres::url_of(&Postgres::fresh_database().await.unwrap());
+    let others: Vec<_> = (0..7).map(|_| world.another()).collect();
+    let mut daemons = Vec::new();
+    for installation in others.iter().chain([&world.installation]) {
+        keep_in(installation, &database);
+        daemons.push(installation.start());
+    }
+    for daemon in &mut daemons {
+        daemon.is_well().await;
+    }
+    assert_eq!((world.orders_for(&[NAME]), world.finalizes_for(&[NAME])), (1, 1));
+    assert_eq!(world.ca.stats().eab_uses, 1);
+    for daemon in daemons {
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f40_while_the_database_is_away_clients_are_told_to_come_back_and_then_everything_goes_on() {
     let processing = Duration::from_secs(2);
     let world = World::with(Duration::ZERO, |options| options.processing = processing).await;
