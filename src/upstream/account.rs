@@ -47,10 +47,11 @@ pub trait Vault: Send + Sync + 'static {
     /// The record, if there is one.
     async fn load(&self) -> Result<Option<Vec<u8>>, String>;
 
-    /// Keeps the record in place of the one before. Returns once it is durable.
+    /// Keeps the record in place of the one that was there when the change has begun, or was saved since. Returns once it is
+    /// durable. An error if somebody else has put another one there.
     async fn save(&self, bytes: Vec<u8>) -> Result<(), String>;
 
-    /// Keeps the record of another account beside it, for good. The id is the record's own.
+    /// Keeps the record of another account beside it, for good. The id tells what is in it.
     async fn keep(&self, id: &str, bytes: Vec<u8>) -> Result<(), String>;
 
     /// All records but this one: those that were kept, and those of other CAs and EABs.
