@@ -39,6 +39,7 @@ use crate::upstream::account;
 use crate::upstream::account::BAD_NONCE_RETRIES;
 use crate::upstream::account::Registered;
 use crate::upstream::account::Vault;
+use crate::upstream::account::change;
 use crate::upstream::account::record::Record;
 use crate::upstream::acme::earlier::Earlier;
 use crate::upstream::dns::Solver;
@@ -234,23 +235,36 @@ impl Ca {
     /// The record, if it is of the session's account and key.
     async fn record_of(&self, session: &Session) -> Option<Vec<u8>> {
         let record = self.vault.load().await.ok().flatten()?;
-        let account = Record::read(&self.settings, &record)?.account()?;
+        let account = Record::read(&self.settings, &record)
+            .filter(Record::is_settled)?
+            .account()?;
         let is_same = account.key.thumbprint() == session.registered.key.thumbprint()
             && account.url == session.registered.url;
         is_same.then_some(record)
     }
 
     async fn begin(&self) -> Result<Session, Error> {
-        let registered = account::ensure(&self.client, &self.settings, self.vault.as_ref()).await?;
+        let (client, settings) = (&self.client, &self.settings);
+        let mut registered = account::ensure(client, settings, self.vault.as_ref()).await?;
         if self.disowned.load(Ordering::Acquire) {
-            if !account::stands(&self.client, &registered).await? {
-                return Err(self.account_is_lost(&registered));
+            if !change::knows(client, &registered).await? {
+                let found = self.found_again().await?;
+                registered = found.ok_or_else(|| self.account_is_lost(&registered))?;
             }
             self.disowned.store(false, Ordering::Release);
         }
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(registered.url.clone());
-        let directory = &self.settings.directory;
-        Ok(Session::begin(self.client.clone(), directory, registered, Standing::Current).await?)
+        Ok(Session::begin(client.clone(), &settings.directory, registered, Standing::Current).await?)
+    }
+
+    async fn found_again(&self) -> Result<Option<Registered>, Error> {
+        let (client, settings, vault) = (&self.client, &self.settings, self.vault.as_ref());
+        account::alone(vault, change::found_again(client, settings, vault)).await
+    }
+
+    /// Whether the account has another key than the session by now.
+    async fn has_another_key(&self, session: &Session) -> bool {
+        self.record_of(session).await.is_none() || matches!(self.found_again().await, Ok(Some(_)))
     }
 
     /// F9: another account would cost another EAB, and could not revoke what this one has bought. Only the operator can
@@ -269,18 +283,25 @@ impl Ca {
         .of_the_ca()
     }
 
-    /// What a fault in a request of ours means. `unauthorized` may be about the account or about what was asked for:
-    /// the account itself tells.
+    /// What a fault in a request of ours means. `unauthorized` and `malformed` may be about the account and its key or about
+    /// what was asked for: the account itself tells.
     async fn judged(&self, session: &Session, fault: Fault) -> Error {
         match fault.kind() {
             _ if session.standing != Standing::Current => fault.into(),
             Some(ProblemType::AccountDoesNotExist) => self.account_is_lost(&session.registered),
-            Some(ProblemType::Unauthorized) => match account::stands(&self.client, &session.registered).await
-            {
-                Ok(true) => fault.into(),
-                Ok(false) => self.account_is_lost(&session.registered),
-                Err(unclear) => Error::from(unclear).not_the_end(),
-            },
+            Some(kind @ (ProblemType::Unauthorized | ProblemType::Malformed)) => {
+                let stands = account::stands(&self.client, &session.registered).await;
+                match stands.map_err(Error::from) {
+                    Ok(true) => fault.into(),
+                    Ok(false) | Err(Error::Permanent(_)) if self.has_another_key(session).await => {
+                        Error::transient("the key of the account at the CA has just been changed")
+                    }
+                    Ok(false) => self.account_is_lost(&session.registered),
+                    // This CA may show no accounts.
+                    Err(Error::Permanent(_)) if kind == ProblemType::Malformed => fault.into(),
+                    Err(unclear) => unclear.not_the_end(),
+                }
+            }
             Some(ProblemType::UserActionRequired) => {
                 tracing::error!(answer = %fault, "the CA wants the operator to act, most often to agree to new terms");
                 fault.into()

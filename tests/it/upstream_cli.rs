@@ -69,9 +69,10 @@ async fn generous() -> World {
 }
 
 /// Whether a client gets a certificate.
-async fn issues(world: &Arc<World>, name: &str) {
+pub(crate) async fn issues(world: &Arc<World>, name: &str) {
     let ledger = Arc::new(Ledger::default());
     Client::new(world, &ledger).obtain(&[name]).await;
+    ledger.has_no_complaint();
     assert_eq!(world.finalizes_for(&[name]), 1);
 }
 

@@ -44,8 +44,8 @@ impl From<Fault> for Unchanged {
     }
 }
 
-/// Finds out which of its two keys the CA knows the account by, after a change whose end nobody has seen, and puts the
-/// other one away. `None` if neither.
+/// Finds out which of its two keys the CA knows the account by, after a change whose end nobody has seen. The request for
+/// it may still reach the CA: the new key is kept, too. `None` if neither.
 pub(crate) async fn settle(
     client: &Client,
     settings: &Settings,
@@ -63,6 +63,7 @@ pub(crate) async fn settle(
     });
     for candidate in [new, old].into_iter().flatten() {
         if knows(client, &candidate).await? {
+            record.keep(vault).await?;
             Record::registered(settings, &candidate).save(vault).await?;
             tracing::info!(
                 key.thumbprint = candidate.key.thumbprint(),
@@ -74,9 +75,38 @@ pub(crate) async fn settle(
     Ok(None)
 }
 
+/// Finds the account that the CA does not know by its key any more by another one that was kept, if there is one: a
+/// change of the key may have reached the CA after it was asked. `None` if the CA knows it by none.
+pub(crate) async fn found_again(
+    client: &Client,
+    settings: &Settings,
+    vault: &dyn Vault,
+) -> Result<Option<Registered>, Error> {
+    let record = Record::load(settings, vault).await?;
+    let Some(State::Registered { url }) = record.map(|record| record.state) else {
+        return Ok(None);
+    };
+    let kept = vault.others().await.map_err(unkept)?;
+    let kept = kept.iter().filter_map(|bytes| Record::of_any(bytes));
+    let kept = kept.filter(|record| record.ca_url == settings.directory);
+    for candidate in kept.flat_map(|record| record.accounts()) {
+        if candidate.url == url && knows(client, &candidate).await? {
+            Record::registered(settings, &candidate).save(vault).await?;
+            tracing::info!(
+                audit = true,
+                ca.directory = settings.directory,
+                key.thumbprint = candidate.key.thumbprint(),
+                "the CA knows the account by another key that was kept"
+            );
+            return Ok(Some(candidate));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether the CA takes the key for the account. A key that it does not is refused as `malformed` by some, as
 /// `unauthorized` by others.
-async fn knows(client: &Client, account: &Registered) -> Result<bool, Error> {
+pub(crate) async fn knows(client: &Client, account: &Registered) -> Result<bool, Error> {
     match account::stands(client, account).await.map_err(Error::from) {
         Err(Error::Permanent(_)) => Ok(false),
         answer => answer,

@@ -1,13 +1,18 @@
 //! The operator's commands on a database: through the daemon that runs, without one, and the check that changes nothing.
 
+use std::process::Stdio;
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::harness::postgres::{self, Postgres};
-use crate::harness::process::text;
+use crate::harness::process::{Daemon, Installation, text};
+use crate::harness::storm::Moment;
 use crate::harness::world::World;
 use crate::import::says;
 use crate::postgres::daemon::keep_in;
 use crate::postgres::server::{Network, PASSWORD};
+use crate::upstream_cli::issues;
 
 /// The findings of `check --deep` about the database: level and text.
 async fn database_findings(world: &World) -> Vec<(String, String)> {
@@ -104,6 +109,68 @@ async fn commands_work_through_the_daemon_and_without_one_and_make_no_tables() {
         "{}",
         text(&output.stderr)
     );
+}
+
+/// A daemon, and another installation without one, on the same database.
+async fn daemon_and_another() -> (Arc<World>, Daemon, Installation, tokio_postgres::Client) {
+    let world = Arc::new(World::new().await);
+    let database = Postgres::fresh_database().await.unwrap();
+    let another = world.another();
+    for installation in [&world.installation, &another] {
+        keep_in(installation, &postgres::url_of(&database));
+    }
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    let client = postgres::client(&database).await.unwrap();
+    (world, daemon, another, client)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f24_a_change_of_key_by_one_replica_costs_no_order_that_another_one_opens_meanwhile() {
+    let (world, daemon, another, _) = daemon_and_another().await;
+    world.storm.stop(Moment::Received, "new-order");
+    let ours = Arc::clone(&world);
+    let order = tokio::spawn(async move { issues(&ours, "www.test.example.com").await });
+    world.storm.has_caught_one().await;
+    another.prints("upstream", &["rotate-key"]).await;
+    world.storm.let_go();
+    order.await.unwrap();
+    daemon.stop().await;
+    let stats = world.ca.stats();
+    assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
+    let log = world.installation.log();
+    assert!(!log.contains("does not know our account"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f24_a_change_of_key_that_the_ca_hears_of_when_another_replica_has_given_it_up_costs_no_account() {
+    let (world, daemon, sleeper, database) = daemon_and_another().await;
+    let shown = async || world.installation.prints("upstream", &["show"]).await;
+    let before = shown().await;
+    world.storm.stop(Moment::Received, "key-change");
+    let mut command = sleeper.operator("upstream", &["rotate-key"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let command = command.spawn().unwrap();
+    world.storm.has_caught_one().await;
+    // It has slept for more than five minutes.
+    let sql = "UPDATE acme_proxy.holds SET until = clock_timestamp() WHERE what LIKE 'upstream/%'";
+    assert_eq!(database.execute(sql, &[]).await.unwrap(), 1);
+    issues(&world, "before.test.example.com").await;
+    assert_eq!(shown().await, before, "the change is given up");
+    world.storm.let_go();
+    let refused = command.wait_with_output().await.unwrap();
+    let refused = text(&refused.stderr);
+    assert!(
+        refused.contains("another acme-proxy has changed it meanwhile"),
+        "{refused}"
+    );
+    issues(&world, "after.test.example.com").await;
+    assert_ne!(shown().await, before, "the key that the CA has");
+    daemon.stop().await;
+    let stats = world.ca.stats();
+    assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
+    let log = world.installation.log();
+    assert_eq!(log.matches("by another key that was kept").count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

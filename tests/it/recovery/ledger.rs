@@ -100,6 +100,13 @@ impl Ledger {
         self.lost.lock().unwrap().push(what);
     }
 
+    /// # Panics
+    ///
+    /// If the daemon has broken its word.
+    pub(crate) fn has_no_complaint(&self) {
+        assert_eq!(*self.lost.lock().unwrap(), Vec::<String>::new());
+    }
+
     /// Waits until there are so many orders, and all have the status.
     pub(crate) async fn has(&self, count: usize, status: OrderStatus) {
         while !self.has_now(count, status) {
