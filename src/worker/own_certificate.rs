@@ -88,14 +88,19 @@ pub(crate) enum OwnCertificateError {
     Tls(#[from] crate::tls::TlsError),
 }
 
+/// What is known of it, and how often that was changed.
+async fn record(store: &dyn Store) -> Result<Versioned<Record>, OwnCertificateError> {
+    let Some(stored) = store.load(RECORD).await? else {
+        return Ok(Versioned::with(0, Record::default()));
+    };
+    let record = serde_json::from_slice(&stored.value);
+    let record = record.map_err(|error| OwnCertificateError::Record(error.to_string()))?;
+    Ok(Versioned::with(stored.version, record))
+}
+
 /// The certificate that is served, as the store has it.
 pub(crate) async fn stored(store: &dyn Store) -> Result<Option<IssuedCertificate>, OwnCertificateError> {
-    let Some(record) = store.load(RECORD).await? else {
-        return Ok(None);
-    };
-    let record: Record = serde_json::from_slice(&record.value)
-        .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
-    let Some(current) = record.current else {
+    let Some(current) = record(store).await?.value.current else {
         return Ok(None);
     };
     let order = store.order(current.order).await?;
@@ -104,27 +109,29 @@ pub(crate) async fn stored(store: &dyn Store) -> Result<Option<IssuedCertificate
 
 /// Serves the certificate that is stored, and does nothing else.
 pub(crate) async fn show(context: &Context) -> Result<(), OwnCertificateError> {
-    let Some(stored) = context.store.load(RECORD).await? else {
-        return Ok(());
-    };
-    let record: Record = serde_json::from_slice(&stored.value)
-        .map_err(|error| OwnCertificateError::Record(error.to_string()))?;
-    if let Some(current) = &record.current {
-        serve(context, current).await?;
+    if let Some(current) = record(&*context.store).await?.value.current {
+        serve(context, &current).await?;
     }
     Ok(())
 }
 
 /// Looks after the certificate, one step at a time.
 pub(crate) async fn look(context: &Context, names: &[DnsName]) -> Result<State, OwnCertificateError> {
-    let stored = context.store.load(RECORD).await?;
-    // Every change is one of what was read: whoever has read it before another replica asked does not ask as well.
-    let mut version = stored.as_ref().map_or(0, |stored| stored.version);
-    let mut record: Record = match &stored {
-        Some(stored) => serde_json::from_slice(&stored.value)
-            .map_err(|error| OwnCertificateError::Record(error.to_string()))?,
-        None => Record::default(),
-    };
+    let found = record(&*context.store).await?;
+    step(context, names, found).await
+}
+
+/// Does what is next. Every change is one of what was found: whoever has looked before another replica asked does not ask
+/// as well.
+async fn step(
+    context: &Context,
+    names: &[DnsName],
+    found: Versioned<Record>,
+) -> Result<State, OwnCertificateError> {
+    let Versioned {
+        value: mut record,
+        mut version,
+    } = found;
     let now = context.clock.now();
     if let Some(next) = record.next.take() {
         match context.store.order(next.order).await? {
@@ -354,4 +361,31 @@ async fn save(context: &Context, version: u64, record: &Record) -> Result<u64, O
     let bytes = serde_json::to_vec(record).map_err(|error| OwnCertificateError::Record(error.to_string()))?;
     let saved = context.store.save(RECORD, Versioned::with(version, bytes));
     Ok(saved.await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::tests::{context, sled_store};
+
+    #[tokio::test]
+    async fn f43_of_two_replicas_that_have_found_no_certificate_one_asks_for_it() {
+        let (_directory, store) = sled_store();
+        let context = context(store);
+        let names = ["acmeproxy.example.com".parse().unwrap()];
+        let [mine, theirs] = [
+            record(&*context.store).await.unwrap(),
+            record(&*context.store).await.unwrap(),
+        ];
+        step(&context, &names, theirs).await.unwrap();
+        let late = step(&context, &names, mine).await;
+        assert!(matches!(
+            late,
+            Err(OwnCertificateError::Store(StoreError::Conflict))
+        ));
+        look(&context, &names).await.unwrap();
+        let orders = context.store.all_orders(None, 9).await.unwrap();
+        let found = record(&*context.store).await.unwrap().value;
+        assert_eq!(orders, Vec::from_iter(found.next.map(|next| next.order)));
+    }
 }

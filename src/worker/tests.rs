@@ -50,7 +50,7 @@ fn now() -> Timestamp {
     Timestamp::UNIX_EPOCH
 }
 
-fn sled_store() -> (tempfile::TempDir, Arc<dyn Store>) {
+pub(crate) fn sled_store() -> (tempfile::TempDir, Arc<dyn Store>) {
     let directory = tempfile::tempdir().unwrap();
     let settings = crate::store::Settings {
         path: directory.path().join("store"),
@@ -59,6 +59,32 @@ fn sled_store() -> (tempfile::TempDir, Arc<dyn Store>) {
         gather: Duration::ZERO,
     };
     (directory, Arc::new(SledStore::open(settings).unwrap()))
+}
+
+/// What a job needs, without a CA.
+pub(crate) fn context(store: Arc<dyn Store>) -> Context {
+    let validation = crate::validate::Settings {
+        resolvers: vec![([127, 0, 0, 1], 53).into()],
+        ..crate::validate::Settings::default()
+    };
+    Context {
+        store,
+        upstreams: BTreeMap::new(),
+        validator: Validator::new(validation).unwrap(),
+        clock: Clock::system(),
+        metrics: Arc::new(Metrics::new().unwrap()),
+        slot: Arc::new(CertificateSlot::with_stand_in().unwrap()),
+        settings: Settings {
+            own_certificate_names: None,
+            own_certificate_upstream: UpstreamName::DEFAULT,
+            validations: 1,
+            issuances: 1,
+            validation_attempts: 1,
+            issuance_deadline: Duration::from_secs(3600),
+        },
+        targets: Arc::default(),
+        validating: Arc::default(),
+    }
 }
 
 #[test]
