@@ -96,7 +96,7 @@ pub(crate) async fn found_again(
                 audit = true,
                 ca.directory = settings.directory,
                 key.thumbprint = candidate.key.thumbprint(),
-                "the CA knows the account by another key that was kept"
+                "account found again by another key"
             );
             return Ok(Some(candidate));
         }

@@ -53,6 +53,19 @@ pub(crate) async fn prove(world: &World, client: &Client, authorization: &str) {
     client.post(&url, json!({})).await.expect(200);
 }
 
+/// An order for these names that the daemon has the CSR of.
+pub(crate) async fn finalized(world: &World, names: &[&str]) -> (Client, Order) {
+    let client = Client::register(&site(world, &world.installation), Key::new()).await;
+    let order = Order::of(&client.ask_order(names).await.expect(201));
+    for authorization in &order.authorizations {
+        prove(world, &client, authorization).await;
+    }
+    client.until(&order.url, "ready").await;
+    let csr = csr::plain(&Key::new(), names);
+    client.finalize(&order, &csr).await.expect(200);
+    (client, order)
+}
+
 /// Waits until a fault of the database is counted.
 pub(crate) async fn until_counted(installation: &Installation, fault: &str) {
     let series = format!("acme_proxy_store_faults_total{{fault=\"{fault}\"}}");
@@ -160,15 +173,8 @@ async fn f40_while_the_database_is_away_clients_are_told_to_come_back_and_then_e
     keep_in(&world.installation, &postgres::url_of(&database));
     let mut daemon = world.installation.start();
     daemon.is_well().await;
-    let client = Client::register(&site(&world, &world.installation), Key::new()).await;
     let names = ["patient.example.com"];
-    let order = Order::of(&client.ask_order(&names).await.expect(201));
-    prove(&world, &client, &order.authorizations[0]).await;
-    client.until(&order.url, "ready").await;
-    client
-        .finalize(&order, &csr::plain(&Key::new(), &names))
-        .await
-        .expect(200);
+    let (client, order) = finalized(&world, &names).await;
     server.stop().unwrap();
     let answer = client.try_post(&order.url, GET).await.expect(503);
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
@@ -223,13 +229,8 @@ async fn f40_f42_when_a_standby_takes_over_everything_goes_on_there_and_nothing_
     );
     let mut daemon = world.installation.start();
     daemon.is_well().await;
-    let client = Client::register(&site(&world, &world.installation), Key::new()).await;
     let names = ["patient.example.com"];
-    let order = Order::of(&client.ask_order(&names).await.expect(201));
-    prove(&world, &client, &order.authorizations[0]).await;
-    client.until(&order.url, "ready").await;
-    let csr = csr::plain(&Key::new(), &names);
-    client.finalize(&order, &csr).await.expect(200);
+    let (client, order) = finalized(&world, &names).await;
     primary.stop().unwrap();
     until_ready_is(&world.installation, 503, "it takes no writes").await;
     let superuser = postgres::client(&standby.config(name)).await.unwrap();

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::harness::client::{Client, Order};
-use crate::harness::csr;
-use crate::harness::key::{Key, b64};
 use crate::harness::metrics::figure;
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::process::PATIENCE;
 use crate::harness::world::World;
-use crate::postgres::daemon::{keep_in, prove, site};
+use crate::postgres::daemon::{finalized, keep_in};
 
 /// Each deletion of orders is written down, and 1,000 orders are added whose time is over, and 1,200 with certificates: one
 /// in three has expired, one in three ends within two weeks.
@@ -55,13 +51,7 @@ async fn what_is_over_is_deleted_portion_by_portion_until_nothing_is_left_and_al
     keep_in(&world.installation, &postgres::url_of(&database));
     let mut daemon = world.installation.start();
     daemon.is_well().await;
-    let client = Client::register(&site(&world, &world.installation), Key::new()).await;
-    let names = ["seed.example.com"];
-    let order = Order::of(&client.ask_order(&names).await.expect(201));
-    prove(&world, &client, &order.authorizations[0]).await;
-    client.until(&order.url, "ready").await;
-    let request = json!({ "csr": b64(csr::plain(&Key::new(), &names)) });
-    client.post(&order.finalize, request).await.expect(200);
+    let (client, order) = finalized(&world, &["seed.example.com"]).await;
     client.until(&order.url, "valid").await;
     daemon.stop().await;
     let superuser = postgres::client(&database).await.unwrap();

@@ -6,13 +6,11 @@ use std::time::Duration;
 use acme_proxy::store::{Store as _, Versioned};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::client::{Client, GET, Order};
-use crate::harness::csr;
-use crate::harness::key::Key;
+use crate::harness::client::GET;
 use crate::harness::link::{Gate, Link, Seat};
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::world::World;
-use crate::postgres::daemon::{keep_in, prove, site, until_counted, until_ready_is};
+use crate::postgres::daemon::{finalized, keep_in, until_counted, until_ready_is};
 use crate::postgres::faults::{count, passes};
 use crate::postgres::server::open;
 
@@ -38,15 +36,8 @@ async fn f40_a_host_that_vanishes_without_a_word_is_given_up_and_work_goes_on_wh
     keep_in(&world.installation, &url);
     let mut daemon = world.installation.start();
     daemon.is_well().await;
-    let client = Client::register(&site(&world, &world.installation), Key::new()).await;
     let names = ["patient.example.com"];
-    let order = Order::of(&client.ask_order(&names).await.expect(201));
-    prove(&world, &client, &order.authorizations[0]).await;
-    client.until(&order.url, "ready").await;
-    client
-        .finalize(&order, &csr::plain(&Key::new(), &names))
-        .await
-        .expect(200);
+    let (client, order) = finalized(&world, &names).await;
     link.set(Gate::Silent);
     let answer = client.try_post(&order.url, GET).await;
     answer.problem(503, "serverInternal");
