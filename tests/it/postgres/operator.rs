@@ -170,7 +170,11 @@ async fn f24_a_change_of_key_that_the_ca_hears_of_when_another_replica_has_given
     let stats = world.ca.stats();
     assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
     let log = world.installation.log();
-    assert_eq!(log.matches("account found again by another key").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("account found again by another key").count(),
+        1,
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
