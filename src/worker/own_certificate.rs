@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::acme::certificate::{self, Der, IssuedCertificate};
@@ -37,6 +38,9 @@ const KEPT: Duration = Duration::from_hours(24);
 /// How old any certificate is at least that is renewed: by a clock that is wrong, each would be due as soon as it is here.
 const RESTS: Duration = Duration::from_hours(1);
 
+/// So often the wait for names of before is doubled: about a week.
+const MAX_RETURNS: u32 = 7;
+
 /// The longest common name (RFC 5280, appendix A.1: ub-common-name).
 const MAX_COMMON_NAME: usize = 64;
 
@@ -46,6 +50,12 @@ struct Record {
     current: Option<Asked>,
     /// The one that has been asked for.
     next: Option<Asked>,
+    /// The names of the certificate before, if they were others.
+    #[serde(default)]
+    before: Vec<DnsName>,
+    /// How often in a row the names were those of before again.
+    #[serde(default)]
+    returns: u32,
     /// How often in a row asking has led to nothing.
     #[serde(default)]
     faults: u32,
@@ -59,6 +69,49 @@ struct Asked {
     names: Vec<DnsName>,
     /// PKCS #8, base64.
     key: String,
+}
+
+impl Record {
+    fn replaced_by(self, next: Asked) -> Self {
+        let (before, returns) = match &self.current {
+            Some(current) if !is_same(&current.names, &next.names) => {
+                let is_return = is_same(&self.before, &next.names);
+                let returns = if is_return {
+                    self.returns.saturating_add(1)
+                } else {
+                    0
+                };
+                (current.names.clone(), returns)
+            }
+            Some(_) | None => (self.before, self.returns),
+        };
+        Self {
+            current: Some(next),
+            before,
+            returns,
+            ..Self::default()
+        }
+    }
+
+    /// Whether another certificate is due. Where replicas share this one, names of before are taken for the configuration
+    /// of a replica that is not changed yet, and each return to them waits twice as long.
+    fn wants(&self, names: &[DnsName], served: Option<&Validity>, now: Timestamp, is_shared: bool) -> bool {
+        let (Some(current), Some(served)) = (&self.current, served) else {
+            return true;
+        };
+        let wait = match is_shared && is_same(&self.before, names) {
+            true => RESTS * 2_u32.saturating_pow(self.returns.min(MAX_RETURNS)),
+            false => Duration::ZERO,
+        };
+        let has_others = !is_same(&current.names, names);
+        now >= served.renew_at || has_others && now >= after(served.since, wait)
+    }
+}
+
+/// Whether a certificate for the one is a certificate for the other.
+fn is_same(one: &[DnsName], other: &[DnsName]) -> bool {
+    let [one, other] = [one, other].map(|names| names.iter().collect::<BTreeSet<_>>());
+    one == other
 }
 
 impl std::fmt::Debug for Asked {
@@ -141,10 +194,7 @@ async fn step(
             }
             Some(order) => match order.value.status(now) {
                 OrderStatus::Valid => {
-                    record = Record {
-                        current: Some(next),
-                        ..Record::default()
-                    };
+                    record = record.replaced_by(next);
                     version = save(context, version, &record).await?;
                 }
                 OrderStatus::Invalid => {
@@ -166,10 +216,7 @@ async fn step(
         None => None,
     };
     show_days_left(context, served.map(|validity| validity.not_after));
-    let wanted = match (&record.current, served) {
-        (Some(current), Some(validity)) => current.names != names || now >= validity.renew_at,
-        (_, None) | (None, _) => true,
-    };
+    let wanted = record.wants(names, served.as_ref(), now, context.store.shared().is_some());
     let may_ask = record.not_before.is_none_or(|time| time <= now);
     if wanted && record.next.is_none() && may_ask {
         ask(context, Versioned::with(version, record), names, now).await?;
@@ -311,6 +358,8 @@ async fn make_way(context: &Context, order: Versioned<Order>, now: Timestamp) ->
 /// When a certificate ends to be valid, and when it is to be renewed.
 #[derive(Debug, Clone, Copy)]
 struct Validity {
+    /// When it was ordered.
+    since: Timestamp,
     not_after: Timestamp,
     renew_at: Timestamp,
 }
@@ -325,6 +374,7 @@ impl Validity {
         let lives = Duration::from_secs(u64::try_from(life).unwrap_or_default());
         let due = advised.map_or(two_thirds, |advised| advised.min(two_thirds));
         Self {
+            since: order.created(),
             not_after,
             renew_at: due.max(after(order.created(), RESTS.min(lives * 2 / 3))),
         }
@@ -367,6 +417,43 @@ async fn save(context: &Context, version: u64, record: &Record) -> Result<u64, O
 mod tests {
     use super::*;
     use crate::worker::tests::{context, sled_store};
+
+    #[test]
+    fn f43_replicas_with_different_names_buy_a_few_certificates_a_week_and_a_daemon_alone_does_as_it_is_told()
+    {
+        let names = |name: &str| vec![name.parse::<DnsName>().unwrap()];
+        let (ours, theirs) = (names("one.example.com"), names("two.example.com"));
+        let asked = |names: &[DnsName]| Asked {
+            order: OrderId::random(),
+            names: names.to_vec(),
+            key: String::new(),
+        };
+        let mut record = Record::default().replaced_by(asked(&ours));
+        let mut served = Validity {
+            since: Timestamp::UNIX_EPOCH,
+            not_after: Timestamp::MAX,
+            renew_at: Timestamp::MAX,
+        };
+        let mut bought = Vec::new();
+        for minute in 0..7 * 24 * 60 {
+            let now = after(Timestamp::UNIX_EPOCH, Duration::from_mins(minute));
+            for names in [&ours, &theirs] {
+                if record.wants(names, Some(&served), now, true) {
+                    record = record.replaced_by(asked(names));
+                    served.since = now;
+                    bought.push(minute);
+                }
+            }
+        }
+        assert_eq!(bought, [0, 60, 180, 420, 900, 1860, 3780, 7620]);
+        let returns = |is_shared| record.wants(&theirs, Some(&served), served.since, is_shared);
+        assert!(returns(false) && !returns(true));
+        served.renew_at = served.since;
+        assert!(
+            record.wants(&ours, Some(&served), served.since, true),
+            "it is to be renewed"
+        );
+    }
 
     #[tokio::test]
     async fn f43_of_two_replicas_that_have_found_no_certificate_one_asks_for_it() {
