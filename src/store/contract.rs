@@ -62,6 +62,7 @@ macro_rules! contract {
             records::the_line_is_ordered_by_finalization
             records::each_upstream_has_lines_of_its_own
             records::rule_2_what_is_open_at_the_ca_is_first_in_line_whatever_the_clock_says
+            records::rule_2_of_the_orders_in_a_line_one_is_open_at_the_ca
             records::orders_are_listed_by_account
             records::all_accounts_and_orders_are_listed_page_by_page
             records::c501_an_order_is_found_for_its_account_only

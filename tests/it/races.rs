@@ -120,6 +120,13 @@ async fn f30_a_step_of_the_clock_opens_no_second_order_at_the_ca() {
     orders::issuance_against_a_step_of_the_clock(&arena).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn f43_an_order_that_overtakes_one_that_is_being_opened_gets_no_certificate_of_it() {
+    let dns = dns::start((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let arena = Arena::new(dns.address).await;
+    orders::issuance_against_a_finalization_of_before(&arena).await;
+}
+
 /// One schedule: the seed chooses the race.
 async fn run(arena: &Arena, seed: u64, tallies: &Mutex<Vec<Tally>>) {
     arena.dice.reseed(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));

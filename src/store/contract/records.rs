@@ -239,6 +239,24 @@ pub(crate) async fn rule_2_what_is_open_at_the_ca_is_first_in_line_whatever_the_
     assert_eq!(store.first_in_line(&before).await, Ok(Some(before.id())));
 }
 
+pub(crate) async fn rule_2_of_the_orders_in_a_line_one_is_open_at_the_ca(backend: &impl Backend) {
+    let store = backend.open().await;
+    let [one, other] = [1, 5].map(|time| finalized(names(&["a.example.com"]), at(time)));
+    for order in [&one, &other] {
+        create(&store, order, None).await;
+    }
+    let open = async |order: &Order, version: u64| {
+        let opened = order.clone().opened_upstream(opened());
+        store.commit(Versioned::with(version, opened), None).await
+    };
+    assert_eq!(open(&other, 1).await, Ok(()));
+    assert_eq!(open(&one, 1).await, Err(StoreError::Conflict));
+    assert_eq!(open(&other, 2).await, Ok(()), "it is the one");
+    let ended = other.failed(Problem::internal(), at(30));
+    store.commit(Versioned::with(3, ended), None).await.unwrap();
+    assert_eq!(open(&one, 1).await, Ok(()));
+}
+
 pub(crate) async fn orders_are_listed_by_account(backend: &impl Backend) {
     let store = backend.open().await;
     let (owner, other) = (AccountId::random(), AccountId::from_bytes([0xff; 16]));

@@ -39,6 +39,8 @@ CREATE TABLE orders (
 );
 CREATE INDEX ON orders (account, id);
 CREATE INDEX ON orders (line, line_rank, line_since, id) WHERE line_rank IS NOT NULL;
+-- Of those in a line one is open at the CA, whichever replica was first.
+CREATE UNIQUE INDEX ON orders (line) WHERE line_rank = 0;
 CREATE INDEX ON orders (account, names) WHERE certificate IS NOT NULL;
 CREATE INDEX ON orders (certificate) WHERE certificate IS NOT NULL;
 CREATE INDEX ON orders (certificate_id) WHERE certificate_id IS NOT NULL;

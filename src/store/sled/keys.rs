@@ -29,6 +29,7 @@ const JOB: u8 = b'j';
 const ACCOUNT_BY_KEY: u8 = b'k';
 const LINE: u8 = b'l';
 const NAMED: u8 = b'n';
+const OPEN: u8 = b'm';
 const ORDER: u8 = b'o';
 const REPLACED: u8 = b'p';
 const LATE: u8 = b'q';
@@ -166,6 +167,11 @@ pub(crate) fn line(line: [u8; 32]) -> Key {
 pub(crate) fn in_line(line: [u8; 32], is_open: bool, since: Timestamp, id: OrderId) -> Key {
     let rank = [u8::from(!is_open)];
     key(LINE, &[&line, &rank, &sortable(since), id.as_bytes()])
+}
+
+/// Leads to the one order of a line that is open at the CA.
+pub(crate) fn open(line: [u8; 32]) -> Key {
+    key(OPEN, &[&line])
 }
 
 /// What the keys of [`issued_for`] begin with. Hashed, to be short.

@@ -43,7 +43,8 @@ pub(crate) fn external_key_put(key: &ExternalAccountKey, version: u64) -> Result
     })
 }
 
-/// An order. Of those that replace a certificate and may still do so there is one.
+/// An order. Of those that replace a certificate and may still do so there is one, and so there is of those of one line that
+/// are open at the CA.
 pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> {
     let id = order.id();
     let entry = |key| Index {
@@ -58,13 +59,13 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
         entry(keys::order_of_account(order.account(), id)),
         entry(keys::deletion(order.delete_after(), id)),
     ];
+    let mut unique = Vec::new();
     if let Some(since) = order.in_line_since().filter(|_| !order.has_left_line()) {
-        indexes.push(entry(keys::in_line(
-            line_of(order),
-            order.is_opened_upstream(),
-            since,
-            id,
-        )));
+        let (line, is_open) = (line_of(order), order.is_opened_upstream());
+        indexes.push(entry(keys::in_line(line, is_open, since, id)));
+        if is_open {
+            unique.push(leading(keys::open(line)));
+        }
     }
     if let Some(certificate) = order.certificate() {
         indexes.push(entry(keys::issued_for(order.account(), names_of(order), id)));
@@ -86,12 +87,12 @@ pub(crate) fn order_put(order: &Order, version: u64) -> Result<Put, StoreError> 
     if let Some(due) = order.renewal_due() {
         indexes.push(entry(keys::renewal(order.upstream_name(), due, id)));
     }
-    let replaced = order.holds_replaced().map(keys::replaced);
+    unique.extend(order.holds_replaced().map(keys::replaced).map(leading));
     Ok(Put {
         key: keys::order(id),
         version,
         body: codec::encode(order)?,
         indexes,
-        unique: replaced.map(leading).into_iter().collect(),
+        unique,
     })
 }

@@ -67,6 +67,8 @@ pub(crate) type Tried<T> = Result<T, Problem>;
 
 pub(crate) struct Arena {
     pub(crate) ra: Arc<RegistrationAuthority>,
+    /// Another replica's, whose clock stands still.
+    pub(crate) behind: RegistrationAuthority,
     pub(crate) store: Arc<SledStore>,
     pub(crate) dice: Arc<Dice>,
     pub(crate) journal: Arc<Journal>,
@@ -135,6 +137,7 @@ impl Arena {
                 policy(),
                 clock.clone(),
             )),
+            behind: RegistrationAuthority::new(shaken(Side::Front), policy(), Clock::by_hand(clock.now())),
             csrs: (0..KEYS).map(csr).collect(),
             names,
             store,

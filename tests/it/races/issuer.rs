@@ -24,6 +24,8 @@ use crate::races::journal::{Entry, Journal};
 pub(crate) struct SlowCa {
     pki: Pki,
     orders: Mutex<HashMap<String, Option<(Der, u64)>>>,
+    /// The order for these names that waits for its CSR: whoever asks for another one gets this one (UPSTREAM rule 2).
+    pending: Mutex<HashMap<Vec<Identifier>, String>>,
     /// Whether the CA answers whoever opens an order.
     answering: watch::Sender<bool>,
     dice: Arc<Dice>,
@@ -35,6 +37,7 @@ impl SlowCa {
         Self {
             pki: Pki::generate(None).unwrap(),
             orders: Mutex::default(),
+            pending: Mutex::default(),
             answering: watch::Sender::new(true),
             dice: dice.clone(),
             journal: journal.clone(),
@@ -58,6 +61,7 @@ impl SlowCa {
             None => {
                 let polls = self.dice.below(3);
                 *known = Some((order.csr().clone(), polls));
+                self.pending.lock().unwrap().remove(order.identifiers());
                 self.journal.add(Entry::Sent {
                     order: order.id(),
                     csr: order.csr().clone(),
@@ -106,8 +110,12 @@ impl Issuer for SlowCa {
 
     async fn open(&self, order: &ValidatedOrder) -> Result<UpstreamOrder, Error> {
         self.dice.pause().await;
-        let url = format!("https://ca.test/order/{}", self.dice.next());
-        self.orders.lock().unwrap().insert(url.clone(), None);
+        let new = format!("https://ca.test/order/{}", self.dice.next());
+        let url = {
+            let mut pending = self.pending.lock().unwrap();
+            pending.entry(order.identifiers().to_vec()).or_insert(new).clone()
+        };
+        self.orders.lock().unwrap().entry(url.clone()).or_insert(None);
         self.journal.add(Entry::Opened {
             order: order.id(),
             url: url.clone(),

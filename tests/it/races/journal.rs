@@ -35,6 +35,8 @@ pub(crate) enum Entry {
     Conflict,
     /// A lease for issuance was made so short that it runs out at once.
     LeaseLost,
+    /// An order was finalized that comes in line before one that is being opened: what one of the two opens is of no use.
+    Overtaken,
     /// A worker begins to read the account.
     Looked(AccountId),
     /// The account's deactivation is answered.
@@ -133,6 +135,7 @@ pub(crate) fn check(entries: &[Entry]) {
             }
             Entry::Conflict
             | Entry::LeaseLost
+            | Entry::Overtaken
             | Entry::Looked(_)
             | Entry::Deactivated(_)
             | Entry::Opened { .. }
@@ -143,7 +146,9 @@ pub(crate) fn check(entries: &[Entry]) {
         let sent = sent.get(id).copied();
         check_life(entries, life, sent.is_some());
         let opened = |entry: &&Entry| matches!(entry, Entry::Opened { order, .. } if order == id);
-        let lost = entries.iter().any(|entry| matches!(entry, Entry::LeaseLost));
+        let lost = entries
+            .iter()
+            .any(|entry| matches!(entry, Entry::LeaseLost | Entry::Overtaken));
         let most = if lost { usize::MAX } else { 1 };
         assert!(
             entries.iter().filter(opened).count() <= most,

@@ -297,6 +297,40 @@ pub(crate) async fn issuance_against_a_step_of_the_clock(arena: &Arena) {
     arena.settle().await;
 }
 
+/// An order for the same names whose finalization begins before another one's and is written after it, by a replica with a
+/// clock that is behind: it comes first in the line when the other one is being opened at the CA.
+pub(crate) async fn issuance_against_a_finalization_of_before(arena: &Arena) {
+    let (account, other) = (arena.account().await, arena.account().await);
+    let (order, earlier) = (arena.ready(&account).await, arena.ready(&other).await);
+    let opened = |id| {
+        arena
+            .journal
+            .count(|e| matches!(e, Entry::Opened { order, .. } if *order == id))
+    };
+    arena.ca.answer(false);
+    arena.clock.advance(STEP);
+    arena.journal.add(Entry::Overtaken);
+    for (ra, account, order, csr) in [
+        (&*arena.ra, &account, &order, 0),
+        (&arena.behind, &other, &earlier, 1),
+    ] {
+        ra.finalize(account, order.id(), arena.csr(csr), None)
+            .await
+            .unwrap();
+        until(|| opened(order.id()) == 1).await;
+    }
+    arena.ca.answer(true);
+    arena.rest().await;
+    for id in [order.id(), earlier.id()] {
+        assert_eq!(
+            arena.status(id).await,
+            OrderStatus::Valid,
+            "another's certificate"
+        );
+    }
+    arena.settle().await;
+}
+
 /// However many ask, the CA is asked once, and one of them has revoked the certificate.
 pub(crate) async fn revocation_against_revocation(arena: &Arena) -> usize {
     let account = arena.account().await;
