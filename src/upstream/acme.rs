@@ -263,8 +263,8 @@ impl Ca {
     }
 
     /// Whether the account has another key than the session by now.
-    async fn has_another_key(&self, session: &Session) -> bool {
-        self.record_of(session).await.is_none() || matches!(self.found_again().await, Ok(Some(_)))
+    async fn has_another_key(&self, session: &Session) -> Result<bool, Error> {
+        Ok(self.record_of(session).await.is_none() || self.found_again().await?.is_some())
     }
 
     /// F9: another account would cost another EAB, and could not revoke what this one has bought. Only the operator can
@@ -291,12 +291,19 @@ impl Ca {
             Some(ProblemType::AccountDoesNotExist) => self.account_is_lost(&session.registered),
             Some(kind @ (ProblemType::Unauthorized | ProblemType::Malformed)) => {
                 let stands = account::stands(&self.client, &session.registered).await;
-                match stands.map_err(Error::from) {
-                    Ok(true) => fault.into(),
-                    Ok(false) | Err(Error::Permanent(_)) if self.has_another_key(session).await => {
-                        Error::transient("the key of the account at the CA has just been changed")
+                let stands = stands.map_err(Error::from);
+                if let Ok(true) = stands {
+                    return fault.into();
+                }
+                match self.has_another_key(session).await {
+                    Err(unclear) => return unclear,
+                    Ok(true) => {
+                        return Error::transient("the key of the account at the CA has just been changed");
                     }
-                    Ok(false) => self.account_is_lost(&session.registered),
+                    Ok(false) => {}
+                }
+                match stands {
+                    Ok(_) => self.account_is_lost(&session.registered),
                     // This CA may show no accounts.
                     Err(Error::Permanent(_)) if kind == ProblemType::Malformed => fault.into(),
                     Err(unclear) => unclear.not_the_end(),

@@ -69,7 +69,7 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
     if let Some(settlement) = failover::instead(context, upstream, &order).await? {
         return Ok(settlement);
     }
-    if let Some(settlement) = out_of_line(context, upstream, &order) {
+    if let Some(settlement) = out_of_line(context, upstream, &order).await {
         return Ok(settlement);
     }
     // Let's Encrypt answers an identical new-order with the same pending order: two orders for the same names at a
@@ -322,14 +322,18 @@ pub(crate) fn is_unseen_for(order: &Order, span: Duration, now: Timestamp) -> bo
 }
 
 /// An order that another account than the one of now has opened holds up nobody: the two accounts share no orders at the
-/// CA, and its own CA may be gone for good.
-pub(crate) fn out_of_line(
+/// CA, and its own CA may be gone for good. Another replica may have changed the account since we have looked.
+pub(crate) async fn out_of_line(
     context: &Context,
     upstream: &Watched,
     order: &Versioned<Order>,
 ) -> Option<Settlement> {
     let opened = order.value.under_way()?;
     if order.value.has_left_line() || upstream.is_of_now(&opened.account) {
+        return None;
+    }
+    upstream.issuer().prepare().await.ok()?;
+    if upstream.is_of_now(&opened.account) {
         return None;
     }
     let left = order.value.clone().leaves_line();

@@ -38,7 +38,7 @@ pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Orde
         // Only lanes of configured upstreams are worked on.
         return again(context, UNSETTLED, lease.job.faults);
     };
-    if let Some(settlement) = out_of_line(context, upstream, &order) {
+    if let Some(settlement) = out_of_line(context, upstream, &order).await {
         return settlement;
     }
     let request = upstream.issuer().look(&awaited);

@@ -84,7 +84,7 @@ async fn commands_work_through_the_daemon_and_without_one_and_make_no_tables() {
     let installation = &world.installation;
     let complaint = installation.complains("eab", &["list"]).await;
     assert!(
-        complaint.contains("has no tables of this version; start the daemon"),
+        complaint.contains("has no tables of acme-proxy; start the daemon"),
         "{complaint}"
     );
     let mut daemon = installation.start();
@@ -95,6 +95,24 @@ async fn commands_work_through_the_daemon_and_without_one_and_make_no_tables() {
     daemon.stop().await;
     let listed = installation.prints("eab", &["list"]).await;
     assert!(listed.contains("printer"), "{listed}");
+    // F46: neither another version's tables are used, nor called missing.
+    let client = postgres::client(&database).await.unwrap();
+    for (version, words) in [
+        (0, "start the daemon, which brings them up to date"),
+        (2, "a newer acme-proxy has changed its tables"),
+    ] {
+        let set = format!("UPDATE acme_proxy.meta SET version = {version}");
+        client.batch_execute(&set).await.unwrap();
+        let complaint = installation.complains("eab", &["list"]).await;
+        assert!(complaint.contains(words), "{complaint}");
+        let found = database_findings(&world).await;
+        let said = |finding: &(String, String)| finding.0 == "failure" && finding.1.contains(words);
+        assert!(found.iter().any(said), "{found:#?}");
+    }
+    client
+        .batch_execute("UPDATE acme_proxy.meta SET version = 1")
+        .await
+        .unwrap();
     let file = installation.path("backup").display().to_string();
     let mut backup = installation.command();
     backup.arg("backup").arg(&file).arg(installation.config());
@@ -164,6 +182,10 @@ async fn f24_a_change_of_key_that_the_ca_hears_of_when_another_replica_has_given
         refused.contains("another acme-proxy has changed it meanwhile"),
         "{refused}"
     );
+    // A third one is at it, too: nobody's order ends for that.
+    let sql = "INSERT INTO acme_proxy.holds SELECT DISTINCT substring(name FROM 'upstream/[0-9a-f]{64}'), 7, \
+               now() + interval '3 s' FROM acme_proxy.sealed WHERE name LIKE 'value upstream/%'";
+    assert_eq!(database.execute(sql, &[]).await.unwrap(), 1);
     issues(&world, "after.test.example.com").await;
     assert_ne!(shown().await, before, "the key that the CA has");
     daemon.stop().await;
