@@ -137,9 +137,9 @@ impl Operator {
         let path = &self.config.store.path;
         if let Some(database) = &self.config.database {
             // Whoever only asks makes no tables, and changes none under the replicas that run.
-            if !may_make_it && !PostgresStore::is_current(database).await? {
+            if !may_make_it && !PostgresStore::is_made(database).await? {
                 bail!(
-                    "the database {} has no tables of this version; start the daemon, which makes them, or correct \
+                    "the database {} has no tables of acme-proxy; start the daemon, which makes them, or correct \
                      db.dataSource",
                     database.connection.place()
                 );

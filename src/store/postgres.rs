@@ -88,13 +88,13 @@ impl PostgresStore {
         })
     }
 
-    /// Whether the database has a store, and to open it would change nothing.
+    /// Whether the database has a store.
     ///
     /// # Errors
     ///
-    /// As [`Self::open`].
-    pub async fn is_current(settings: &Settings) -> Result<bool, StoreError> {
+    /// As [`Self::open`]; [`StoreError::Refused`] also if to open it would bring it up to date.
+    pub async fn is_made(settings: &Settings) -> Result<bool, StoreError> {
         let (client, _task) = Connections::new(&settings.connection)?.alone(drop).await?;
-        migrate::is_current(&client, migrate::STEPS).await
+        migrate::is_made(&client, migrate::STEPS).await
     }
 }

@@ -46,7 +46,8 @@ pub(crate) async fn checkpoint(
     kept(|| context.store.checkpoint(lease, order.clone())).await
 }
 
-/// Makes a change as soon as the database is there. If another process has taken the job over by then, it fails.
+/// Makes a change as soon as the database is there and lets us in: its password may be changed at the moment. If another
+/// process has taken the job over by then, it fails.
 async fn kept<T, F>(change: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
@@ -54,7 +55,9 @@ where
     let begun = Instant::now();
     loop {
         match change().await {
-            Err(StoreError::Unavailable(_)) if begun.elapsed() < PATIENCE => sleep(PAUSE).await,
+            Err(StoreError::Unavailable(_) | StoreError::Refused(_)) if begun.elapsed() < PATIENCE => {
+                sleep(PAUSE).await;
+            }
             changed => return changed,
         }
     }

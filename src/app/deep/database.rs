@@ -61,10 +61,11 @@ fn of_primary(host: &str, primary: &Primary, settings: &Settings, now: Timestamp
     let ok = |text: String| Finding::ok(Check::Database, host, text);
     let tls = primary.tls.as_deref().unwrap_or("no TLS");
     let mut findings = vec![ok(format!("PostgreSQL {}, takes writes, {tls}", primary.version))];
-    findings.push(match (primary.has_schema, primary.may_create) {
-        (true, _) => ok("the schema acme_proxy is there".to_owned()),
-        (false, true) => ok("the schema acme_proxy will be made at the first start".to_owned()),
-        (false, false) => Finding::failure(
+    findings.push(match (&primary.schema, primary.may_create) {
+        (Err(why), _) => Finding::failure(Check::Database, host, why.to_string(), "do what it says"),
+        (Ok(true), _) => ok("the schema acme_proxy is there".to_owned()),
+        (Ok(false), true) => ok("the schema acme_proxy will be made at the first start".to_owned()),
+        (Ok(false), false) => Finding::failure(
             Check::Database,
             host,
             "the user may not make the schema acme_proxy",

@@ -104,7 +104,7 @@ async fn of_store(config: &Config) -> Result<Known, String> {
     let path = &config.store.path;
     let has_store = match &config.database {
         // Who opens it brings it up to date, so it is only opened where there is nothing to be done.
-        Some(database) => PostgresStore::is_current(database)
+        Some(database) => PostgresStore::is_made(database)
             .await
             .map_err(|error| error.to_string())?,
         None => has_store(path),

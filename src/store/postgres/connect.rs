@@ -101,6 +101,9 @@ impl Connector {
         let url = &settings.url;
         let tls = tls::connector(&url.protection);
         let tls = tls.map_err(|why| noted(Told::of_settings(Fault::Tls, why)))?;
+        // A host that is silent leaves time for the others.
+        let hosts = u32::try_from(url.hosts.len()).unwrap_or(u32::MAX);
+        let connect_timeout = url.connect_timeout.min(CREATE / hosts.max(1));
         let mut config = Config::new();
         config
             .user(&url.user)
@@ -111,7 +114,7 @@ impl Connector {
                 true => ChannelBinding::Require,
                 false => ChannelBinding::Prefer,
             })
-            .connect_timeout(url.connect_timeout)
+            .connect_timeout(connect_timeout)
             .tcp_user_timeout(UNACKNOWLEDGED)
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)
@@ -124,7 +127,7 @@ impl Connector {
             config,
             has_tls: url.protection != Protection::None,
             tls,
-            connect_timeout: url.connect_timeout,
+            connect_timeout,
             latest: AtomicUsize::new(0),
         })
     }

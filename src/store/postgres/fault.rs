@@ -137,7 +137,8 @@ impl Fault {
                  db.database"
             }
             Self::Rights => {
-                "the user lacks rights; make it the owner of the database: ALTER DATABASE name OWNER TO user"
+                "the user lacks rights; make it the owner of the database (ALTER DATABASE name OWNER TO user), and of the \
+                 schema acme_proxy and all that is in it, if it is there (REASSIGN OWNED BY other TO user)"
             }
             Self::ReadOnly => {
                 "it takes no writes: it is a standby, or set to be read-only; name the primary among the hosts of \
@@ -224,14 +225,19 @@ impl Fault {
         if let Some(error) = error.as_db_error() {
             return Self::of_sqlstate(error.code());
         }
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
         // The kind of the error is not to be had but by its words, which a test holds against a real server.
         match error.to_string().as_str() {
-            "error performing TLS handshake" => return Self::Tls,
+            // A server that stops cuts it off, and rustls calls what it does not like invalid data.
+            "error performing TLS handshake"
+                if cause.is_none_or(|cause| cause.kind() == ErrorKind::InvalidData) =>
+            {
+                return Self::Tls;
+            }
             "authentication error" => return Self::NotAdmitted,
             "invalid configuration" => return Self::Password,
             _ => {}
         }
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
         match cause {
             Some(cause) => Self::of_io(cause),
             None if error.is_closed() => Self::Lost,

@@ -28,8 +28,12 @@ pub(crate) async fn migrate(client: &mut Client, steps: &[&str], proof: &[u8]) -
     Ok(())
 }
 
-/// Whether all steps have been taken.
-pub(crate) async fn is_current(client: &Client, steps: &[&str]) -> Result<bool, StoreError> {
+/// Whether the schema is there.
+///
+/// # Errors
+///
+/// [`StoreError::Refused`] if it is newer than these steps, or older.
+pub(crate) async fn is_made(client: &Client, steps: &[&str]) -> Result<bool, StoreError> {
     let found = client
         .query_one("SELECT to_regclass('acme_proxy.meta') IS NOT NULL", &[])
         .await;
@@ -38,7 +42,27 @@ pub(crate) async fn is_current(client: &Client, steps: &[&str]) -> Result<bool, 
     }
     let meta = client.query_one("SELECT version FROM acme_proxy.meta", &[]).await;
     let version: i32 = meta.map_err(|e| unavailable(&e))?.get(0);
-    Ok(usize::try_from(version) == Ok(steps.len()))
+    match done(version, steps)? == steps.len() {
+        true => Ok(true),
+        false => Err(StoreError::Refused(format!(
+            "the database: its tables are of version {version}, and this acme-proxy works with version {}; start the \
+             daemon, which brings them up to date",
+            steps.len()
+        ))),
+    }
+}
+
+/// How many of the steps have been taken.
+fn done(version: i32, steps: &[&str]) -> Result<usize, StoreError> {
+    let known = steps.len();
+    match usize::try_from(version) {
+        Ok(done) if done <= known => Ok(done),
+        _ => {
+            let detail =
+                format!("its schema is of version {version}, and this acme-proxy knows none after {known}");
+            Err(noted(Told::new("the database", Fault::Schema, &detail)))
+        }
+    }
 }
 
 /// Takes one step. Gives whether there may be another.
@@ -69,14 +93,7 @@ async fn step(client: &mut Client, steps: &[&str], proof: &[u8]) -> Result<bool,
     if verify_slices_are_equal(&stored, proof).is_err() {
         return Err(noted(Told::new("the database", Fault::DifferentSecret, "")));
     }
-    let known = steps.len();
-    let done = usize::try_from(version).unwrap_or(usize::MAX);
-    if done > known {
-        let detail =
-            format!("its schema is of version {version}, and this acme-proxy knows none after {known}");
-        return Err(noted(Told::new("the database", Fault::Schema, &detail)));
-    }
-    let Some(next) = steps.get(done) else {
+    let Some(next) = steps.get(done(version, steps)?) else {
         return Ok(false);
     };
     run(&transaction, next).await?;

@@ -30,7 +30,7 @@ impl PostgresStore {
             )));
         }
         drop(client);
-        if !Self::is_current(settings).await? {
+        if !Self::is_made(settings).await? {
             return Ok(false);
         }
         let (client, _task) = Connections::new(&settings.connection)?.alone(drop).await?;

@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Error, Row};
 use crate::store::StoreError;
 use crate::store::postgres::connect::{Connections, Settings, unavailable};
 use crate::store::postgres::fault::{Fault, Told};
+use crate::store::postgres::migrate;
 use crate::store::postgres::url::Host;
 
 /// How long the questions to one host may take.
@@ -21,7 +22,6 @@ const QUESTION: &str = "SELECT
   current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
   current_setting('synchronous_standby_names'),
   (SELECT count(*) FROM pg_stat_replication),
-  to_regnamespace('acme_proxy') IS NOT NULL,
   has_database_privilege(current_database(), 'CREATE'),
   (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
   current_setting('max_connections')::bigint,
@@ -58,8 +58,8 @@ pub struct Primary {
     pub synchronous: String,
     /// How many standbys follow it at the moment.
     pub standbys: i64,
-    /// Whether our tables have been made.
-    pub has_schema: bool,
+    /// Whether our tables have been made, or what is wrong with them.
+    pub schema: Result<bool, StoreError>,
     /// Whether they may be.
     pub may_create: bool,
     /// How many clients are connected, and how many may be.
@@ -98,7 +98,9 @@ async fn look_at(settings: &Settings) -> Result<State, StoreError> {
 }
 
 async fn ask(client: &Client) -> Result<Primary, Error> {
-    read(&client.query_one(QUESTION, &[]).await?)
+    let mut primary = read(&client.query_one(QUESTION, &[]).await?)?;
+    primary.schema = migrate::is_made(client, migrate::STEPS).await;
+    Ok(primary)
 }
 
 fn read(row: &Row) -> Result<Primary, Error> {
@@ -112,9 +114,9 @@ fn read(row: &Row) -> Result<Primary, Error> {
         ],
         synchronous: row.try_get(5)?,
         standbys: row.try_get(6)?,
-        has_schema: row.try_get(7)?,
-        may_create: row.try_get(8)?,
-        connections: (row.try_get(9)?, row.try_get(10)?),
-        time: Timestamp::from_microsecond(row.try_get(11)?).ok(),
+        schema: Ok(false),
+        may_create: row.try_get(7)?,
+        connections: (row.try_get(8)?, row.try_get(9)?),
+        time: Timestamp::from_microsecond(row.try_get(10)?).ok(),
     })
 }

@@ -182,6 +182,35 @@ const KNOWN: [&str; 11] = [
     "channel_binding",
 ];
 
+/// Those of libpq that mean nothing here (PostgreSQL 17, chapter 34.1.2).
+const FOREIGN: [&str; 25] = [
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "hostaddr",
+    "krbsrvname",
+    "options",
+    "passfile",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "requiressl",
+    "service",
+    "servicefile",
+    "ssl",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkeylogfile",
+    "sslnegotiation",
+    "sslsni",
+    "tty",
+];
+
 /// Those of libpq that acme-proxy sets by itself.
 const OURS: [&str; 8] = [
     "keepalives",
@@ -199,7 +228,8 @@ impl Parameters {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let Some((key, value)) = pair.split_once('=') else {
                 return wrong(
-                    "has a parameter without a value behind the ?; write NAME=VALUE, with & between them",
+                    "has a parameter without a value behind the ?; write NAME=VALUE, with & between them; a ? in a password is \
+                     written as %3F",
                 );
             };
             if let Some(known) = KNOWN.into_iter().find(|known| *known == key) {
@@ -221,10 +251,17 @@ impl Parameters {
                         "says {ours}, which acme-proxy sets by itself; take it out"
                     ));
                 }
+                foreign if FOREIGN.contains(&foreign) => {
+                    return wrong(format!(
+                        "says {foreign}, which acme-proxy does not know; take it out, and write none but these: {}",
+                        KNOWN.join(", ")
+                    ));
+                }
                 // What is unknown may be a part of a password, so it is not shown.
                 _ => {
                     return wrong(format!(
-                        "has a parameter behind the ? that is not known; write none but these: {}",
+                        "has a parameter behind the ? that is not known; write none but these: {}; a ? in a password is \
+                         written as %3F",
                         KNOWN.join(", ")
                     ));
                 }

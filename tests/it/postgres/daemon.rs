@@ -18,9 +18,10 @@ use crate::harness::metrics::{figure, page};
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::process::{Installation, NAME, PATIENCE, free_address};
 use crate::harness::server::{self, Plan};
+use crate::harness::storm::Moment;
 use crate::harness::wire::Site;
 use crate::harness::world::World;
-use crate::postgres::server::SECRET;
+use crate::postgres::server::{Network, PASSWORD, SECRET, USER};
 
 /// Has the installation keep its records in this database.
 pub(crate) fn keep_in(installation: &Installation, url: &str) {
@@ -187,6 +188,35 @@ async fn f40_while_the_database_is_away_clients_are_told_to_come_back_and_then_e
     server.resume().unwrap();
     until_ready_is(&world.installation, 200, "ok").await;
     until_counted(&world.installation, "refused").await;
+    client.until(&order.url, "valid").await;
+    assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 1));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f40_the_order_that_the_ca_has_opened_is_kept_although_the_password_is_changed_at_that_moment() {
+    let world = Arc::new(World::new().await);
+    let network = Network::start(&[]).await;
+    keep_in(&world.installation, &network.url("sslmode=disable"));
+    let password = world.installation.path("password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    world
+        .installation
+        .edit(|config| config["db"]["password"] = format!("file:{}", password.display()).into());
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    world.storm.stop(Moment::Done, "new-order");
+    let names = ["patient.example.com"];
+    let (client, order) = finalized(&world, &names).await;
+    world.storm.has_caught_one().await;
+    let change = |password: &str| format!("ALTER ROLE {USER} PASSWORD '{password}'");
+    network.sql(&change("another")).await;
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{USER}'");
+    network.sql(&end).await;
+    world.storm.let_go();
+    until_counted(&world.installation, "password").await;
+    until_ready_is(&world.installation, 503, "the password is wrong").await;
+    network.sql(&change(PASSWORD)).await;
     client.until(&order.url, "valid").await;
     assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 1));
     daemon.stop().await;

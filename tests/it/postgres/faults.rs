@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use acme_proxy::store::postgres::fault::{self, Fault};
 use acme_proxy::store::{Store as _, StoreError, Versioned};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::harness::postgres;
@@ -98,6 +99,23 @@ async fn who_reaches_no_server_learns_whether_it_is_the_name_the_port_or_the_net
         let error = refuses(&url, None, label, words).await;
         assert!(passes(&error), "it may pass: {error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_host_that_cuts_off_the_tls_handshake_may_be_one_that_stops() {
+    let listener = TcpListener::bind(SocketAddr::from((address(), 0))).await.unwrap();
+    let host = listener.local_addr().unwrap();
+    // The double of a server that ends in just this moment: it says yes to TLS, and is gone.
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut request = [0; 8];
+            connection.read_exact(&mut request).await.unwrap();
+            connection.write_all(b"S").await.unwrap();
+        }
+    });
+    let url = format!("postgresql://u@{host}/d?sslmode=require");
+    let error = refuses(&url, None, "lost", "the connection broke").await;
+    assert!(passes(&error), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

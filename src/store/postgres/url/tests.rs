@@ -179,6 +179,14 @@ fn each_wrong_part_has_a_sentence_of_its_own_that_says_what_to_write_and_shows_n
             "that is not known; write none but these: host, port",
         ),
         (
+            "postgresql://u:kanarienvogel@h/d?ssl_min_protocol_version=TLSv1.3",
+            "says ssl_min_protocol_version, which acme-proxy does not know; take it out",
+        ),
+        (
+            "postgresql://u:kanarien?vogel@h/d",
+            "a ? in a password is written as %3F",
+        ),
+        (
             "postgresql://u:kanarienvogel@h/d?sslcert=/c",
             "certificates of clients are not supported",
         ),
