@@ -10,4 +10,5 @@ mod operator;
 mod scale;
 mod server;
 mod silent;
+mod suspended;
 mod tls;

@@ -2,7 +2,6 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -11,7 +10,7 @@ use crate::harness::process::{Daemon, Installation, text};
 use crate::harness::storm::Moment;
 use crate::harness::world::World;
 use crate::import::says;
-use crate::postgres::daemon::{finalized, keep_in};
+use crate::postgres::daemon::keep_in;
 use crate::postgres::server::{Network, PASSWORD};
 use crate::upstream_cli::issues;
 
@@ -142,42 +141,6 @@ async fn daemon_and_another() -> (Arc<World>, Daemon, Installation, tokio_postgr
     daemon.is_well().await;
     let client = postgres::client(&database).await.unwrap();
     (world, daemon, another, client)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_2_an_order_of_the_account_of_now_stays_in_line_at_a_replica_that_knows_only_the_one_before() {
-    let world = World::with(Duration::ZERO, |options| options.eab_once = false).await;
-    let database = Postgres::fresh_database().await.unwrap();
-    let (second, third) = (world.another(), world.another());
-    for installation in [&world.installation, &second, &third] {
-        keep_in(installation, &postgres::url_of(&database));
-    }
-    let (mut one, mut other) = (world.installation.start(), second.start());
-    one.is_well().await;
-    other.is_well().await;
-    third.prints("upstream", &["register", "--again"]).await;
-    let database = postgres::client(&database).await.unwrap();
-    other.freeze();
-    world.storm.stop(Moment::Received, "finalize");
-    let names = ["www.test.example.com"];
-    let (client, order) = finalized(&world, &names).await;
-    world.storm.has_caught_one().await;
-    // The job goes to the other replica, which has heard of no other account.
-    one.freeze();
-    world.storm.stop(Moment::Received, "finalize");
-    let end = "UPDATE acme_proxy.jobs SET until = clock_timestamp() WHERE token IS NOT NULL";
-    assert_eq!(database.execute(end, &[]).await.unwrap(), 1);
-    other.thaw();
-    world.storm.has_caught_one().await;
-    let open = "SELECT count(*) FROM acme_proxy.orders WHERE line_rank = 0";
-    let open: i64 = database.query_one(open, &[]).await.unwrap().get(0);
-    assert_eq!(open, 1, "the order has left the line");
-    world.storm.let_go();
-    one.thaw();
-    client.until(&order.url, "valid").await;
-    assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 1));
-    one.stop().await;
-    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
