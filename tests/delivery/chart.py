@@ -184,7 +184,10 @@ def refused(_program):
         ),
         ({"database": {"url": URL, "existingSecret": "b", "pool": 1}}, "pool"),
         ({"database": {"url": "mysql://a@b/c", "existingSecret": "b"}}, "url"),
-        ({"database": {"url": URL, "existingSecret": "b", "root": "a"}}, "database.root: with existingSecret it is that secret's key root.pem"),
+        (
+            {"database": {"url": URL, "existingSecret": "b", "root": "a"}},
+            "database.root: with existingSecret it is that secret's key root.pem",
+        ),
         (
             {"database": {"url": "postgresql://a@b/c", "password": "a", "secret": SECRET, "root": "a"}},
             "database.root: for it to be used, database.url has to say sslrootcert=/run/secrets/acme-proxy-database/root.pem",
