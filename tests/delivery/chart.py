@@ -144,6 +144,22 @@ def laid_over(_program):
     assert config["authority"]["provisioners"] == EVERYTHING["provisioners"]
 
 
+def restarted(_program):
+    def annotations(values):
+        return workload(render(values))["spec"]["template"]["metadata"]["annotations"]
+
+    def changed(values, name, change):
+        return {**values, name: {**values[name], **change}}
+
+    before = annotations(SHARED_BY_TWO)
+    assert annotations(SHARED_BY_TWO) == before
+    for change in ({"password": "battery staple"}, {"secret": SECRET[::-1]}, {"root": "-----BEGIN TRUSTED CERTIFICATE-----"}, {"pool": 9}):
+        assert annotations(changed(SHARED_BY_TWO, "database", change)) != before, change
+    for values in (EVERYTHING, SHARED_BY_TWO):
+        other = changed(values, "ca", {"eab": {"kid": "kid-1", "hmacKey": KEY[::-1]}})
+        assert annotations(other) != annotations(values)
+
+
 def refused(_program):
     changes = [
         ({"image": {"repository": ""}}, "repository"),
@@ -168,8 +184,32 @@ def refused(_program):
         ),
         ({"database": {"url": URL, "existingSecret": "b", "pool": 1}}, "pool"),
         ({"database": {"url": "mysql://a@b/c", "existingSecret": "b"}}, "url"),
-        # A password in the URL would be in the ConfigMap.
-        ({"database": {"url": "postgresql://a:b@c/d", "existingSecret": "b"}}, "url"),
+        (
+            {"database": {"url": URL, "existingSecret": "b", "root": "a"}},
+            "database.root: with existingSecret it is that secret's key root.pem",
+        ),
+        (
+            {"database": {"url": "postgresql://a@b/c", "password": "a", "secret": SECRET, "root": "a"}},
+            "database.root: for it to be used, database.url has to say sslrootcert=/run/secrets/acme-proxy-database/root.pem",
+        ),
+        *(
+            ({"database": {name: value}}, "database: nothing of it is used without its url: give database.url")
+            for name, value in (("existingSecret", "b"), ("pool", 8), ("password", "a"), ("secret", SECRET), ("root", "a"))
+        ),
+        ({"database": {"url": "postgresql://b/c", "existingSecret": "b"}}, "url"),
+        # The schema's own refusal would show it in the log of a deployment.
+        *(
+            ({"database": {"url": url, "existingSecret": "b"}}, "database.url: a password in it would be in the ConfigMap")
+            for url in (
+                "postgresql://a:b@c/d",
+                "postgresql://:b@c/d",
+                "postgresql://a@b:c@d/e",
+                "postgresql://a:b/c?d@e/f",
+                "postgresql://a@b/c?password=d",
+                "postgresql://a@b/c?sslmode=verify-full&password=d",
+                "postgresql://a@b/c?sslmode=verify-full&sslpassword=d",
+            )
+        ),
         ({"database": {"url": URL, "password": "a", "secret": "guess me"}}, "secret"),
     ]
     for change, text in changes:
@@ -177,6 +217,7 @@ def refused(_program):
             render({**SMALLEST, **change})
         except helm.HelmError as error:
             assert text in str(error), f"{change}: {error}"
+            assert "in the ConfigMap" not in text or change["database"]["url"] not in str(error)
         else:
             raise AssertionError(f"{change} is taken")
 

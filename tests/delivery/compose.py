@@ -68,6 +68,11 @@ def fits_together(_program):
     inter, fall = re.search(r"inter (\d+)s fall (\d+)", balancer).groups()
     assert int(inter) * int(fall) < seconds[1]
 
+    # The one that the tests run with.
+    configuration = (DEPLOY.parent / "docs/CONFIGURATION.md").read_text()
+    (version,) = re.findall(r"The tests run with PostgreSQL (\d+), and no other version was tried", configuration)
+    assert services["db1"]["image"] == f"postgres:{version}"
+
 
 def secrets(_program):
     with tempfile.TemporaryDirectory() as directory:
@@ -103,6 +108,11 @@ def accepted(program):
         done = subprocess.run([program, "check", file], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "warning" not in done.stdout.lower() + done.stderr.lower(), done.stdout + done.stderr
+        # The command that the comment shows is understood: of a file that is not there it says so.
+        shown = re.search(r"docker compose exec acme-proxy-1 /usr/bin/acme-proxy (.*)", (here / "compose.yaml").read_text())
+        words = shown[1].replace("/etc/acme-proxy/", f"{here}/nowhere/").split()
+        asked = subprocess.run([program, *words], capture_output=True, text=True, check=False)
+        assert "nowhere/ca.json: there is no such file" in asked.stderr, asked.stderr
 
 
 if __name__ == "__main__":

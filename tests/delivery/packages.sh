@@ -257,6 +257,7 @@ it "the chart's objects are what Kubernetes knows, and hold no secret but the se
 it "the chart has three replicas with a database, and one without" chart replicas
 it "acme-proxy takes the chart's ca.json" chart accepted
 it "the chart lays config over the rest" chart laid_over
+it "another password, root, db.secret or EAB in the chart's secrets is another pod" chart restarted
 it "the chart refuses bad values, each by its name" chart refused
 it "the compose file, HAProxy's configuration and ca.json fit together" compose fits_together
 it "prepare.sh makes what the compose file mounts, once, and for nobody else's eyes" compose secrets

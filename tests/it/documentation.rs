@@ -98,9 +98,17 @@ fn command(line: &str) -> Option<String> {
 
 /// Words as a shell would split them; a word in brackets is optional, and taken.
 fn words(command: &str) -> Vec<String> {
-    let plain = command.replace(['[', ']', '\''], "");
-    let before_shell = plain.split(['|', '>', ';', '&']).next().unwrap();
-    before_shell.split_whitespace().map(ToOwned::to_owned).collect()
+    let mut ours = String::new();
+    for (place, part) in command.split('\'').enumerate() {
+        let is_quoted = place % 2 == 1;
+        let end = part.find(['|', '>', ';', '&']).filter(|_| !is_quoted);
+        ours.push_str(&part[..end.unwrap_or(part.len())]);
+        if end.is_some() {
+            break;
+        }
+    }
+    let plain = ours.replace(['[', ']'], "");
+    plain.split_whitespace().map(ToOwned::to_owned).collect()
 }
 
 #[test]

@@ -138,7 +138,7 @@ impl Fault {
             }
             Self::Rights => {
                 "the user lacks rights; make it the owner of the database (ALTER DATABASE name OWNER TO user), and of the \
-                 schema acme_proxy and all that is in it, if it is there (REASSIGN OWNED BY other TO user)"
+                 schema acme_proxy with all that is in it, if it is there"
             }
             Self::ReadOnly => {
                 "it takes no writes: it is a standby, or set to be read-only; name the primary among the hosts of \

@@ -29,14 +29,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "acme-proxy.databaseSecret" -}}
 {{- $database := .Values.database -}}
-{{- if and $database.existingSecret (or $database.password $database.secret) -}}
+{{- $rootFile := "/run/secrets/acme-proxy-database/root.pem" -}}
+{{- if not $database.url -}}
+{{- if or $database.existingSecret $database.pool $database.password $database.secret $database.root -}}
+{{- fail "database: nothing of it is used without its url: give database.url" -}}
+{{- end -}}
+{{- else if or (regexMatch "//.*:.*@" $database.url) (regexMatch "[?&](ssl)?password=" $database.url) -}}
+{{- fail "database.url: a password in it would be in the ConfigMap: take it out, and give database.password or existingSecret" -}}
+{{- else if and $database.existingSecret (or $database.password $database.secret) -}}
 {{- fail "database: give existingSecret, or password and secret, and not both" -}}
+{{- else if and $database.existingSecret $database.root -}}
+{{- fail "database.root: with existingSecret it is that secret's key root.pem: put it there, and take it out here" -}}
 {{- else if $database.existingSecret -}}
 {{- $database.existingSecret -}}
-{{- else if and $database.password $database.secret -}}
-{{- include "acme-proxy.name" . }}-database
-{{- else if $database.url -}}
+{{- else if not (and $database.password $database.secret) -}}
 {{- fail "database: give existingSecret, or password and secret" -}}
+{{- else if and $database.root (not (contains (printf "sslrootcert=%s" $rootFile) $database.url)) -}}
+{{- fail (printf "database.root: for it to be used, database.url has to say sslrootcert=%s" $rootFile) -}}
+{{- else -}}
+{{- include "acme-proxy.name" . }}-database
 {{- end -}}
 {{- end -}}
 
