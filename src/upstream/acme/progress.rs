@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use instant_acme::Order;
 use instant_acme::OrderStatus;
-use tokio::time::Instant;
 
 use crate::acme::order::ValidatedOrder;
 use crate::acme::order::late::AwaitedOrder;
@@ -23,10 +22,6 @@ use crate::upstream::http;
 /// How long to wait for a CA that does not say.
 const POLL: Duration = Duration::from_secs(2);
 
-/// What the CA has said of an order is of no use for so much longer: after a pause of this process another replica may have
-/// given the order up, a minute after our lease, and nobody would learn of what the CA makes of the CSR.
-const FRESH: Duration = Duration::from_secs(60);
-
 impl Ca {
     /// Does the next things for the order that was opened under this URL.
     pub(crate) async fn step(
@@ -35,11 +30,7 @@ impl Ca {
         url: &str,
         validated: &ValidatedOrder,
     ) -> Result<Progress, Error> {
-        let asked = Instant::now();
         let mut order = self.order_at(session, url).await?;
-        if asked.elapsed() > FRESH {
-            return Ok(waiting());
-        }
         if order.state().status == OrderStatus::Pending {
             return self.solve(session, validated, &mut order).await;
         }
