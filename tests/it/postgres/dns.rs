@@ -142,7 +142,10 @@ async fn change(
     headers: HeaderMap,
     body: Bytes,
 ) {
-    let credentials = headers[AUTHORIZATION].to_str().unwrap().trim_start_matches("Basic ");
+    let credentials = headers[AUTHORIZATION]
+        .to_str()
+        .unwrap()
+        .trim_start_matches("Basic ");
     let credentials = String::from_utf8(STANDARD.decode(credentials).unwrap()).unwrap();
     let who = credentials.split_once(':').unwrap().0.to_owned();
     let body: Value = serde_json::from_slice(&body).unwrap();

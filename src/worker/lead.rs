@@ -1,0 +1,203 @@
+//! Which replica solves the dns-01 challenges of all CAs: one at a time, who holds this in the store. What is known of
+//! the records is in the memory of one process, and a provider changes a name's values for one at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::acme::job::Lane;
+use crate::store::shared::Hold;
+use crate::store::{Store, StoreError};
+use crate::upstream::dns::lead;
+use crate::worker::upstream::Watched;
+use crate::worker::{Context, LEASE, RENEWAL};
+
+/// What is held: one for all upstreams, for two of them may have one zone.
+const WHAT: &str = "dns-01";
+
+/// How often somebody who has not got it asks for it.
+const ASK: Duration = Duration::from_secs(1);
+
+/// How long the store may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Whoever has led for so long, while all CAs that want dns-01 failed, lets another one try: perhaps it is the way there
+/// from here that is broken.
+const FRUITLESS: Duration = Duration::from_secs(60);
+
+/// How long the others have to ask for it then.
+const STANDS_BACK: Duration = Duration::from_secs(5);
+
+/// The lead as this process knows it, whichever of its workers asks.
+pub(crate) struct Lead {
+    store: Arc<dyn Store>,
+    held: Mutex<Option<Held>>,
+    /// The token of the hold, as long as it is known to be ours.
+    term: watch::Sender<Option<u64>>,
+}
+
+struct Held {
+    hold: Hold,
+    since: Instant,
+    /// When it was last asked for with success.
+    renewed: Instant,
+}
+
+impl Lead {
+    /// Nothing, where nobody else works on the store.
+    pub(crate) fn of(store: &Arc<dyn Store>) -> Option<Arc<Self>> {
+        store.shared()?;
+        Some(Arc::new(Self {
+            store: Arc::clone(store),
+            held: Mutex::default(),
+            term: watch::Sender::new(None),
+        }))
+    }
+
+    /// Asks for it, or holds it for longer. Says when to do so again.
+    async fn tend(&self) -> Result<Duration, StoreError> {
+        let Some(shared) = self.store.shared() else {
+            return Ok(RENEWAL);
+        };
+        let mut held = self.held.lock().await;
+        if held.is_some() {
+            return Ok(match self.extend(&mut held).await {
+                Some(true) => RENEWAL,
+                Some(false) | None => ASK,
+            });
+        }
+        let asked = Instant::now();
+        let Some(hold) = shared.hold(WHAT, LEASE).await? else {
+            return Ok(ASK);
+        };
+        tracing::info!("this replica solves the dns-01 challenges of the CAs from now on");
+        self.term.send_replace(Some(hold.token));
+        *held = Some(Held {
+            hold,
+            since: asked,
+            renewed: asked,
+        });
+        Ok(RENEWAL)
+    }
+
+    /// Whether it is still ours; `None` if the store does not say.
+    async fn extend(&self, held: &mut MutexGuard<'_, Option<Held>>) -> Option<bool> {
+        let (Some(shared), Some(ours)) = (self.store.shared(), held.as_mut()) else {
+            return Some(false);
+        };
+        let asked = Instant::now();
+        match timeout(ANSWER, shared.extend(&ours.hold, LEASE)).await {
+            Ok(Ok(true)) => {
+                ours.renewed = asked;
+                self.term.send_replace(Some(ours.hold.token));
+                Some(true)
+            }
+            Ok(Ok(false)) => {
+                tracing::warn!(
+                    "another replica has solved dns-01 challenges meanwhile; what this one knew of its TXT records is \
+                     forgotten, and some may be left behind"
+                );
+                self.term.send_replace(None);
+                **held = None;
+                Some(false)
+            }
+            Ok(Err(_)) | Err(_) => {
+                if ours.renewed.elapsed() + ANSWER + ASK > LEASE {
+                    self.term.send_replace(None);
+                }
+                None
+            }
+        }
+    }
+
+    /// Gives it back, with all that is known.
+    pub(crate) async fn give_back(&self) {
+        let mut held = self.held.lock().await;
+        self.term.send_replace(None);
+        if let (Some(shared), Some(ours)) = (self.store.shared(), held.take())
+            && !matches!(timeout(ANSWER, shared.release(ours.hold)).await, Ok(Ok(())))
+        {
+            tracing::warn!("no other replica can solve dns-01 challenges for half a minute");
+        }
+    }
+
+    async fn led_since(&self) -> Option<Instant> {
+        self.held.lock().await.as_ref().map(|ours| ours.since)
+    }
+}
+
+#[async_trait]
+impl lead::Lead for Lead {
+    fn term(&self) -> Option<u64> {
+        *self.term.borrow()
+    }
+
+    async fn lasts(&self, term: u64) -> Option<bool> {
+        let mut held = self.held.lock().await;
+        match held.as_ref() {
+            Some(ours) if ours.hold.token == term => self.extend(&mut held).await,
+            Some(_) | None => Some(false),
+        }
+    }
+
+    async fn ended(&self, term: u64) {
+        // It fails once this is dropped, while nobody waits.
+        let _ = self.term.subscribe().wait_for(|now| *now != Some(term)).await;
+    }
+}
+
+/// Lets the upstreams that solve dns-01 follow the lead.
+pub(crate) fn follow(context: &Context) {
+    if let Some(lead) = &context.lead {
+        for solver in context.upstreams.values().filter_map(|one| one.issuer().solver()) {
+            solver.led_by(Arc::clone(lead) as Arc<dyn lead::Lead>);
+        }
+    }
+}
+
+/// Whether jobs of this lane are this replica's to begin.
+pub(crate) fn is_ours(context: &Context, lane: Lane) -> bool {
+    let (Lane::Issue(name), Some(lead)) = (lane, &context.lead) else {
+        return true;
+    };
+    let is_led = context.upstream(name).is_some_and(solves);
+    !is_led || lead::Lead::term(&**lead).is_some()
+}
+
+fn solves(upstream: &Watched) -> bool {
+    upstream.issuer().solver().is_some()
+}
+
+/// Leads whenever it can, as long as jobs are begun, and after that until those have ended.
+pub(crate) async fn run(context: &Context, stop: watch::Receiver<bool>, mut ended: watch::Receiver<bool>) {
+    let solving = || context.upstreams.values().filter(|upstream| solves(upstream));
+    let Some(lead) = context.lead.as_ref().filter(|_| solving().count() > 0) else {
+        return;
+    };
+    while !*ended.borrow() {
+        let is_leading = lead.led_since().await;
+        let wait = match is_leading {
+            None if *stop.borrow() => ASK,
+            Some(since) if since.elapsed() > FRUITLESS && solving().all(|one| is_failing(context, one)) => {
+                tracing::warn!("no CA that wants dns-01 does what this replica asks; another one may try");
+                lead.give_back().await;
+                STANDS_BACK
+            }
+            Some(_) | None => lead.tend().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "it can not be found out which replica solves dns-01 challenges");
+                ASK
+            }),
+        };
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => {}
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+fn is_failing(context: &Context, upstream: &Watched) -> bool {
+    upstream.health.has_failed_for(FRUITLESS, context.clock.now())
+}
