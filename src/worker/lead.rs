@@ -201,3 +201,69 @@ pub(crate) async fn run(context: &Context, stop: watch::Receiver<bool>, mut ende
 fn is_failing(context: &Context, upstream: &Watched) -> bool {
     upstream.health.has_failed_for(FRUITLESS, context.clock.now())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::postgres::tests::two_stores;
+    use crate::upstream::dns::lead::Lead as _;
+    use crate::worker::tests::sled_store;
+
+    /// Two replicas.
+    async fn two() -> ([Arc<Lead>; 2], tokio_postgres::Client) {
+        let (one, other, client) = two_stores().await;
+        let stores: [Arc<dyn Store>; 2] = [Arc::new(one), Arc::new(other)];
+        (stores.map(|store| Lead::of(&store).unwrap()), client)
+    }
+
+    async fn time_passes(client: &tokio_postgres::Client) {
+        let over = "UPDATE acme_proxy.holds SET until = '-infinity'";
+        client.batch_execute(over).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn f43_one_replica_leads_until_it_gives_the_lead_back_or_is_gone_for_too_long() {
+        let ([one, other], client) = two().await;
+        assert_eq!(one.tend().await, Ok(RENEWAL));
+        assert_eq!(other.tend().await, Ok(ASK));
+        let first = one.term().unwrap();
+        assert_eq!((other.term(), one.lasts(first).await), (None, Some(true)));
+        one.give_back().await;
+        assert_eq!((one.term(), one.lasts(first).await), (None, Some(false)));
+        assert_eq!(other.tend().await, Ok(RENEWAL));
+        let second = other.term().unwrap();
+        time_passes(&client).await;
+        assert_eq!(other.lasts(second).await, Some(true), "nobody has had it since");
+        time_passes(&client).await;
+        one.tend().await.unwrap();
+        assert_eq!(other.term(), Some(second), "it has not heard of it");
+        assert_eq!((other.lasts(second).await, other.term()), (Some(false), None));
+        other.ended(second).await;
+        other.give_back().await;
+        assert_eq!(other.tend().await, Ok(ASK), "it was not its own any more");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn f43_while_the_database_is_away_nobody_leads_for_longer_than_the_hold_lasts() {
+        let ([one, _], client) = two().await;
+        one.tend().await.unwrap();
+        let term = one.term().unwrap();
+        let rename = async |from: &str, to: &str| {
+            let sql = format!("ALTER TABLE acme_proxy.{from} RENAME TO {to}");
+            client.batch_execute(&sql).await.unwrap();
+        };
+        rename("holds", "gone").await;
+        assert_eq!((one.tend().await, one.term()), (Ok(ASK), Some(term)));
+        one.held.lock().await.as_mut().unwrap().renewed -= LEASE;
+        assert_eq!((one.lasts(term).await, one.term()), (None, None));
+        rename("gone", "holds").await;
+        assert_eq!(one.tend().await, Ok(RENEWAL));
+        assert_eq!(one.term(), Some(term), "nobody else has had it");
+    }
+
+    #[test]
+    fn f43_a_store_of_ones_own_needs_nobody_to_lead() {
+        let (_directory, store) = sled_store();
+        assert!(Lead::of(&store).is_none());
+    }
+}

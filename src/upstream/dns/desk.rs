@@ -245,6 +245,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use async_trait::async_trait;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::acme::secret::Secret;
@@ -260,6 +261,7 @@ mod tests {
         is_sequential: bool,
         under_way: AtomicUsize,
         most: AtomicUsize,
+        hangs: bool,
     }
 
     #[async_trait]
@@ -268,7 +270,10 @@ mod tests {
             web.hide("fetched-token".to_owned());
             let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(under_way, Ordering::SeqCst);
-            tokio::task::yield_now().await;
+            match self.hangs {
+                true => std::future::pending().await,
+                false => tokio::task::yield_now().await,
+            }
             self.under_way.fetch_sub(1, Ordering::SeqCst);
             match self.asked.fetch_add(1, Ordering::SeqCst) < self.refusals {
                 true => Err(self.said.clone()),
@@ -358,5 +363,76 @@ mod tests {
         let (_, desk) = self::desk(1, "no: fetched-token");
         let detail = desk.apply(Action::Present, &record()).await.unwrap_err().detail;
         assert!(detail.ends_with("no: [redacted]"), "{detail}");
+    }
+
+    /// A lead that is passed on by hand.
+    #[derive(Default)]
+    struct ByHand(watch::Sender<Option<u64>>);
+
+    #[async_trait]
+    impl Lead for ByHand {
+        fn term(&self) -> Option<u64> {
+            *self.0.borrow()
+        }
+
+        async fn lasts(&self, term: u64) -> Option<bool> {
+            Some(self.term() == Some(term))
+        }
+
+        async fn ended(&self, term: u64) {
+            self.0
+                .subscribe()
+                .wait_for(|now| *now != Some(term))
+                .await
+                .unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn f43_who_has_lost_the_lead_publishes_nothing_takes_nothing_back_and_knows_nothing() {
+        let (provider, desk) = desk(1, "no");
+        let lead = Arc::new(ByHand::default());
+        desk.led_by(lead.clone());
+        let asked = || provider.asked.load(Ordering::SeqCst);
+        assert_eq!(desk.term(), None);
+        desk.present(1, "order", &record(), &record()).await.unwrap_err();
+        assert_eq!(asked(), 0, "it is another one's turn");
+        lead.0.send_replace(Some(1));
+        desk.present(1, "first", &record(), &record()).await.unwrap_err();
+        desk.present(1, "first", &record(), &record()).await.unwrap();
+        assert_eq!((asked(), desk.book.is_confirmed("first", &record())), (2, true));
+        lead.0.send_replace(None);
+        assert!(
+            desk.book.is_confirmed("first", &record()),
+            "it may be ours once more, and nobody else's meanwhile"
+        );
+        desk.withdraw(1, vec![record()]).await;
+        lead.0.send_replace(Some(2));
+        assert_eq!(desk.term(), Some(2));
+        assert!(!desk.book.is_confirmed("first", &record()));
+        desk.withdraw(1, vec![record()]).await;
+        let refused = desk.present(1, "first", &record(), &record()).await.unwrap_err();
+        assert!(refused.wait.is_some() && !desk.book.knows("first", &record()));
+        assert_eq!(asked(), 2);
+        desk.withdraw(2, vec![record()]).await;
+        assert_eq!(asked(), 3);
+    }
+
+    #[tokio::test]
+    async fn f43_a_change_that_is_under_way_when_the_lead_is_lost_is_given_up() {
+        let desk = desk_of(Arc::new(Stubborn {
+            hangs: true,
+            ..Stubborn::default()
+        }));
+        let lead = Arc::new(ByHand::default());
+        lead.0.send_replace(Some(1));
+        desk.led_by(lead.clone());
+        let record = record();
+        let (changed, ()) = tokio::join!(desk.present(1, "order", &record, &record), async {
+            tokio::task::yield_now().await;
+            lead.0.send_replace(None);
+        });
+        assert!(changed.unwrap_err().detail.contains("another process"));
+        assert!(!desk.book.is_confirmed("order", &record));
     }
 }

@@ -309,6 +309,11 @@ impl Daemon {
         self.signal(Signal::STOP);
     }
 
+    /// After [`Self::freeze`] it goes on.
+    pub(crate) fn wake(&self) {
+        self.signal(Signal::CONT);
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();

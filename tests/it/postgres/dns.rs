@@ -17,11 +17,15 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
+use crate::harness::client::{Client, Order};
 use crate::harness::postgres::{self, Postgres};
-use crate::harness::process::{Installation, PATIENCE};
+use crate::harness::process::{Daemon, Installation, PATIENCE};
 use crate::harness::world::World;
 use crate::harness::zone::Zone;
 use crate::postgres::daemon::{finalized, keep_in};
+
+/// What the order is for that one replica begins.
+const NAME: &str = "halfway.example.com";
 
 /// How long the provider takes between its reading of a name's values and its writing.
 const TAKES: Duration = Duration::from_millis(30);
@@ -213,6 +217,122 @@ async fn f43_of_three_replicas_one_at_a_time_changes_the_zone_and_nothing_is_lef
     }
     provider.is_tidy().await;
     for daemon in daemons {
+        daemon.stop().await;
+    }
+}
+
+/// An order whose record the first of two replicas has published, where nobody sees it yet.
+struct Halfway {
+    world: World,
+    provider: Provider,
+    database: tokio_postgres::Client,
+    leader: Installation,
+    client: Client,
+    order: Order,
+}
+
+impl Halfway {
+    /// With the leader and the other one.
+    async fn begin() -> (Self, Daemon, Daemon) {
+        let (world, provider) = world().await;
+        let database = Postgres::fresh_database().await.unwrap();
+        let leader = world.another();
+        for (installation, name) in [(&leader, "leader"), (&world.installation, "other")] {
+            keep_in(installation, &postgres::url_of(&database));
+            provider.solves(installation, name);
+        }
+        let mut first = leader.start();
+        first.is_well().await;
+        let mut second = world.installation.start();
+        second.is_well().await;
+        provider.is_late(true);
+        let (client, order) = finalized(&world, &[NAME]).await;
+        provider.has(NAME).await;
+        assert_eq!(provider.who("present", NAME), ["leader"]);
+        let halfway = Self {
+            world,
+            provider,
+            database: postgres::client(&database).await.unwrap(),
+            leader,
+            client,
+            order,
+        };
+        (halfway, first, second)
+    }
+
+    /// The other replica ends the order, and nothing is left of it.
+    async fn is_ended_by_the_other(&self) {
+        self.provider.is_late(false);
+        self.client.until(&self.order.url, "valid").await;
+        self.provider.is_tidy().await;
+        let (orders, finalizes) = (self.world.orders_for(&[NAME]), self.world.finalizes_for(&[NAME]));
+        assert_eq!((orders, finalizes), (1, 1));
+        for (action, who) in [("present", &["leader", "other"][..]), ("cleanup", &["other"])] {
+            assert_eq!(self.provider.who(action, NAME), who, "{action}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_when_the_replica_that_changes_the_zone_is_killed_another_one_publishes_again_and_takes_all_back()
+{
+    let (halfway, leader, other) = Halfway::begin().await;
+    leader.kill().await;
+    time_passes(&halfway.database).await;
+    halfway.is_ended_by_the_other().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_a_replica_that_stops_leaves_the_zone_to_another_one_at_once() {
+    let (halfway, leader, other) = Halfway::begin().await;
+    leader.stop().await;
+    halfway.is_ended_by_the_other().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_a_replica_that_has_slept_over_the_end_of_its_lead_changes_nothing_any_more() {
+    let (halfway, leader, other) = Halfway::begin().await;
+    leader.freeze();
+    time_passes(&halfway.database).await;
+    halfway.is_ended_by_the_other().await;
+    halfway.provider.is_late(true);
+    let (client, order) = finalized(&halfway.world, &["second.example.com"]).await;
+    halfway.provider.has("second.example.com").await;
+    leader.wake();
+    halfway
+        .leader
+        .says("another replica has solved dns-01 challenges meanwhile", 1)
+        .await;
+    halfway.provider.is_late(false);
+    client.until(&order.url, "valid").await;
+    halfway.provider.is_tidy().await;
+    for action in ["present", "cleanup"] {
+        assert_eq!(halfway.provider.who(action, "second"), ["other"], "{action}");
+    }
+    for daemon in [leader, other] {
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_a_reload_takes_the_zone_from_nobody() {
+    let (halfway, leader, other) = Halfway::begin().await;
+    halfway.provider.solves(&halfway.leader, "reloaded");
+    leader.hang_up();
+    halfway.leader.says("configuration reloaded", 1).await;
+    halfway.provider.is_late(false);
+    halfway.client.until(&halfway.order.url, "valid").await;
+    halfway.provider.is_tidy().await;
+    assert!(
+        halfway
+            .provider
+            .who("present", "")
+            .iter()
+            .all(|who| who != "other")
+    );
+    for daemon in [leader, other] {
         daemon.stop().await;
     }
 }
