@@ -21,7 +21,7 @@ const WHAT: &str = "dns-01";
 /// How often somebody who has not got it asks for it.
 const ASK: Duration = Duration::from_secs(1);
 
-/// How long the store may take to answer.
+/// How long the store may take to answer who leads.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Whoever has led for so long, while all CAs that want dns-01 failed, lets another one try: perhaps it is the way there
@@ -70,9 +70,10 @@ impl Lead {
             });
         }
         let asked = Instant::now();
-        let Some(hold) = shared.hold(WHAT, LEASE).await? else {
+        let Ok(hold) = timeout(RENEWAL, shared.hold(WHAT, LEASE)).await else {
             return Ok(ASK);
         };
+        let Some(hold) = hold? else { return Ok(ASK) };
         tracing::info!("this replica solves the dns-01 challenges of the CAs from now on");
         self.term.send_replace(Some(hold.token));
         *held = Some(Held {
@@ -173,28 +174,34 @@ fn solves(upstream: &Watched) -> bool {
 
 /// Leads whenever it can, as long as jobs are begun, and after that until those have ended.
 pub(crate) async fn run(context: &Context, stop: watch::Receiver<bool>, mut ended: watch::Receiver<bool>) {
-    let solving = || context.upstreams.values().filter(|upstream| solves(upstream));
-    let Some(lead) = context.lead.as_ref().filter(|_| solving().count() > 0) else {
+    let is_needed = context.upstreams.values().any(|upstream| solves(upstream));
+    let Some(lead) = context.lead.as_ref().filter(|_| is_needed) else {
         return;
     };
     while !*ended.borrow() {
-        let is_leading = lead.led_since().await;
-        let wait = match is_leading {
-            None if *stop.borrow() => ASK,
-            Some(since) if since.elapsed() > FRUITLESS && solving().all(|one| is_failing(context, one)) => {
-                tracing::warn!("no CA that wants dns-01 does what this replica asks; another one may try");
-                lead.give_back().await;
-                STANDS_BACK
-            }
-            Some(_) | None => lead.tend().await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "it can not be found out which replica solves dns-01 challenges");
-                ASK
-            }),
-        };
+        let stops = *stop.borrow();
+        let wait = step(context, lead, stops).await;
         tokio::select! {
             _ = ended.wait_for(|ended| *ended) => {}
             () = sleep(wait) => {}
         }
+    }
+}
+
+/// Says when to take the next one.
+async fn step(context: &Context, lead: &Lead, stops: bool) -> Duration {
+    let mut solving = context.upstreams.values().filter(|upstream| solves(upstream));
+    match lead.led_since().await {
+        None if stops => ASK,
+        Some(since) if since.elapsed() > FRUITLESS && solving.all(|one| is_failing(context, one)) => {
+            tracing::warn!("no CA that wants dns-01 does what this replica asks; another one may try");
+            lead.give_back().await;
+            STANDS_BACK
+        }
+        Some(_) | None => lead.tend().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "it can not be found out which replica solves dns-01 challenges");
+            ASK
+        }),
     }
 }
 
@@ -204,10 +211,16 @@ fn is_failing(context: &Context, upstream: &Watched) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::acme::upstream::UpstreamName;
     use crate::store::postgres::tests::two_stores;
     use crate::upstream::dns::lead::Lead as _;
-    use crate::worker::tests::sled_store;
+    use crate::upstream::dns::{Dns01, Solver, known};
+    use crate::worker::lane;
+    use crate::worker::tests::{context, sled_store};
+    use crate::worker::upstream::tests::{Silent, of};
 
     /// Two replicas.
     async fn two() -> ([Arc<Lead>; 2], tokio_postgres::Client) {
@@ -265,5 +278,60 @@ mod tests {
     fn f43_a_store_of_ones_own_needs_nobody_to_lead() {
         let (_directory, store) = sled_store();
         assert!(Lead::of(&store).is_none());
+    }
+
+    /// What a replica has that solves dns-01 at one CA.
+    fn solving(lead: &Arc<Lead>, now: jiff::Timestamp) -> Context {
+        let path = crate::acme::secret::Secret::new("/bin/true".to_owned());
+        let provider = known::read("exec", BTreeMap::from([("EXEC_PATH".to_owned(), path)]));
+        let settings = Dns01 {
+            servers: vec![([127, 0, 0, 1], 53).into()],
+            ..provider.unwrap().settings.unwrap()
+        };
+        let solver = Some(Solver::new(settings).unwrap());
+        let upstream = Watched::new(of(&(Arc::new(Silent { solver }) as _)), now);
+        let mut context = context(Arc::clone(&lead.store));
+        context.lead = Some(Arc::clone(lead));
+        context.upstreams = BTreeMap::from([(upstream.name(), Arc::new(upstream))]);
+        follow(&context);
+        context
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn f43_jobs_that_may_want_dns_01_are_begun_by_the_leader_alone() {
+        let ([one, other], _client) = two().await;
+        let now = crate::clock::Clock::system().now();
+        let [leading, waiting] = [solving(&one, now), solving(&other, now)];
+        assert_eq!(step(&leading, &one, false).await, RENEWAL);
+        assert_eq!(step(&waiting, &other, false).await, ASK);
+        let (issue, revoke) = (
+            Lane::Issue(UpstreamName::DEFAULT),
+            Lane::Revoke(UpstreamName::DEFAULT),
+        );
+        for (context, lane, free) in [
+            (&leading, issue, 7),
+            (&waiting, issue, 0),
+            (&waiting, revoke, 7),
+            (&waiting, Lane::Validate, 7),
+        ] {
+            context.upstreams[&UpstreamName::DEFAULT].health.set_ready();
+            assert_eq!(lane::free(context, lane, 7, 7), free, "{lane:?}");
+        }
+        one.give_back().await;
+        assert_eq!(step(&leading, &one, true).await, ASK);
+        assert_eq!(one.term(), None, "who stops asks for it no more");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn f43_a_leader_whom_no_ca_answers_lets_another_one_try() {
+        let ([one, other], _client) = two().await;
+        let now = crate::clock::Clock::system().now();
+        let cut_off = solving(&one, now - 2 * FRUITLESS);
+        assert_eq!(step(&cut_off, &one, false).await, RENEWAL);
+        assert_eq!(step(&cut_off, &one, false).await, RENEWAL, "it has only begun");
+        one.held.lock().await.as_mut().unwrap().since -= 2 * FRUITLESS;
+        assert_eq!(step(&cut_off, &one, false).await, STANDS_BACK);
+        assert_eq!(step(&solving(&other, now), &other, false).await, RENEWAL);
+        assert_eq!(step(&cut_off, &one, false).await, ASK);
     }
 }

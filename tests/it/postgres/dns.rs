@@ -121,11 +121,9 @@ impl Provider {
     /// Nothing is left, and nobody has changed anything together with another one.
     async fn is_tidy(&self) {
         let left = || {
-            let kept = self.kept.lock().unwrap();
-            let left: BTreeMap<_, _> = kept.values.clone().into_iter().collect();
-            left.into_iter()
-                .filter(|(_, values)| !values.is_empty())
-                .collect::<Vec<_>>()
+            let mut left = self.kept.lock().unwrap().values.clone();
+            left.retain(|_, values| !values.is_empty());
+            left
         };
         let empty = timeout(Duration::from_secs(10), async {
             while !left().is_empty() {
@@ -133,48 +131,56 @@ impl Provider {
             }
         });
         let is_empty = empty.await.is_ok();
-        let changes = &self.kept.lock().unwrap().changes.clone();
-        assert!(is_empty, "left behind: {:?}\n{changes:?}", left());
-        let mixed = &self.kept.lock().unwrap().mixed;
-        assert!(mixed.is_empty(), "{mixed:?}");
+        let left = left();
+        let kept = self.kept.lock().unwrap();
+        assert!(is_empty, "left behind: {left:?}\n{:?}", kept.changes);
+        assert!(kept.mixed.is_empty(), "{:?}", kept.mixed);
     }
 }
 
+/// What has come is done, whether or not anybody still waits for the answer.
 async fn change(
     State(provider): State<Provider>,
     Path(action): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) {
-    let credentials = headers[AUTHORIZATION]
-        .to_str()
-        .unwrap()
-        .trim_start_matches("Basic ");
-    let credentials = String::from_utf8(STANDARD.decode(credentials).unwrap()).unwrap();
-    let who = credentials.split_once(':').unwrap().0.to_owned();
-    let body: Value = serde_json::from_slice(&body).unwrap();
-    let [name, value] = ["fqdn", "value"].map(|key| body[key].as_str().unwrap().to_owned());
-    let kept = || provider.kept.lock().unwrap();
-    let mut values = {
-        let mut kept = kept();
-        let others = kept.under_way.iter().any(|other| *other != who);
-        if others {
-            kept.mixed.push(format!("{who}: {action} {name}"));
+    let change = provider.change(action, headers, body);
+    tokio::spawn(change).await.unwrap();
+}
+
+impl Provider {
+    async fn change(self, action: String, headers: HeaderMap, body: Bytes) {
+        let credentials = headers[AUTHORIZATION]
+            .to_str()
+            .unwrap()
+            .trim_start_matches("Basic ");
+        let credentials = String::from_utf8(STANDARD.decode(credentials).unwrap()).unwrap();
+        let who = credentials.split_once(':').unwrap().0.to_owned();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let [name, value] = ["fqdn", "value"].map(|key| body[key].as_str().unwrap().to_owned());
+        let kept = || self.kept.lock().unwrap();
+        let mut values = {
+            let mut kept = kept();
+            let others = kept.under_way.iter().any(|other| *other != who);
+            if others {
+                kept.mixed.push(format!("{who}: {action} {name}"));
+            }
+            kept.under_way.push(who.clone());
+            kept.values.get(&name).cloned().unwrap_or_default()
+        };
+        sleep(TAKES).await;
+        values.retain(|known| *known != value);
+        if action == "present" {
+            values.push(value);
         }
-        kept.under_way.push(who.clone());
-        kept.changes.push((who.clone(), action.clone(), name.clone()));
-        kept.values.get(&name).cloned().unwrap_or_default()
-    };
-    sleep(TAKES).await;
-    values.retain(|known| *known != value);
-    if action == "present" {
-        values.push(value);
+        let mut kept = kept();
+        let ours = kept.under_way.iter().position(|known| *known == who).unwrap();
+        kept.under_way.remove(ours);
+        kept.changes.push((who, action, name.clone()));
+        kept.values.insert(name, values);
+        self.show(&kept);
     }
-    let mut kept = kept();
-    let ours = kept.under_way.iter().position(|known| *known == who).unwrap();
-    kept.under_way.remove(ours);
-    kept.values.insert(name, values);
-    provider.show(&kept);
 }
 
 /// A world whose CA wants to see a record for each name.
