@@ -348,6 +348,8 @@ pub(crate) async fn work(mut next: watch::Receiver<Work>, mut stop: watch::Recei
     }
     stopper.send_replace(true);
     while workers.join_next().await.is_some() {}
+    let last = next.borrow().worker.clone();
+    last.leave().await;
 }
 
 /// The accounts of the latest worker.

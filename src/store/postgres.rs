@@ -19,7 +19,7 @@ mod snapshot;
 mod statement;
 pub mod survey;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 pub mod url;
 mod wake;

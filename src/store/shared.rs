@@ -24,6 +24,9 @@ pub trait Shared: Send + Sync {
     /// Takes something in hand for so long at most, or until it is given back; `None` if somebody has it.
     async fn hold(&self, what: &str, span: Duration) -> Result<Option<Hold>, StoreError>;
 
+    /// Holds it for so long from now on; `false` if somebody else has had it since.
+    async fn extend(&self, hold: &Hold, span: Duration) -> Result<bool, StoreError>;
+
     /// Gives it back.
     async fn release(&self, hold: Hold) -> Result<(), StoreError>;
 

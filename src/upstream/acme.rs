@@ -333,6 +333,10 @@ impl Issuer for Ca {
         self.account_changed.notified().await;
     }
 
+    fn solver(&self) -> Option<&Solver> {
+        self.solver.as_ref()
+    }
+
     async fn open(&self, validated: &ValidatedOrder) -> Result<UpstreamOrder, Error> {
         let _using = self.using_account.read().await;
         let session = self.session().await?;

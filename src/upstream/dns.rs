@@ -2,7 +2,8 @@
 //! zone's authoritative servers, and taken back.
 //!
 //! Nothing that the CA sent reaches a provider unchecked. What has been published is kept in memory only: after a
-//! restart it is published again, which is harmless. No fault here is held against the CA.
+//! restart it is published again, which is harmless. So one process at a time does this ([`lead`]). No fault here is held
+//! against the CA.
 
 mod acme_dns;
 mod azuredns;
@@ -16,6 +17,7 @@ mod gcloud;
 mod httpreq;
 mod infoblox;
 pub mod known;
+pub mod lead;
 mod ovh;
 pub mod probe;
 mod propagation;
@@ -49,6 +51,7 @@ use crate::upstream::Error;
 use crate::upstream::SetupError;
 use crate::upstream::dns::desk::Desk;
 use crate::upstream::dns::desk::Refused;
+use crate::upstream::dns::lead::Lead;
 use crate::upstream::dns::propagation::Lookout;
 use crate::upstream::dns::propagation::Sight;
 use crate::upstream::dns::provider::Provider;
@@ -65,6 +68,9 @@ const LOOKS_AT_A_TIME: usize = 32;
 
 /// Most records are gone at once. For the others nobody waits.
 const CLEAN_UP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an order waits for the process that changes the records, if it is not this one.
+const ANOTHERS_TURN: Publication = Publication::Spreading(Duration::from_secs(1));
 
 /// A challenge is answered again if the CA has not looked for so long: its first answer may have been lost.
 const ANSWER_AGAIN: Duration = Duration::from_secs(60);
@@ -175,6 +181,11 @@ impl Solver {
         })
     }
 
+    /// From now on nothing is changed but in this process's terms. The first to say so counts.
+    pub fn led_by(&self, lead: Arc<dyn Lead>) {
+        self.desk.led_by(lead);
+    }
+
     /// Publishes the records of an order that have not been published yet, and looks whether all of them can be seen.
     /// A wildcard and its base name have two records under one name.
     ///
@@ -183,6 +194,9 @@ impl Solver {
     /// Transient if the provider fails, or the records stay invisible for longer than configured; then they are taken
     /// back, and the next call begins anew. Transient, too, if it can not be found out where a record belongs.
     pub async fn publish(&self, order: &str, records: &[Record]) -> Result<Publication, Error> {
+        let Some(term) = self.desk.term() else {
+            return Ok(ANOTHERS_TURN);
+        };
         let begun = Instant::now();
         for wanted in records {
             if self.desk.book.is_confirmed(order, wanted) {
@@ -198,7 +212,7 @@ impl Solver {
                 name: self.place_of(wanted).await?,
                 ..wanted.clone()
             };
-            match self.desk.present(order, wanted, &at).await {
+            match self.desk.present(term, order, wanted, &at).await {
                 Ok(()) => {}
                 Err(Refused { wait: Some(wait), .. }) => return Ok(Publication::Spreading(wait)),
                 Err(Refused { detail, wait: None }) => {
@@ -207,12 +221,20 @@ impl Solver {
                 }
             }
         }
-        self.look(order).await
+        let publication = self.look(order).await?;
+        Ok(match self.desk.term() == Some(term) {
+            true => publication,
+            // What it has found out is about records that are not known any more.
+            false => ANOTHERS_TURN,
+        })
     }
 
     /// Remembers records that the CA is looking for already, so that they are taken back at the order's end: they were
     /// published before this process began. Nothing is changed while the CA is at it.
     pub async fn remember(&self, order: &str, records: &[Record]) {
+        if self.desk.term().is_none() {
+            return;
+        }
         for wanted in records {
             if self.desk.book.knows(order, wanted) {
                 continue;
@@ -308,12 +330,13 @@ impl Solver {
     /// Takes back what was published for the order, as far as this process knows. What the provider does not remove soon
     /// is removed later, while nobody waits; failures are logged.
     pub async fn clean_up(&self, order: &str) {
+        let Some(term) = self.desk.term() else { return };
         let records = self.desk.book.take(order);
         if records.is_empty() {
             return;
         }
         let desk = Arc::clone(&self.desk);
-        let withdrawal = tokio::spawn(async move { desk.withdraw(records).await });
+        let withdrawal = tokio::spawn(async move { desk.withdraw(term, records).await });
         // It goes on without us.
         let _ = tokio::time::timeout(CLEAN_UP_PATIENCE, withdrawal).await;
     }

@@ -30,6 +30,7 @@ use crate::acme::revocation::RevocationReason;
 use crate::acme::secret::Secret;
 use crate::acme::upstream::UpstreamOrder;
 use crate::upstream::dns::Dns01;
+use crate::upstream::dns::Solver;
 
 /// How the CA is reached, and who we are there.
 #[derive(Debug, Clone)]
@@ -229,6 +230,11 @@ pub trait Issuer: Send + Sync + 'static {
 
     /// The URL of the account that orders are opened with now, as far as it is known.
     fn account(&self) -> Option<String> {
+        None
+    }
+
+    /// Who publishes records for the CA's challenges, if anybody does.
+    fn solver(&self) -> Option<&Solver> {
         None
     }
 

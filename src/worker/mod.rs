@@ -8,7 +8,9 @@ mod database;
 mod failover;
 mod inventory;
 mod issuance;
+mod lane;
 mod late;
+mod lead;
 pub(crate) mod own_certificate;
 mod pause;
 mod places;
@@ -43,6 +45,8 @@ use crate::tls::CertificateSlot;
 use crate::upstream::{Error, Says};
 use crate::validate::Validator;
 use crate::worker::database::{PAUSE, give_back};
+use crate::worker::lane::{most_of, name_of, portion};
+use crate::worker::lead::Lead;
 use crate::worker::places::Places;
 use crate::worker::target::Targets;
 use crate::worker::upstream::{Upstream, Watched};
@@ -107,6 +111,8 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) targets: Arc<Targets>,
     pub(crate) validating: Arc<Places>,
+    /// If there are replicas.
+    pub(crate) lead: Option<Arc<Lead>>,
 }
 
 impl Context {
@@ -139,6 +145,7 @@ impl Worker {
             (name, Arc::new(Watched::new(upstream, now)))
         });
         let context = Context {
+            lead: Lead::of(&store),
             store,
             upstreams: upstreams.collect(),
             validator,
@@ -150,6 +157,7 @@ impl Worker {
             validating: Arc::default(),
         };
         upkeep::report_unknown(&context);
+        lead::follow(&context);
         Self {
             context: Arc::new(context),
         }
@@ -177,7 +185,9 @@ impl Worker {
             settings,
             targets: Arc::clone(&before.targets),
             validating: Arc::clone(&before.validating),
+            lead: before.lead.clone(),
         };
+        lead::follow(&context);
         Self {
             context: Arc::new(context),
         }
@@ -206,8 +216,23 @@ impl Worker {
                 queues.spawn(self.clone().queue(lane, settings.issuances, stop.clone()));
             }
         }
-        let queues = async { while queues.join_next().await.is_some() {} };
-        tokio::join!(queues, upkeep::run(Arc::clone(&self.context), stop));
+        let (ended, none_is_left) = watch::channel(false);
+        let queues = async {
+            while queues.join_next().await.is_some() {}
+            ended.send_replace(true);
+        };
+        tokio::join!(
+            queues,
+            lead::run(&self.context, stop.clone(), none_is_left),
+            upkeep::run(Arc::clone(&self.context), stop)
+        );
+    }
+
+    /// Lets other processes have at once what this one alone was doing. Nothing is under way any more.
+    pub async fn leave(&self) {
+        if let Some(lead) = &self.context.lead {
+            lead.give_back().await;
+        }
     }
 
     /// Says nothing more of upstreams that this worker has not. Those that one before it was still at may have come up again.
@@ -217,12 +242,14 @@ impl Worker {
 
     /// Leases jobs of one lane as long as there are free places, and runs each as a task.
     async fn queue(self, lane: Lane, all: usize, mut stop: watch::Receiver<bool>) {
-        let Some(places) = self.places(lane) else { return };
+        let Some(places) = lane::places(&self.context, lane) else {
+            return;
+        };
         let mut tasks = JoinSet::new();
         while !*stop.borrow() {
             while tasks.try_join_next().is_some() {}
             self.context.metrics.health.turns(&name_of(lane));
-            let free = self.free(lane, places.free(all), all);
+            let free = lane::free(&self.context, lane, places.free(all), all);
             let (limit, share) = portion(lane.kind(), free);
             let Some(leased) = self.lease(lane, limit, share, most_of(lane, all)).await else {
                 tokio::select! {
@@ -274,59 +301,6 @@ impl Worker {
                 None
             }
         }
-    }
-
-    /// The places of the lane, whichever worker has taken them.
-    fn places(&self, lane: Lane) -> Option<Arc<Places>> {
-        let health = |name| Some(&self.context.upstream(name)?.health);
-        match lane {
-            Lane::Validate => Some(Arc::clone(&self.context.validating)),
-            Lane::Issue(name) => health(name).map(|health| Arc::clone(&health.issuing)),
-            Lane::Revoke(name) => health(name).map(|health| Arc::clone(&health.revoking)),
-        }
-    }
-
-    /// How many jobs of the lane may be started now.
-    fn free(&self, lane: Lane, free: usize, all: usize) -> usize {
-        match lane {
-            Lane::Validate => free,
-            Lane::Issue(name) | Lane::Revoke(name) => {
-                let upstream = self.context.upstream(name);
-                upstream.map_or(0, |upstream| {
-                    upstream.health.places(free, all, self.context.clock.now())
-                })
-            }
-        }
-    }
-}
-
-/// A lane for people.
-fn name_of(lane: Lane) -> String {
-    let kind = lane.kind().name();
-    match lane.upstream() {
-        Some(upstream) => format!("{kind} {upstream}"),
-        None => kind.to_owned(),
-    }
-}
-
-/// How many jobs to lease now, and how many leases one owner may hold after that.
-///
-/// Validations wait for hosts of the applicant's choice, which may be as slow as they like. So an owner gets at most a
-/// quarter as many places as are free: one gets a fifth of all, and however many there are, some stay free for the
-/// next. For the same reason they are leased a few at a time. All other work waits for the CA alone.
-fn portion(kind: WorkKind, free: usize) -> (usize, usize) {
-    match kind {
-        WorkKind::Validate => (free.div_ceil(8), free.div_ceil(4)),
-        WorkKind::Issue | WorkKind::Revoke => (free, usize::MAX),
-    }
-}
-
-/// How many leases of the lane there may be in all processes together. What is done at a CA is bounded for its sake,
-/// however many processes there are; what validations cost is this process's own.
-fn most_of(lane: Lane, places: usize) -> usize {
-    match lane {
-        Lane::Validate => usize::MAX,
-        Lane::Issue(_) | Lane::Revoke(_) => places,
     }
 }
 

@@ -84,6 +84,7 @@ pub(crate) fn context(store: Arc<dyn Store>) -> Context {
         },
         targets: Arc::default(),
         validating: Arc::default(),
+        lead: None,
     }
 }
 

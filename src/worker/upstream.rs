@@ -376,4 +376,4 @@ impl CaHealth {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

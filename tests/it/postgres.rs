@@ -2,6 +2,7 @@
 //! while it is away, and two daemons on one database.
 
 mod daemon;
+mod dns;
 mod exhausted;
 mod faults;
 mod haproxy;

@@ -45,6 +45,18 @@ impl Shared for PostgresStore {
         }))
     }
 
+    /// A hold that has run out is extended as well: whoever had taken it meanwhile would have put another token in its place.
+    async fn extend(&self, hold: &Hold, span: Duration) -> Result<bool, StoreError> {
+        let held = self
+            .rows(
+                "UPDATE holds SET until = clock_timestamp() + make_interval(secs => $3) \
+                 WHERE what = $1 AND token = $2 RETURNING true",
+                &[&hold.what, &hold.token.cast_signed(), &rows::seconds(span)],
+            )
+            .await?;
+        Ok(!held.is_empty())
+    }
+
     async fn release(&self, hold: Hold) -> Result<(), StoreError> {
         self.rows(
             "DELETE FROM holds WHERE what = $1 AND token = $2",

@@ -104,7 +104,7 @@ fn settings(config: &Config) -> Settings {
 }
 
 /// Two replicas on one new database, and the database itself.
-async fn two_stores() -> (PostgresStore, PostgresStore, tokio_postgres::Client) {
+pub(crate) async fn two_stores() -> (PostgresStore, PostgresStore, tokio_postgres::Client) {
     let config = server::Postgres::fresh_database().await.unwrap();
     let settings = settings(&config);
     let one = PostgresStore::open(settings.clone()).await.unwrap();

@@ -1,5 +1,5 @@
 //! What this process knows of the records of the CA's orders: where they were put, and how far they have come. After a
-//! restart nothing is known, and orders that are still pending are published again.
+//! restart, or another process's term, nothing is known, and orders that are still pending are published again.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,14 @@ use crate::upstream::dns::Record;
 
 /// The records by the URL of the order that they are for.
 #[derive(Default)]
-pub(crate) struct Book(Mutex<HashMap<String, Vec<Entry>>>);
+pub(crate) struct Book(Mutex<Pages>);
+
+#[derive(Default)]
+struct Pages {
+    /// In which this was found out.
+    term: u64,
+    orders: HashMap<String, Vec<Entry>>,
+}
 
 /// One record of an order.
 #[derive(Clone)]
@@ -31,14 +38,23 @@ pub(crate) struct Entry {
 }
 
 impl Book {
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Vec<Entry>>> {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of another term is forgotten: meanwhile another process may have done anything.
+    pub(crate) fn begin(&self, term: u64) {
+        let mut pages = self.pages();
+        if pages.term != term {
+            pages.term = term;
+            pages.orders.clear();
+        }
     }
 
     /// Writes a record down. The provider is going to be called.
     pub(crate) fn note(&self, order: &str, wanted: &Record, at: &Record) {
-        let mut entries = self.entries();
-        let records = entries.entry(order.to_owned()).or_default();
+        let mut pages = self.pages();
+        let records = pages.orders.entry(order.to_owned()).or_default();
         records.retain(|known| known.wanted != *wanted || known.at != *at);
         records.push(Entry {
             wanted: wanted.clone(),
@@ -59,7 +75,7 @@ impl Book {
 
     /// Changes what is known of a record.
     fn change(&self, order: &str, wanted: &Record, change: impl Fn(&mut Entry)) {
-        if let Some(records) = self.entries().get_mut(order) {
+        if let Some(records) = self.pages().orders.get_mut(order) {
             let those = records.iter_mut().filter(|known| known.wanted == *wanted);
             those.for_each(change);
         }
@@ -117,18 +133,18 @@ impl Book {
 
     /// Whether an order has this value at this place. Let's Encrypt gives one authorization to two orders.
     pub(crate) fn is_wanted(&self, at: &Record) -> bool {
-        let entries = self.entries();
-        let mut records = entries.values().flatten();
+        let pages = self.pages();
+        let mut records = pages.orders.values().flatten();
         records.any(|known| known.at.name == at.name && known.at.value == at.value)
     }
 
     /// The order needs its records no longer.
     pub(crate) fn take(&self, order: &str) -> Vec<Record> {
-        let records = self.entries().remove(order).into_iter().flatten();
+        let records = self.pages().orders.remove(order).into_iter().flatten();
         records.map(|known| known.at).collect()
     }
 
     fn with<T>(&self, order: &str, look: impl FnOnce(&[Entry]) -> T) -> T {
-        look(self.entries().get(order).map_or(&[], Vec::as_slice))
+        look(self.pages().orders.get(order).map_or(&[], Vec::as_slice))
     }
 }

@@ -4,7 +4,9 @@
 use std::hash::DefaultHasher;
 use std::hash::Hash as _;
 use std::hash::Hasher as _;
+use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use crate::acme::problem::cleaned;
 use crate::upstream::dns::Dns01;
 use crate::upstream::dns::Record;
 use crate::upstream::dns::book::Book;
+use crate::upstream::dns::lead::Lead;
 use crate::upstream::dns::provider::Action;
 use crate::upstream::dns::web::Web;
 
@@ -41,6 +44,8 @@ pub(crate) struct Desk {
     settings: Dns01,
     web: Web,
     pub(crate) book: Book,
+    /// Where several processes change records.
+    lead: OnceLock<Arc<dyn Lead>>,
     /// The provider has asked to be left alone until then.
     paused_until: Mutex<Option<Instant>>,
 }
@@ -60,12 +65,39 @@ impl Desk {
             settings,
             web,
             book: Book::default(),
+            lead: OnceLock::new(),
             paused_until: Mutex::default(),
         }
     }
 
+    /// From now on nothing is changed but in the terms of this process.
+    pub(crate) fn led_by(&self, lead: Arc<dyn Lead>) {
+        // After a reload it is said once more, by the same one.
+        let _ = self.lead.set(lead);
+    }
+
+    /// The term of this process, in which what it knew in an earlier one is forgotten; `None`: it is not its turn. Who
+    /// has nobody beside it has one term.
+    pub(crate) fn term(&self) -> Option<u64> {
+        let term = match self.lead.get() {
+            Some(lead) => lead.term()?,
+            None => 0,
+        };
+        self.book.begin(term);
+        Some(term)
+    }
+
     /// Publishes a record of an order there.
-    pub(crate) async fn present(&self, order: &str, wanted: &Record, at: &Record) -> Result<(), Refused> {
+    pub(crate) async fn present(
+        &self,
+        term: u64,
+        order: &str,
+        wanted: &Record,
+        at: &Record,
+    ) -> Result<(), Refused> {
+        if self.term() != Some(term) {
+            return Err(anothers_turn(at));
+        }
         // Before the provider is called: a call that fails or is cut short may have published all the same.
         self.book.note(order, wanted, at);
         let Ok(_turn) = tokio::time::timeout(TURN_PATIENCE, self.turn(&at.name)).await else {
@@ -74,20 +106,24 @@ impl Desk {
                 wait: Some(Duration::from_secs(1)),
             });
         };
-        self.apply(Action::Present, at).await?;
+        self.change(term, Action::Present, at).await?;
         self.book.confirm(order, wanted);
         Ok(())
     }
 
-    /// Takes records back that their order has no use for any more, and tries again for a while if the provider fails.
-    pub(crate) async fn withdraw(&self, mut records: Vec<Record>) {
+    /// Takes records back that their order has no use for any more, and tries again for a while if the provider fails. With
+    /// the term that ends: from then on they may be another process's.
+    pub(crate) async fn withdraw(&self, term: u64, mut records: Vec<Record>) {
         for intervals in WITHDRAWALS {
             let wait = self.settings.polling_interval.saturating_mul(intervals);
             tokio::time::sleep(wait).await;
+            if self.lasts(term).await == Some(false) {
+                return;
+            }
             let mut left = Vec::new();
             for at in records {
                 tokio::time::sleep(self.pause().unwrap_or_default()).await;
-                if let Err(Refused { detail, .. }) = self.take_back(&at).await {
+                if let Err(Refused { detail, .. }) = self.take_back(term, &at).await {
                     tracing::info!(
                         name = at.name,
                         error = detail,
@@ -110,11 +146,32 @@ impl Desk {
         }
     }
 
-    async fn take_back(&self, at: &Record) -> Result<(), Refused> {
+    async fn take_back(&self, term: u64, at: &Record) -> Result<(), Refused> {
         let _turn = self.turn(&at.name).await;
         match self.book.is_wanted(at) {
             true => Ok(()),
-            false => self.apply(Action::Withdraw, at).await,
+            false => self.change(term, Action::Withdraw, at).await,
+        }
+    }
+
+    /// One change in a term of this process: whoever has slept over its end changes nothing.
+    async fn change(&self, term: u64, action: Action, record: &Record) -> Result<(), Refused> {
+        let Some(lead) = self.lead.get() else {
+            return self.apply(action, record).await;
+        };
+        if lead.lasts(term).await != Some(true) {
+            return Err(anothers_turn(record));
+        }
+        tokio::select! {
+            changed = self.apply(action, record) => changed,
+            () = lead.ended(term) => Err(anothers_turn(record)),
+        }
+    }
+
+    async fn lasts(&self, term: u64) -> Option<bool> {
+        match self.lead.get() {
+            Some(lead) => lead.lasts(term).await,
+            None => Some(true),
         }
     }
 
@@ -174,13 +231,21 @@ impl Desk {
     }
 }
 
+/// The records are another process's now, as far as this one knows.
+fn anothers_turn(at: &Record) -> Refused {
+    Refused {
+        detail: format!("{}: another process may be changing the records", at.name),
+        wait: Some(Duration::from_secs(1)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering;
 
     use async_trait::async_trait;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::acme::secret::Secret;
@@ -196,6 +261,7 @@ mod tests {
         is_sequential: bool,
         under_way: AtomicUsize,
         most: AtomicUsize,
+        hangs: bool,
     }
 
     #[async_trait]
@@ -204,7 +270,10 @@ mod tests {
             web.hide("fetched-token".to_owned());
             let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(under_way, Ordering::SeqCst);
-            tokio::task::yield_now().await;
+            match self.hangs {
+                true => std::future::pending().await,
+                false => tokio::task::yield_now().await,
+            }
             self.under_way.fetch_sub(1, Ordering::SeqCst);
             match self.asked.fetch_add(1, Ordering::SeqCst) < self.refusals {
                 true => Err(self.said.clone()),
@@ -260,8 +329,8 @@ mod tests {
             });
             let (here, there) = (desk_of(provider.clone()), desk_of(provider.clone()));
             let (first, second) = tokio::join!(
-                here.present("order", &one, &one),
-                there.present("order", &other, &other),
+                here.present(0, "order", &one, &one),
+                there.present(0, "order", &other, &other),
             );
             first.and(second).unwrap();
             assert_eq!(provider.most.load(Ordering::SeqCst), most, "{other:?}");
@@ -272,7 +341,7 @@ mod tests {
     async fn a_record_is_taken_back_until_the_provider_has_confirmed_it_and_not_for_ever() {
         for (refusals, asked) in [(0, 1), (3, 4), (100, WITHDRAWALS.len())] {
             let (provider, desk) = desk(refusals, "no");
-            desk.withdraw(vec![record()]).await;
+            desk.withdraw(0, vec![record()]).await;
             assert_eq!(provider.asked.load(Ordering::SeqCst), asked, "{refusals}");
         }
     }
@@ -280,8 +349,8 @@ mod tests {
     #[tokio::test]
     async fn a_record_that_another_order_wants_is_not_taken_back() {
         let (provider, desk) = desk(0, "no");
-        desk.present("second", &record(), &record()).await.unwrap();
-        desk.withdraw(vec![record()]).await;
+        desk.present(0, "second", &record(), &record()).await.unwrap();
+        desk.withdraw(0, vec![record()]).await;
         assert_eq!(provider.asked.load(Ordering::SeqCst), 1);
     }
 
@@ -294,5 +363,76 @@ mod tests {
         let (_, desk) = self::desk(1, "no: fetched-token");
         let detail = desk.apply(Action::Present, &record()).await.unwrap_err().detail;
         assert!(detail.ends_with("no: [redacted]"), "{detail}");
+    }
+
+    /// A lead that is passed on by hand.
+    #[derive(Default)]
+    struct ByHand(watch::Sender<Option<u64>>);
+
+    #[async_trait]
+    impl Lead for ByHand {
+        fn term(&self) -> Option<u64> {
+            *self.0.borrow()
+        }
+
+        async fn lasts(&self, term: u64) -> Option<bool> {
+            Some(self.term() == Some(term))
+        }
+
+        async fn ended(&self, term: u64) {
+            self.0
+                .subscribe()
+                .wait_for(|now| *now != Some(term))
+                .await
+                .unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn f43_who_has_lost_the_lead_publishes_nothing_takes_nothing_back_and_knows_nothing() {
+        let (provider, desk) = desk(1, "no");
+        let lead = Arc::new(ByHand::default());
+        desk.led_by(lead.clone());
+        let asked = || provider.asked.load(Ordering::SeqCst);
+        assert_eq!(desk.term(), None);
+        desk.present(1, "order", &record(), &record()).await.unwrap_err();
+        assert_eq!(asked(), 0, "it is another one's turn");
+        lead.0.send_replace(Some(1));
+        desk.present(1, "first", &record(), &record()).await.unwrap_err();
+        desk.present(1, "first", &record(), &record()).await.unwrap();
+        assert_eq!((asked(), desk.book.is_confirmed("first", &record())), (2, true));
+        lead.0.send_replace(None);
+        assert!(
+            desk.book.is_confirmed("first", &record()),
+            "it may be ours once more, and nobody else's meanwhile"
+        );
+        desk.withdraw(1, vec![record()]).await;
+        lead.0.send_replace(Some(2));
+        assert_eq!(desk.term(), Some(2));
+        assert!(!desk.book.is_confirmed("first", &record()));
+        desk.withdraw(1, vec![record()]).await;
+        let refused = desk.present(1, "first", &record(), &record()).await.unwrap_err();
+        assert!(refused.wait.is_some() && !desk.book.knows("first", &record()));
+        assert_eq!(asked(), 2);
+        desk.withdraw(2, vec![record()]).await;
+        assert_eq!(asked(), 3);
+    }
+
+    #[tokio::test]
+    async fn f43_a_change_that_is_under_way_when_the_lead_is_lost_is_given_up() {
+        let desk = desk_of(Arc::new(Stubborn {
+            hangs: true,
+            ..Stubborn::default()
+        }));
+        let lead = Arc::new(ByHand::default());
+        lead.0.send_replace(Some(1));
+        desk.led_by(lead.clone());
+        let record = record();
+        let (changed, ()) = tokio::join!(desk.present(1, "order", &record, &record), async {
+            tokio::task::yield_now().await;
+            lead.0.send_replace(None);
+        });
+        assert!(changed.unwrap_err().detail.contains("another process"));
+        assert!(!desk.book.is_confirmed("order", &record));
     }
 }

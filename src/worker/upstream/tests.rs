@@ -9,6 +9,7 @@ use crate::acme::renewal::CertificateId;
 use crate::acme::revocation::RevocationReason;
 use crate::acme::upstream::UpstreamOrder;
 use crate::clock::Clock;
+use crate::upstream::dns::Solver;
 use crate::upstream::{Progress, Suggestion};
 
 fn ready(now: Timestamp) -> CaHealth {
@@ -20,10 +21,17 @@ fn ready(now: Timestamp) -> CaHealth {
 const UP: Result<(), Error> = Ok(());
 
 /// A CA that is never asked.
-struct Silent;
+#[derive(Default)]
+pub(crate) struct Silent {
+    pub(crate) solver: Option<Solver>,
+}
 
 #[async_trait::async_trait]
 impl Issuer for Silent {
+    fn solver(&self) -> Option<&Solver> {
+        self.solver.as_ref()
+    }
+
     async fn prepare(&self) -> Result<(), Error> {
         unreachable!()
     }
@@ -53,7 +61,7 @@ impl Issuer for Silent {
     }
 }
 
-fn of(issuer: &Arc<dyn Issuer>) -> Upstream {
+pub(crate) fn of(issuer: &Arc<dyn Issuer>) -> Upstream {
     Upstream {
         name: UpstreamName::DEFAULT,
         ca_url: "https://ca.example/directory".to_owned(),
@@ -72,7 +80,7 @@ fn named(name: &str, issuer: &Arc<dyn Issuer>) -> Upstream {
 #[test]
 fn f3_a_ca_keeps_its_state_under_another_name_and_no_two_have_the_same() {
     let now = Clock::system().now();
-    let issuer: Arc<dyn Issuer> = Arc::new(Silent);
+    let issuer: Arc<dyn Issuer> = Arc::new(Silent::default());
     let before = followed_by(&BTreeMap::new(), vec![of(&issuer)], now);
     let known = &before[&UpstreamName::DEFAULT].health;
     let _place = known.issuing.take();
@@ -110,7 +118,7 @@ fn f3_a_ca_keeps_its_state_under_another_name_and_no_two_have_the_same() {
 #[test]
 fn f3_how_long_a_ca_has_asked_to_be_left_alone_outlives_a_reload() {
     let now = Clock::system().now();
-    let issuer: Arc<dyn Issuer> = Arc::new(Silent);
+    let issuer: Arc<dyn Issuer> = Arc::new(Silent::default());
     let before = Watched::new(of(&issuer), now);
     before.health.set_ready();
     before.health.failed(now, Some(seconds(3600)), Says::SlowDown);
@@ -123,7 +131,7 @@ fn f3_how_long_a_ca_has_asked_to_be_left_alone_outlives_a_reload() {
         64,
         "its account is still there"
     );
-    let other: Arc<dyn Issuer> = Arc::new(Silent);
+    let other: Arc<dyn Issuer> = Arc::new(Silent::default());
     let changed = same.followed_by(of(&other), now);
     assert_eq!(changed.health.waits(now), (seconds(3600), seconds(600)));
     assert_eq!(changed.health.places(64, 64, later), 0, "is there an account?");

@@ -309,8 +309,8 @@ impl Daemon {
         self.signal(Signal::STOP);
     }
 
-    /// It goes on.
-    pub(crate) fn thaw(&self) {
+    /// After [`Self::freeze`] it goes on.
+    pub(crate) fn wake(&self) {
         self.signal(Signal::CONT);
     }
 

@@ -40,13 +40,13 @@ async fn rule_2_an_order_of_the_account_of_now_stays_in_line_at_a_replica_that_k
     one.freeze();
     world.storm.stop(Moment::Received, "finalize");
     assert_eq!(database.execute(END_LEASES, &[]).await.unwrap(), 1);
-    other.thaw();
+    other.wake();
     world.storm.has_caught_one().await;
     let open = "SELECT count(*) FROM acme_proxy.orders WHERE line_rank = 0";
     let open: i64 = database.query_one(open, &[]).await.unwrap().get(0);
     assert_eq!(open, 1, "the order has left the line");
     world.storm.let_go();
-    one.thaw();
+    one.wake();
     client.until(&order.url, "valid").await;
     assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 1));
     one.stop().await;
@@ -76,7 +76,7 @@ async fn f43_a_replica_that_wakes_up_sends_no_csr_for_an_order_that_another_one_
     // The CA is about to say that it waits for the CSR.
     one.freeze();
     world.storm.let_go();
-    other.thaw();
+    other.wake();
     let there = Client::new(
         &site(&world, &second),
         Arc::clone(&client.key),
@@ -94,7 +94,7 @@ async fn f43_a_replica_that_wakes_up_sends_no_csr_for_an_order_that_another_one_
     // It wakes up, and does not learn at once that its lease is over. But the deadline of its request is.
     let lock = "BEGIN; LOCK TABLE acme_proxy.jobs";
     database.batch_execute(lock).await.unwrap();
-    one.thaw();
+    one.wake();
     assert_eq!(client.look(&order.url).await["status"], "invalid");
     sleep(Duration::from_secs(1)).await;
     database.batch_execute("ROLLBACK").await.unwrap();

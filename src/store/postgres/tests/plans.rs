@@ -119,6 +119,7 @@ async fn a_round(store: &PostgresStore) {
     store.external_account_keys().await.unwrap();
     store.use_nonce(named.as_bytes(), at(60)).await.unwrap();
     let held = store.hold(&named, LIFETIME).await.unwrap().unwrap();
+    assert_eq!(store.extend(&held, LIFETIME).await, Ok(true));
     store.release(held).await.unwrap();
     assert_eq!(store.sweep(at(0), 10).await, Ok(10));
     let sql = "SELECT was_written($1)";

@@ -76,6 +76,25 @@ async fn what_one_replica_holds_no_other_gets_until_it_is_given_back_or_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_is_held_for_longer_unless_somebody_else_has_had_it() {
+    let (one, other, client) = two_stores().await;
+    let over = "UPDATE acme_proxy.holds SET until = clock_timestamp() - interval '1 second'";
+    let held = one.hold("lead", LIFETIME).await.unwrap().unwrap();
+    client.batch_execute(over).await.unwrap();
+    assert_eq!(one.extend(&held, LIFETIME).await, Ok(true), "nobody has had it");
+    assert_eq!(other.hold("lead", LIFETIME).await, Ok(None));
+    client.batch_execute(over).await.unwrap();
+    let theirs = other.hold("lead", LIFETIME).await.unwrap().unwrap();
+    assert_eq!(one.extend(&held, LIFETIME).await, Ok(false));
+    other.release(theirs).await.unwrap();
+    assert_eq!(
+        one.extend(&held, LIFETIME).await,
+        Ok(false),
+        "somebody has had it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_name_may_have_holds_for_all_replicas_together() {
     let (one, other, _) = two_stores().await;
     let stores: [Arc<dyn Store>; 2] = [Arc::new(one), Arc::new(other)];
