@@ -1,5 +1,6 @@
 //! How long a CA wants to be left alone, kept in the store: it outlasts a restart, and where several processes work on one
-//! store, it holds for all of them once one has been told.
+//! store, it holds for all of them once one has been told. What one of them makes of its own faults stays with it: the others
+//! may have a way to the CA.
 
 use std::time::Duration;
 
@@ -44,9 +45,9 @@ async fn latest(context: &Context, upstream: &Watched) -> Result<(), StoreError>
     // No pause is that long: it was written by another clock.
     let believable = |until: &Timestamp| *until <= after(context.clock.now(), LONGEST);
     let until = stored.and_then(|stored| parsed(&stored.value)).filter(believable);
-    let ours = upstream.health.paused_until();
+    let ours = upstream.health.asked_until();
     if let Some(until) = until.filter(|until| Some(*until) > ours) {
-        upstream.health.pause_until(until);
+        upstream.health.asks_until(until);
     } else if let Some(ours) = ours.filter(|ours| Some(*ours) > until && *ours > context.clock.now()) {
         let text = ours.to_string().into_bytes();
         context.store.save(&name, Versioned::with(version, text)).await?;
