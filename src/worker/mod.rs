@@ -9,6 +9,7 @@ mod failover;
 mod inventory;
 mod issuance;
 mod late;
+mod moment;
 pub(crate) mod own_certificate;
 mod pause;
 mod places;

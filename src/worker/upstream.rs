@@ -212,6 +212,8 @@ pub(crate) struct CaHealth {
     pub(crate) revoking: Arc<Places>,
     ready: AtomicBool,
     faults_in_a_row: AtomicU32,
+    /// Whether it has worked since that was last taken note of.
+    has_worked: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -243,6 +245,7 @@ impl CaHealth {
             revoking: Arc::default(),
             ready: AtomicBool::new(false),
             faults_in_a_row: AtomicU32::new(0),
+            has_worked: AtomicBool::new(false),
             state: Mutex::new(State {
                 at_a_time: usize::MAX,
                 asked_until: None,
@@ -324,9 +327,15 @@ impl CaHealth {
         self.ready.load(Ordering::SeqCst) && self.state().failing_since.is_none()
     }
 
+    /// Whether the CA has worked since this was last asked.
+    pub(crate) fn takes_note_of_work(&self) -> bool {
+        self.has_worked.swap(false, Ordering::SeqCst)
+    }
+
     /// The CA has answered a job as it should.
     pub(crate) fn worked(&self) {
         self.faults_in_a_row.store(0, Ordering::SeqCst);
+        self.has_worked.store(true, Ordering::SeqCst);
         let mut state = self.state();
         state.at_a_time = state.at_a_time.saturating_add(1);
         state.failing_since = None;
@@ -352,6 +361,9 @@ impl CaHealth {
             false => state.failing_since = state.failing_since.or(Some(now)),
             true if quiet && self.ready.load(Ordering::SeqCst) => state.failing_since = None,
             true => {}
+        }
+        if is_up && self.ready.load(Ordering::SeqCst) && state.failing_since.is_none() {
+            self.has_worked.store(true, Ordering::SeqCst);
         }
         (is_up, Duration::ZERO)
     }
@@ -387,4 +399,4 @@ impl CaHealth {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

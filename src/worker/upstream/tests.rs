@@ -22,7 +22,7 @@ fn ready(now: Timestamp) -> CaHealth {
 const UP: Result<(), Error> = Ok(());
 
 /// A CA that is never asked.
-struct Silent;
+pub(crate) struct Silent;
 
 #[async_trait::async_trait]
 impl Issuer for Silent {
