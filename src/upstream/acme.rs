@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::RwLock;
 use tokio::time::Instant;
+use tokio::time::sleep;
 
 use crate::acme::certificate::Der;
 use crate::acme::offers::Offers;
@@ -55,6 +56,9 @@ const DIRECTORY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// How long it is used on if the CA does not answer then.
 const DIRECTORY_GRACE: Duration = Duration::from_secs(300);
+
+/// How often the account's record is looked at while there is no account: another process may have done something about it.
+const RECORD_EVERY: Duration = Duration::from_secs(5);
 
 /// Makes a request, and makes it again at once while its nonce is refused (RFC 8555 §6.5): nothing else is known to
 /// have had no effect. A macro, because the future of an `AsyncFnMut` can not be told to be `Send`.
@@ -101,7 +105,8 @@ pub struct Ca {
 #[derive(Default)]
 struct Preparation {
     session: Option<Arc<Session>>,
-    /// The record of the session's account. Another process with the same records may have changed it since.
+    /// The record of the session's account, or the one with which there was a failure. Another process with the same records
+    /// may have changed it since.
     record: Option<Vec<u8>>,
     good_until: Option<Instant>,
     failure: Option<Error>,
@@ -223,7 +228,7 @@ impl Ca {
         *preparation = Preparation {
             record: match &outcome {
                 Ok(session) => self.record_of(session).await,
-                Err(_) => None,
+                Err(_) => self.vault.load().await.ok().flatten(),
             },
             session: outcome.as_ref().ok().cloned(),
             good_until: Instant::now().checked_add(good_for),
@@ -241,6 +246,20 @@ impl Ca {
         let is_same = account.key.thumbprint() == session.registered.key.thumbprint()
             && account.url == session.registered.url;
         is_same.then_some(record)
+    }
+
+    /// Returns once the record is not the one any more with which the account could not be prepared.
+    async fn changed_elsewhere(&self) {
+        loop {
+            sleep(RECORD_EVERY).await;
+            let preparation = self.session.lock().await;
+            if preparation.failure.is_some()
+                && let Ok(record) = self.vault.load().await
+                && record != preparation.record
+            {
+                return;
+            }
+        }
     }
 
     async fn begin(&self) -> Result<Session, Error> {
@@ -330,7 +349,10 @@ impl Issuer for Ca {
     }
 
     async fn account_changed(&self) {
-        self.account_changed.notified().await;
+        tokio::select! {
+            () = self.account_changed.notified() => {}
+            () = self.changed_elsewhere() => {}
+        }
     }
 
     fn solver(&self) -> Option<&Solver> {

@@ -11,6 +11,7 @@ mod issuance;
 mod lane;
 mod late;
 mod lead;
+mod moment;
 pub(crate) mod own_certificate;
 mod pause;
 mod places;

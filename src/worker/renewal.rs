@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::acme::renewal::{Advice, CertificateId};
+use crate::store::shared::Hold;
 use crate::store::{StoreError, Versioned, offers};
 use crate::upstream::{Error, Says, Suggestion};
 use crate::worker::upstream::{Operation, Watched};
@@ -18,29 +19,70 @@ const UNANSWERED: Duration = Duration::from_secs(3600);
 /// The longest wait for a CA that does not answer such requests.
 const FAULT_CEILING: Duration = Duration::from_secs(300);
 
+/// How long a replica has its turn at most: longer than a request may take.
+const TURN: Duration = Duration::from_secs(60);
+
 /// Asks as long as the daemon runs.
 pub(crate) async fn run(context: &Context, upstream: &Watched) {
     let mut faults = 0_u32;
     loop {
-        if let Err(error) = ask_next(context, upstream, &mut faults).await {
+        if let Err(error) = ask_in_turn(context, upstream, &mut faults).await {
             tracing::error!(upstream = %upstream.name(), %error, "renewal information can not be kept");
         }
-        let wait = match faults {
-            0 => ONE_EVERY,
-            faults => ONE_EVERY.max(backoff(faults, FAULT_CEILING)),
-        };
-        tokio::time::sleep(wait).await;
+        if faults > 0 {
+            tokio::time::sleep(backoff(faults, FAULT_CEILING)).await;
+        }
     }
+}
+
+/// Asks about the certificate that is due, and lets a second pass. Of several replicas one does so at a time: together they
+/// are one client of the CA.
+async fn ask_in_turn(context: &Context, upstream: &Watched, faults: &mut u32) -> Result<(), StoreError> {
+    let turn = turn(context, upstream).await;
+    let asked = match &turn {
+        Ok(Turn::Ours(_)) => ask_next(context, upstream, faults).await,
+        Ok(Turn::NotOurs) => Ok(()),
+        Err(error) => Err(error.clone()),
+    };
+    tokio::time::sleep(ONE_EVERY).await;
+    if let (Ok(Turn::Ours(Some(hold))), Some(shared)) = (turn, context.store.shared()) {
+        shared.release(hold).await?;
+    }
+    asked
+}
+
+enum Turn {
+    /// Until this is given back, if there are others.
+    Ours(Option<Hold>),
+    /// There is nothing to ask, or another replica does so.
+    NotOurs,
+}
+
+async fn turn(context: &Context, upstream: &Watched) -> Result<Turn, StoreError> {
+    let now = context.clock.now();
+    // Orders come first: this can wait until nothing speaks against the CA.
+    let is_well = upstream.health.places(2, 2, now) == 2;
+    if !is_well || !offers::load(&*context.store, upstream.name()).await?.renewal_info {
+        return Ok(Turn::NotOurs);
+    }
+    let Some(shared) = context.store.shared() else {
+        return Ok(Turn::Ours(None));
+    };
+    if context
+        .store
+        .renewals_due(upstream.name(), now, 1)
+        .await?
+        .is_empty()
+    {
+        return Ok(Turn::NotOurs);
+    }
+    let hold = shared.hold(&format!("renewal/{}", upstream.name()), TURN).await?;
+    Ok(hold.map_or(Turn::NotOurs, |hold| Turn::Ours(Some(hold))))
 }
 
 /// `faults` counts how often in a row the CA has failed.
 async fn ask_next(context: &Context, upstream: &Watched, faults: &mut u32) -> Result<(), StoreError> {
     let now = context.clock.now();
-    // Orders come first: this can wait until nothing speaks against the CA.
-    let is_well = upstream.health.places(2, 2, now) == 2;
-    if !is_well || !offers::load(&*context.store, upstream.name()).await?.renewal_info {
-        return Ok(());
-    }
     let due = context.store.renewals_due(upstream.name(), now, 1).await?;
     let Some(id) = due.first() else {
         return Ok(());

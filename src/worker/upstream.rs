@@ -212,19 +212,30 @@ pub(crate) struct CaHealth {
     pub(crate) revoking: Arc<Places>,
     ready: AtomicBool,
     faults_in_a_row: AtomicU32,
+    /// Whether it has worked since that was last taken note of.
+    has_worked: AtomicBool,
     state: Mutex<State>,
 }
 
 struct State {
     /// How many jobs may be under way at a time.
     at_a_time: usize,
-    paused_until: Option<Timestamp>,
+    /// Until when the CA wants to be left alone, as far as it has ever said so.
+    asked_until: Option<Timestamp>,
+    /// Until when the breaker lets nothing through.
+    broken_until: Option<Timestamp>,
     /// Since when it has done nothing that was asked of it, or has had no account of ours.
     failing_since: Option<Timestamp>,
     /// When it last failed to do what a job asked.
     last_fault: Option<Timestamp>,
     /// When the account may be asked for again, if the CA has said that.
     prepare_at: Option<Timestamp>,
+}
+
+impl State {
+    fn paused_until(&self) -> Option<Timestamp> {
+        self.asked_until.max(self.broken_until)
+    }
 }
 
 impl CaHealth {
@@ -234,9 +245,11 @@ impl CaHealth {
             revoking: Arc::default(),
             ready: AtomicBool::new(false),
             faults_in_a_row: AtomicU32::new(0),
+            has_worked: AtomicBool::new(false),
             state: Mutex::new(State {
                 at_a_time: usize::MAX,
-                paused_until: None,
+                asked_until: None,
+                broken_until: None,
                 failing_since: Some(now),
                 last_fault: None,
                 prepare_at: None,
@@ -266,31 +279,31 @@ impl CaHealth {
         self.state().prepare_at = Some(after(now, wait));
     }
 
-    /// How long the CA wants to be left alone, and how long the account may not be asked for.
+    /// How long the CA is left alone, and how long the account may not be asked for.
     pub(crate) fn waits(&self, now: Timestamp) -> (Duration, Duration) {
         let state = self.state();
         let until = |time: Option<Timestamp>| {
             let wait = time.map(|time| time.duration_since(now).try_into());
             wait.and_then(Result::ok).unwrap_or_default()
         };
-        (until(state.paused_until), until(state.prepare_at))
+        (until(state.paused_until()), until(state.prepare_at))
     }
 
     /// Until when the CA wants to be left alone, if it has ever said so.
-    pub(crate) fn paused_until(&self) -> Option<Timestamp> {
-        self.state().paused_until
+    pub(crate) fn asked_until(&self) -> Option<Timestamp> {
+        self.state().asked_until
     }
 
-    /// Leaves the CA alone until then at least.
-    pub(crate) fn pause_until(&self, until: Timestamp) {
+    /// The CA wants to be left alone until then at least.
+    pub(crate) fn asks_until(&self, until: Timestamp) {
         let mut state = self.state();
-        state.paused_until = state.paused_until.max(Some(until));
+        state.asked_until = state.asked_until.max(Some(until));
     }
 
     /// How many more jobs may be started now, if so many of all places are free.
     pub(crate) fn places(&self, free: usize, all: usize, now: Timestamp) -> usize {
         let state = self.state();
-        let paused = state.paused_until.is_some_and(|until| until > now);
+        let paused = state.paused_until().is_some_and(|until| until > now);
         if !self.ready.load(Ordering::SeqCst) || paused {
             return 0;
         }
@@ -314,9 +327,15 @@ impl CaHealth {
         self.ready.load(Ordering::SeqCst) && self.state().failing_since.is_none()
     }
 
+    /// Whether the CA has worked since this was last asked.
+    pub(crate) fn takes_note_of_work(&self) -> bool {
+        self.has_worked.swap(false, Ordering::SeqCst)
+    }
+
     /// The CA has answered a job as it should.
     pub(crate) fn worked(&self) {
         self.faults_in_a_row.store(0, Ordering::SeqCst);
+        self.has_worked.store(true, Ordering::SeqCst);
         let mut state = self.state();
         state.at_a_time = state.at_a_time.saturating_add(1);
         state.failing_since = None;
@@ -343,6 +362,9 @@ impl CaHealth {
             true if quiet && self.ready.load(Ordering::SeqCst) => state.failing_since = None,
             true => {}
         }
+        if is_up && self.ready.load(Ordering::SeqCst) && state.failing_since.is_none() {
+            self.has_worked.store(true, Ordering::SeqCst);
+        }
         (is_up, Duration::ZERO)
     }
 
@@ -366,12 +388,13 @@ impl CaHealth {
         if faults >= BREAKER_THRESHOLD {
             state.at_a_time = 1;
         }
-        let pause = match (is_to_wait, faults >= BREAKER_THRESHOLD) {
-            (true, _) => retry_after.unwrap_or(RATE_LIMIT_PAUSE),
-            (false, true) => backoff(faults - BREAKER_THRESHOLD + 1, PAUSE_CEILING),
-            (false, false) => return,
-        };
-        state.paused_until = state.paused_until.max(Some(after(now, pause)));
+        if is_to_wait {
+            let asked = retry_after.unwrap_or(RATE_LIMIT_PAUSE);
+            state.asked_until = state.asked_until.max(Some(after(now, asked)));
+        } else if faults >= BREAKER_THRESHOLD {
+            let pause = backoff(faults - BREAKER_THRESHOLD + 1, PAUSE_CEILING);
+            state.broken_until = state.broken_until.max(Some(after(now, pause)));
+        }
     }
 }
 

@@ -444,15 +444,17 @@ BEGIN
   RETURN CASE WHEN FOUND THEN 'written' ELSE 'lost' END;
 END $$;
 
--- Deletes orders whose time is over, with their jobs of these kinds. Gives how many.
+-- Deletes orders whose time is over by the slower clock, the caller's or this one, with their jobs of these kinds. Gives
+-- how many.
 CREATE FUNCTION sweep_orders(_now bigint, _limit bigint, _kinds text[]) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+  now bigint := least(_now, (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint);
   ids bytea[];
   lanes text[];
   owners bytea[];
 BEGIN
   SELECT array_agg(id) INTO ids FROM (
-    SELECT id FROM orders WHERE delete_after <= _now ORDER BY delete_after LIMIT _limit FOR UPDATE SKIP LOCKED
+    SELECT id FROM orders WHERE delete_after <= now ORDER BY delete_after LIMIT _limit FOR UPDATE SKIP LOCKED
   ) over;
   IF ids IS NULL THEN
     RETURN 0;

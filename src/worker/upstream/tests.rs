@@ -11,6 +11,8 @@ use crate::acme::upstream::UpstreamOrder;
 use crate::clock::Clock;
 use crate::upstream::dns::Solver;
 use crate::upstream::{Progress, Suggestion};
+use crate::worker::pause;
+use crate::worker::tests::{context, sled_store};
 
 fn ready(now: Timestamp) -> CaHealth {
     let ca = CaHealth::failing_since(now);
@@ -261,5 +263,35 @@ fn f3_a_directory_that_asks_us_to_slow_down_is_left_alone_for_as_long_and_so_is_
         assert!(ca.is_well() && !ca.has_failed_for(seconds(0), now));
         assert_eq!(ca.places(64, 64, after(now, seconds(wait - 1))), 0);
         assert_eq!(ca.places(64, 64, after(now, seconds(wait + 1))), 64);
+    }
+}
+
+#[tokio::test]
+async fn f2_f3_replicas_share_what_the_ca_asks_for_and_not_what_one_of_them_makes_of_its_faults() {
+    let (_directory, store) = sled_store();
+    let (alone, other) = (context(store.clone()), context(store));
+    let issuer: Arc<dyn Issuer> = Arc::new(Silent::default());
+    let now = alone.clock.now();
+    let [faulty, well] = [(); 2].map(|()| Watched::new(of(&issuer), now));
+    for watched in [&faulty, &well] {
+        watched.health.set_ready();
+    }
+    let learn = async || {
+        pause::learn(&alone, &faulty).await;
+        pause::learn(&other, &well).await;
+    };
+    for _ in 0..BREAKER_THRESHOLD {
+        faulty.health.failed(now, None, Says::Failing);
+    }
+    learn().await;
+    assert_eq!(faulty.health.places(64, 64, now), 0, "its own breaker");
+    assert_eq!(well.health.places(64, 64, now), 64, "it has a way to the CA");
+    for (says, wait) in [(Says::SlowDown, 3600), (Says::Away, 7200)] {
+        faulty.health.failed(now, Some(seconds(wait)), says);
+        learn().await;
+        for watched in [&faulty, &well] {
+            assert_eq!(watched.health.places(64, 64, after(now, seconds(wait - 1))), 0);
+        }
+        assert_eq!(well.health.places(64, 64, after(now, seconds(wait + 1))), 64);
     }
 }

@@ -100,6 +100,11 @@ impl Storm {
         *self.refused.lock().unwrap() = Some((step, status, kind));
     }
 
+    /// From now on, refuses nothing.
+    pub(crate) fn refuses_nothing(&self) {
+        *self.refused.lock().unwrap() = None;
+    }
+
     /// How many connections were opened to the CA.
     pub(crate) fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::harness::ca::script::{Step, Times, Twist};
 use crate::harness::client::{Client, GET, Order};
 use crate::harness::csr;
 use crate::harness::key::{Key, b64};
@@ -94,6 +95,40 @@ pub(crate) async fn until_ready_is(installation: &Installation, wanted: u16, wor
         sleep(Duration::from_millis(20)).await;
     }
     panic!("/readyz is not {wanted}:\n{}", installation.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n5_the_ca_is_asked_by_one_replica_at_a_time_when_to_renew_a_certificate_however_long_it_takes() {
+    let world = World::with(Duration::ZERO, |options| options.renewal_info = true).await;
+    let database = postgres::url_of(&Postgres::fresh_database().await.unwrap());
+    let another = world.another();
+    world.ca.will(Step::RenewalInfo, Times::Always, Twist::Silence);
+    let mut daemons = Vec::new();
+    for installation in [&world.installation, &another] {
+        keep_in(installation, &database);
+        daemons.push(installation.start());
+    }
+    for daemon in &mut daemons {
+        daemon.is_well().await;
+    }
+    let is_asked = async |times| {
+        let asked = timeout(PATIENCE, async {
+            while world.ca.asked(Step::RenewalInfo) < times {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(asked.await.is_ok(), "not {times} times");
+    };
+    let (client, order) = finalized(&world, &["www.test.example.com"]).await;
+    client.until(&order.url, "valid").await;
+    is_asked(1).await;
+    // Time for the other one, which looks every second.
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.ca.asked(Step::RenewalInfo), 1);
+    let (client, order) = finalized(&world, &["next.test.example.com"]).await;
+    client.until(&order.url, "valid").await;
+    // The turn is given back.
+    is_asked(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -129,18 +129,47 @@ async fn commands_work_through_the_daemon_and_without_one_and_make_no_tables() {
     );
 }
 
-/// A daemon, and another installation without one, on the same database.
-async fn daemon_and_another() -> (Arc<World>, Daemon, Installation, tokio_postgres::Client) {
+/// Two installations on the same database, without a daemon.
+async fn two() -> (Arc<World>, Installation, tokio_postgres::Config) {
     let world = Arc::new(World::new().await);
     let database = Postgres::fresh_database().await.unwrap();
     let another = world.another();
     for installation in [&world.installation, &another] {
         keep_in(installation, &postgres::url_of(&database));
     }
+    (world, another, database)
+}
+
+/// A daemon, and another installation without one, on the same database.
+async fn daemon_and_another() -> (Arc<World>, Daemon, Installation, tokio_postgres::Client) {
+    let (world, another, database) = two().await;
     let mut daemon = world.installation.start();
     daemon.is_well().await;
     let client = postgres::client(&database).await.unwrap();
     (world, daemon, another, client)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f10_what_the_operator_does_about_a_refused_account_at_one_replica_every_replica_knows_without_a_restart()
+ {
+    let (world, another, _) = two().await;
+    world.storm.refuse("new-account", 403, "unauthorized");
+    let mut daemons = Vec::new();
+    for installation in [&world.installation, &another] {
+        daemons.push(installation.start());
+        installation.says("there is no account at the CA", 1).await;
+    }
+    world.storm.refuses_nothing();
+    another.prints("upstream", &["register"]).await;
+    for daemon in &mut daemons {
+        daemon.is_well().await;
+    }
+    issues(&world, "www.test.example.com").await;
+    for daemon in daemons {
+        daemon.stop().await;
+    }
+    let stats = world.ca.stats();
+    assert_eq!((stats.accounts, stats.eab_uses), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

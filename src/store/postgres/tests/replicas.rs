@@ -60,6 +60,33 @@ async fn f45_a_used_nonce_is_forgotten_by_the_slower_clock_and_some_minutes_late
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_clock_is_ahead_deletes_no_order_of_another_one_before_its_time() {
+    let (one, other, client) = two_stores().await;
+    let other: Arc<dyn Store> = Arc::new(other);
+    let pending = order(AccountId::DAEMON);
+    create(&other, &pending, None).await;
+    let lasts_until = async |interval: &str| {
+        let sql = format!(
+            "UPDATE acme_proxy.orders SET delete_after = \
+             (extract(epoch FROM clock_timestamp() + interval '{interval}') * 1000000000)::bigint"
+        );
+        client.batch_execute(&sql).await.unwrap();
+    };
+    let years_ahead = far() + Duration::from_secs(10 * 365 * 86_400);
+    lasts_until("1 hour").await;
+    assert_eq!(one.sweep(years_ahead, 10).await, Ok(0));
+    assert!(other.order(pending.id()).await.unwrap().is_some());
+    lasts_until("-1 hour").await;
+    let slow = at(0);
+    assert_eq!(
+        one.sweep(slow, 10).await,
+        Ok(0),
+        "nor by the database's clock alone"
+    );
+    assert_eq!(one.sweep(years_ahead, 10).await, Ok(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_replica_holds_no_other_gets_until_it_is_given_back_or_over() {
     let (one, other, client) = two_stores().await;
     let held = one.hold("account", LIFETIME).await.unwrap().unwrap();
