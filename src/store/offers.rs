@@ -11,17 +11,36 @@ use crate::store::{Store, StoreError, Versioned};
 ///
 /// The store's.
 pub async fn load(store: &dyn Store, upstream: UpstreamName) -> Result<Offers, StoreError> {
-    Ok(read(store, upstream).await?.value)
+    Ok(known(store, upstream).await?.value)
 }
 
-/// Writes down what the CA offers.
+/// The same, to be replaced.
 ///
 /// # Errors
 ///
-/// The store's; `Conflict` if somebody else has written at the same time.
-pub async fn save(store: &dyn Store, upstream: UpstreamName, offers: &Offers) -> Result<(), StoreError> {
-    let Versioned { value, version } = read(store, upstream).await?;
-    if version != 0 && value == *offers {
+/// The store's.
+pub async fn known(store: &dyn Store, upstream: UpstreamName) -> Result<Versioned<Offers>, StoreError> {
+    let Some(stored) = store.load(&name_of(upstream)).await? else {
+        return Ok(Versioned::with(0, Offers::default()));
+    };
+    let offers = serde_json::from_slice(&stored.value);
+    let offers = offers.map_err(|_| StoreError::Corrupt("the CA's offers can not be read".to_owned()))?;
+    Ok(Versioned::with(stored.version, offers))
+}
+
+/// Writes down what the CA offers, in place of what was known before it was asked.
+///
+/// # Errors
+///
+/// The store's; `Conflict` if somebody else has written since.
+pub async fn save(
+    store: &dyn Store,
+    upstream: UpstreamName,
+    known: &Versioned<Offers>,
+    offers: &Offers,
+) -> Result<(), StoreError> {
+    let version = known.version;
+    if version != 0 && known.value == *offers {
         return Ok(());
     }
     let bytes = serde_json::to_vec(offers).map_err(|error| StoreError::Failed(error.to_string()))?;
@@ -29,15 +48,6 @@ pub async fn save(store: &dyn Store, upstream: UpstreamName, offers: &Offers) ->
         .save(&name_of(upstream), Versioned::with(version, bytes))
         .await?;
     Ok(())
-}
-
-async fn read(store: &dyn Store, upstream: UpstreamName) -> Result<Versioned<Offers>, StoreError> {
-    let Some(stored) = store.load(&name_of(upstream)).await? else {
-        return Ok(Versioned::with(0, Offers::default()));
-    };
-    let offers = serde_json::from_slice(&stored.value);
-    let offers = offers.map_err(|_| StoreError::Corrupt("the CA's offers can not be read".to_owned()))?;
-    Ok(Versioned::with(stored.version, offers))
 }
 
 fn name_of(upstream: UpstreamName) -> String {

@@ -236,12 +236,21 @@ async fn probe(context: &Context, upstream: &Watched) {
     let (wait, _) = upstream.health.waits(context.clock.now());
     tokio::time::sleep(wait).await;
     loop {
+        let known = offers::known(&*context.store, upstream.name()).await;
         let request = upstream.issuer().probe();
         let up = upstream.asked(context, Operation::Probe, request).await;
         match &up {
             Ok(offered) => {
-                if let Err(error) = offers::save(&*context.store, upstream.name(), offered).await {
-                    tracing::error!(upstream = %upstream.name(), %error, "what the CA offers can not be stored");
+                let saved = match known {
+                    Ok(known) => offers::save(&*context.store, upstream.name(), &known, offered).await,
+                    Err(error) => Err(error),
+                };
+                match saved {
+                    // Another replica has asked at the same time.
+                    Ok(()) | Err(StoreError::Conflict) => {}
+                    Err(error) => {
+                        tracing::error!(upstream = %upstream.name(), %error, "what the CA offers can not be stored");
+                    }
                 }
             }
             Err(error) => {

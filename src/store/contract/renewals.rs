@@ -166,11 +166,19 @@ pub(crate) async fn what_the_ca_offers_is_there_after_reopening(backend: &impl B
         profiles: [("shortlived".to_owned(), "six days".to_owned())].into(),
         renewal_info: true,
     };
+    let known = async || offers::known(&*store, HERE).await.unwrap();
     for offers in [&Offers::default(), &told, &told] {
-        offers::save(&*store, HERE, offers).await.unwrap();
+        offers::save(&*store, HERE, &known().await, offers).await.unwrap();
     }
+    let earlier = Versioned::with(1, Offers::default());
+    let late = offers::save(&*store, HERE, &earlier, &told);
+    assert_eq!(
+        late.await,
+        Err(StoreError::Conflict),
+        "asked before that was written"
+    );
     let before = store.census().await.unwrap().commits;
-    offers::save(&*store, HERE, &told).await.unwrap();
+    offers::save(&*store, HERE, &known().await, &told).await.unwrap();
     assert_eq!(
         store.census().await.unwrap().commits,
         before,
