@@ -4,6 +4,7 @@
 pub mod account_file;
 mod audit;
 pub mod backup;
+mod building;
 pub mod control;
 pub mod deep;
 pub mod import;

@@ -249,6 +249,11 @@ where
     ended(done.and_then(|text| hand_over(&text)))
 }
 
+fn warn(warning: &str) {
+    // Nothing can be done about a closed terminal.
+    let _closed = writeln!(std::io::stderr(), "acme-proxy: warning: {warning}");
+}
+
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     // Nothing can be done about a closed terminal.
     let _closed = writeln!(std::io::stderr(), "acme-proxy: {error}");

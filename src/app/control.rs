@@ -37,7 +37,7 @@ const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a file system of its own has, though it is empty.
-const LOST_AND_FOUND: &str = "lost+found";
+pub(crate) const LOST_AND_FOUND: &str = "lost+found";
 
 /// The answer to a question is no: the text to print.
 #[derive(Debug, thiserror::Error)]

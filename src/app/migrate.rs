@@ -1,19 +1,21 @@
 //! `acme-proxy migrate`: all records from the embedded store into a database, or back, while no daemon has either open.
 //!
-//! What is read back must be what was written before it counts. Whatever ends it on the way leaves no records or all of
-//! them: the same command is given again, which begins anew, or finds that all is done. Where the records were they stay.
+//! What is read back must be what was written before it counts. Whatever ends it on the way leaves no store that a daemon
+//! would start on, or all of it: the same command is given again, which removes what the one before has left and begins anew,
+//! or finds that all is done. Where the records were they stay.
 
 use anyhow::bail;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
-use crate::app::backup::{check_no_store, make_store};
+use crate::app::building::Site;
 use crate::app::control::{check_owner, is_missing};
 use crate::config::Place;
 use crate::store::moving::Tally;
-use crate::store::postgres::{self, PostgresStore};
+use crate::store::postgres;
+use crate::store::postgres::moving::AtRest;
 use crate::store::sled::SledStore;
-use crate::store::{Entry, Settings, Snapshot, Store as _, StoreError};
+use crate::store::{Entry, Settings, Snapshot, StoreError};
 
 /// From where to where.
 pub struct Migration {
@@ -29,7 +31,11 @@ pub struct Migration {
 type Moved = (Tally, &'static str);
 
 const WOULD_BE: &str = "would be moved; nothing was written";
+const WOULD_BE_ANEW: &str =
+    "would be moved, in place of the parts that a migration which was cut off has left; nothing was written";
 const MOVED: &str = "moved, read back, and found the same";
+const MOVED_ANEW: &str = "moved, in place of the parts that a migration which was cut off had left, read back, and found \
+                          the same";
 const WERE_THERE: &str = "were there already, read back, and found the same; nothing was written";
 
 /// Moves the records, and gives what is to be said about it.
@@ -65,10 +71,11 @@ async fn into_database(from: &Settings, to: &postgres::Settings, dry_run: bool) 
     check_owner(&from.path)?;
     let settings = from.clone();
     let store = spawn_blocking(move || SledStore::open(settings)).await??;
-    let has_records = PostgresStore::has_records_at_rest(to).await?;
+    let mut database = AtRest::begin(to).await?;
+    let has_records = database.has_records().await?;
     let tally = store.tally()?;
     if has_records {
-        let there = PostgresStore::open(to.clone()).await?.tally().await?;
+        let there = database.tally().await?;
         if there != tally {
             bail!(
                 "the database {} has records already ({there}), and they are others: give an empty one",
@@ -77,48 +84,55 @@ async fn into_database(from: &Settings, to: &postgres::Settings, dry_run: bool) 
         }
         return Ok((tally, WERE_THERE));
     }
+    database.check_restore().await?;
     if dry_run {
         return Ok((tally, WOULD_BE));
     }
-    PostgresStore::restore(to, store.entries()).await?;
-    let written = PostgresStore::open(to.clone()).await?.tally().await?;
-    written.is_all_of(&tally)?;
+    database.restore(store.entries()).await?;
+    database.tally().await?.is_all_of(&tally)?;
     Ok((tally, MOVED))
 }
 
 async fn into_directory(from: &postgres::Settings, to: &Settings, dry_run: bool) -> anyhow::Result<Moved> {
-    let no_store = check_no_store(&to.path);
-    if !PostgresStore::has_records_at_rest(from).await? {
+    let database = AtRest::begin(from).await?;
+    if !database.has_records().await? {
         bail!("the database {} has no records", from.connection.place());
     }
-    let database = PostgresStore::open(from.clone()).await?;
     let tally = database.tally().await?;
     let (settings, given) = (to.clone(), tally.clone());
-    if let Err(refused) = no_store {
-        let is_done = spawn_blocking(move || has_store_of(&settings, &given)).await?;
-        return if is_done {
-            Ok((tally, WERE_THERE))
-        } else {
-            Err(refused)
-        };
+    let mut site = Site::look(&to.path)?;
+    if let Err(refused) = site.check_free() {
+        if !spawn_blocking(move || has_store_of(&settings, &given)).await? {
+            return Err(refused);
+        }
+        if !dry_run {
+            site.clear()?;
+        }
+        return Ok((tally, WERE_THERE));
     }
+    let (would_be, moved) = match site.has_parts() {
+        true => (WOULD_BE_ANEW, MOVED_ANEW),
+        false => (WOULD_BE, MOVED),
+    };
     if dry_run {
-        return Ok((tally, WOULD_BE));
+        return Ok((tally, would_be));
     }
     let (snapshot, runtime) = (database.snapshot().await?, Handle::current());
     spawn_blocking(move || {
-        make_store(&settings, |inside| {
+        site.make_store(&settings, |inside| {
             SledStore::restore(inside, all_of(snapshot, &runtime))?;
-            Ok(SledStore::open(inside.clone())?.tally()?.is_all_of(&given)?)
+            SledStore::open(inside.clone())?.tally()?.is_all_of(&given)?;
+            Ok(runtime.block_on(database.check_held())?)
         })
     })
     .await??;
-    Ok((tally, MOVED))
+    Ok((tally, moved))
 }
 
 /// Whether a store is there that has these records and no others.
 fn has_store_of(settings: &Settings, given: &Tally) -> bool {
-    let is_store = settings.path.join(SledStore::LOG).exists() && check_owner(&settings.path).is_ok();
+    let exists = |name: &str| settings.path.join(name).exists();
+    let is_store = exists(SledStore::LOG) && exists(SledStore::FORMAT) && check_owner(&settings.path).is_ok();
     let there = is_store.then(|| SledStore::open(settings.clone()).and_then(|store| store.tally()));
     matches!(there, Some(Ok(there)) if there == *given)
 }

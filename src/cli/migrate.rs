@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::app::migrate::{Migration, migrate};
-use crate::cli::{EXIT_FAILURE, ended, fail, print};
+use crate::cli::{EXIT_FAILURE, ended, fail, print, warn};
 use crate::config::{Written, place};
 
 const EXAMPLES: &str = "\
@@ -14,8 +14,9 @@ Examples:
   sudo -u acme-proxy acme-proxy migrate --from sled:/var/lib/acme-proxy/db --to postgresql://acmeproxy@db1,db2/acmeproxy --secret file:/etc/acme-proxy/db-secret --password file:/etc/acme-proxy/db-password --dry-run
   sudo -u acme-proxy acme-proxy migrate --from postgresql://acmeproxy@db1,db2/acmeproxy --to sled:/var/lib/acme-proxy/db --secret file:/etc/acme-proxy/db-secret --password file:/etc/acme-proxy/db-password
 
-Stop every acme-proxy first. What is there already is never overwritten, and where the records were they stay. A migration
-that was cut off has left nothing or all of it: give the same command again (docs/HIGH-AVAILABILITY.md).";
+Stop every acme-proxy first: it refuses as long as one is connected. What is there already is never overwritten, and where the
+records were they stay. If it is cut off, no acme-proxy starts on what it has left; give the same command again: it removes
+that and begins anew, or finds that all is done (docs/HIGH-AVAILABILITY.md).";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -32,7 +33,7 @@ pub(crate) struct Migrate {
     /// What db.password says for the database
     #[arg(long, value_name = "file:PATH|env:NAME")]
     password: Option<String>,
-    /// Says what would be moved, and writes nothing
+    /// Says what would be moved, or why it would be refused, and writes nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -47,10 +48,14 @@ pub(crate) fn run(migration: &Migrate) -> ExitCode {
         };
         place(flag, &written)
     };
-    let (from, to) = match (read("--from", &migration.from), read("--to", &migration.to)) {
+    let ((from, of_from), (to, of_to)) = match (read("--from", &migration.from), read("--to", &migration.to))
+    {
         (Ok(from), Ok(to)) => (from, to),
         (Err(error), _) | (_, Err(error)) => return fail(&error, error.exit_code()),
     };
+    for warning in of_from.iter().chain(&of_to) {
+        warn(warning);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let moved = runtime.map_err(Into::into).and_then(|runtime| {
         runtime.block_on(migrate(Migration {

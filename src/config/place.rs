@@ -29,12 +29,13 @@ pub struct Written<'a> {
     pub secret: Option<&'a str>,
 }
 
-/// The place that is written there, which a message calls by the flag.
+/// The place that is written there, which a message calls by the flag, and what is to be said about it although it can be
+/// used.
 ///
 /// # Errors
 ///
 /// All that is wrong with it.
-pub fn place(flag: &str, written: &Written<'_>) -> Result<Place, ConfigError> {
+pub fn place(flag: &str, written: &Written<'_>) -> Result<(Place, Vec<String>), ConfigError> {
     let Written {
         place,
         password,
@@ -60,10 +61,42 @@ pub fn place(flag: &str, written: &Written<'_>) -> Result<Place, ConfigError> {
     let read = Section::read_root(document.root.as_ref(), &findings, |root| {
         root.section("db", |db| db::read(root, db))
     });
-    let (errors, _) = findings.into_lines(flag);
+    let (errors, warnings) = findings.into_lines(flag);
     match read {
-        Ok((_, Some(database))) if errors.is_empty() => Ok(Place::Database(database)),
-        Ok((settings, None)) if errors.is_empty() => Ok(Place::Directory(settings)),
+        Ok((_, Some(database))) if errors.is_empty() => Ok((Place::Database(database), warnings)),
+        Ok((settings, None)) if errors.is_empty() => Ok((Place::Directory(settings), warnings)),
         Ok(_) | Err(_) => Err(invalid(errors)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dangerous_in_the_url_of_a_place_is_said() {
+        let mut secret = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut secret, b"0123456789abcdefghijklmnopqrstuv").unwrap();
+        let secret = format!("file:{}", secret.path().display());
+        let warnings = |url| {
+            let written = Written {
+                place: url,
+                password: None,
+                secret: Some(&secret),
+            };
+            place("--to", &written).unwrap().1
+        };
+        let open = warnings("postgresql://us:hunter2@db1.example.com/db?sslmode=disable");
+        assert!(
+            open[0].starts_with("--to") && open[0].contains("holds the password"),
+            "{open:?}"
+        );
+        assert!(
+            open[1].contains("sslmode=disable: everybody on the way"),
+            "{open:?}"
+        );
+        assert!(!open.concat().contains("hunter2"), "{open:?}");
+        assert!(warnings("postgresql://us@db1.example.com/db").is_empty());
+        assert!(warnings("sled:/srv/db").is_empty());
     }
 }

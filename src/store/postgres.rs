@@ -7,7 +7,7 @@
 pub mod connect;
 pub mod fault;
 pub(crate) mod migrate;
-mod moving;
+pub mod moving;
 mod operations;
 mod queue;
 mod records;
@@ -28,10 +28,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::acme::secret::Secret;
+use crate::store::StoreError;
 use crate::store::postgres::connect::Connections;
 use crate::store::postgres::seal::Keys;
-use crate::store::postgres::wake::Wake;
-use crate::store::{Entry, StoreError};
+use crate::store::postgres::wake::{Listening, Wake};
 
 /// How the store is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,34 +53,22 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Makes a store in the settings' database, which must have none or an empty one, out of the entries of a backup. After
-    /// an error it is as it was.
-    ///
-    /// # Errors
-    ///
-    /// The entries', or as [`Self::open`].
-    pub async fn restore<E: From<StoreError>>(
-        settings: &Settings,
-        entries: impl Iterator<Item = Result<Entry, E>>,
-    ) -> Result<(), E> {
-        restore::restore(settings, entries).await
-    }
-
     /// Opens the store, makes one if the database has none, and brings an older one up to date.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] if the database can not be reached. [`StoreError::Refused`] if waiting changes nothing:
-    /// the schema is newer than this program, the secret is another one, or the database may lose what it acknowledges.
+    /// [`StoreError::Unavailable`] if the database can not be reached, or a migration has it for itself.
+    /// [`StoreError::Refused`] if waiting changes nothing: the schema is newer than this program, the secret is another one,
+    /// or the database may lose what it acknowledges.
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
         let keys = Keys::of(&settings.secret)?;
         let connections = Connections::new(&settings.connection)?;
-        let (mut client, _task) = connections.alone(drop).await?;
-        migrate::check_durability(&client).await?;
-        migrate::migrate(&mut client, migrate::STEPS, &keys.proof()).await?;
-        drop(client);
+        let mut first = Listening::new(&connections).await?;
+        moving::enter(&first.client).await?;
+        migrate::check_durability(&first.client).await?;
+        migrate::migrate(&mut first.client, migrate::STEPS, &keys.proof()).await?;
         Ok(Self {
-            wake: Wake::new(connections.clone()),
+            wake: Wake::new(connections.clone(), first),
             connections,
             keys: Arc::new(keys),
             statements: AtomicU64::new(0),

@@ -82,6 +82,9 @@ impl SledStore {
     /// The file without which a store's directory is none.
     pub const LOG: &str = open::LOG;
 
+    /// The file that says that a store was made in its directory.
+    pub const FORMAT: &str = open::FORMAT;
+
     /// Opens the store in the settings' directory, or makes one if the directory is empty or does not exist. Blocks
     /// while the log is read.
     ///

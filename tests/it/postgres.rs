@@ -1,6 +1,7 @@
 //! The daemon on a real PostgreSQL (SECURITY F40 to F46): what can be wrong with the way there, what becomes of requests
 //! while it is away, and two daemons on one database.
 
+mod at_rest;
 mod daemon;
 mod dns;
 mod exhausted;

@@ -2,10 +2,10 @@
 //! that is killed half-way has never begun.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, Row, Transaction};
 
 use crate::store::StoreError;
-use crate::store::postgres::connect::{SCHEMA, noted, unavailable};
+use crate::store::postgres::connect::{DATABASE, SCHEMA, noted, unavailable};
 use crate::store::postgres::fault::{Fault, Told};
 
 /// What leads from each version to the next.
@@ -17,6 +17,21 @@ const PATIENCE: &str = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_time
 /// What stands before all steps. `proof` shows whether a replica has the secret that the records are sealed under.
 const BEGINNING: &str = "CREATE TABLE acme_proxy.meta (version integer NOT NULL, proof bytea NOT NULL); \
                          CREATE UNIQUE INDEX ON acme_proxy.meta ((true))";
+
+const META: &str = "SELECT version, proof FROM acme_proxy.meta";
+
+/// What the user may not do that a restoration does, if there is something.
+const MISSING_RIGHT: &str = "SELECT CASE \
+    WHEN to_regnamespace('acme_proxy') IS NULL AND NOT has_database_privilege(current_database(), 'CREATE') \
+      THEN 'permission denied for database ' || current_database() \
+    WHEN to_regnamespace('acme_proxy') IS NOT NULL AND to_regclass('acme_proxy.meta') IS NULL \
+      AND NOT has_schema_privilege(to_regnamespace('acme_proxy'), 'CREATE') \
+      THEN 'permission denied for schema acme_proxy' \
+    WHEN NOT has_database_privilege(current_database(), 'TEMPORARY') \
+      THEN format('permission denied to create temporary tables in database \"%s\"', current_database()) \
+    ELSE (SELECT 'permission denied for table ' || relname FROM pg_class \
+      WHERE relnamespace = to_regnamespace('acme_proxy') AND relkind = 'r' AND relname <> 'meta' \
+      AND NOT has_table_privilege(oid, 'INSERT') ORDER BY relname LIMIT 1) END";
 
 /// Makes the schema, or brings it up to date.
 ///
@@ -34,14 +49,10 @@ pub(crate) async fn migrate(client: &mut Client, steps: &[&str], proof: &[u8]) -
 ///
 /// [`StoreError::Refused`] if it is newer than these steps, or older.
 pub(crate) async fn is_made(client: &Client, steps: &[&str]) -> Result<bool, StoreError> {
-    let found = client
-        .query_one("SELECT to_regclass('acme_proxy.meta') IS NOT NULL", &[])
-        .await;
-    if !found.map_err(|e| unavailable(&e))?.get::<_, bool>(0) {
+    let Some(meta) = meta(client).await? else {
         return Ok(false);
-    }
-    let meta = client.query_one("SELECT version FROM acme_proxy.meta", &[]).await;
-    let version: i32 = meta.map_err(|e| unavailable(&e))?.get(0);
+    };
+    let version: i32 = meta.get(0);
     match done(version, steps)? == steps.len() {
         true => Ok(true),
         false => Err(StoreError::Refused(format!(
@@ -85,21 +96,61 @@ async fn step(client: &mut Client, steps: &[&str], proof: &[u8]) -> Result<bool,
             .await
             .map_err(|e| unavailable(&e))?;
     }
-    let meta = transaction
-        .query_one("SELECT version, proof FROM acme_proxy.meta", &[])
-        .await
-        .map_err(|e| unavailable(&e))?;
-    let (version, stored): (i32, Vec<u8>) = (meta.get(0), meta.get(1));
-    if verify_slices_are_equal(&stored, proof).is_err() {
-        return Err(noted(Told::new("the database", Fault::DifferentSecret, "")));
-    }
-    let Some(next) = steps.get(done(version, steps)?) else {
+    let meta = transaction.query_one(META, &[]).await;
+    let done = read(&meta.map_err(|e| unavailable(&e))?, steps, proof)?;
+    let Some(next) = steps.get(done) else {
         return Ok(false);
     };
     run(&transaction, next).await?;
     run(&transaction, "UPDATE acme_proxy.meta SET version = version + 1").await?;
     transaction.commit().await.map_err(|e| unavailable(&e))?;
     Ok(true)
+}
+
+/// How many steps have been taken.
+fn read(meta: &Row, steps: &[&str], proof: &[u8]) -> Result<usize, StoreError> {
+    let (version, stored): (i32, Vec<u8>) = (meta.get(0), meta.get(1));
+    if verify_slices_are_equal(&stored, proof).is_err() {
+        return Err(noted(Told::new("the database", Fault::DifferentSecret, "")));
+    }
+    done(version, steps)
+}
+
+/// How many steps have been taken; `None` if there is no schema. Changes nothing.
+///
+/// # Errors
+///
+/// As [`migrate`].
+pub(crate) async fn look(client: &Client, steps: &[&str], proof: &[u8]) -> Result<Option<usize>, StoreError> {
+    let meta = meta(client).await?;
+    meta.map(|meta| read(&meta, steps, proof)).transpose()
+}
+
+async fn meta(client: &Client) -> Result<Option<Row>, StoreError> {
+    let found = client
+        .query_one("SELECT to_regclass('acme_proxy.meta') IS NOT NULL", &[])
+        .await;
+    match found.map_err(|e| unavailable(&e))?.get::<_, bool>(0) {
+        true => client.query_opt(META, &[]).await.map_err(|e| unavailable(&e)),
+        false => Ok(None),
+    }
+}
+
+/// Whether the user may make what is missing in the database, and write into what is there. Changes nothing.
+///
+/// # Errors
+///
+/// [`StoreError::Refused`], with the server's words for what it would not let us do.
+pub(crate) async fn check_rights(client: &Client) -> Result<(), StoreError> {
+    let missing = client.query_one(MISSING_RIGHT, &[]).await;
+    match missing.map_err(|e| unavailable(&e))?.get::<_, Option<&str>>(0) {
+        None => Ok(()),
+        Some(what) => Err(noted(Told::new(
+            DATABASE,
+            Fault::Rights,
+            &format!("42501 {what}"),
+        ))),
+    }
 }
 
 async fn run(transaction: &Transaction<'_>, sql: &str) -> Result<(), StoreError> {

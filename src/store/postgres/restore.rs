@@ -10,11 +10,11 @@ use tokio_postgres::{Client, Transaction};
 use crate::acme::account::Account;
 use crate::acme::external_account::ExternalAccountKey;
 use crate::acme::order::Order;
-use crate::store::postgres::connect::{Connections, unavailable};
+use crate::store::postgres::connect::unavailable;
+use crate::store::postgres::migrate;
 use crate::store::postgres::rows::{self, number};
 use crate::store::postgres::seal::Keys;
 use crate::store::postgres::statement::Value;
-use crate::store::postgres::{Settings, migrate};
 use crate::store::sled::keys::{self, Key, Kind};
 use crate::store::sled::record::{self, View};
 use crate::store::{Entry, StoreError, codec};
@@ -42,16 +42,15 @@ impl View for Staged {
     }
 }
 
-/// Writes the entries into the settings' database, which must have no store, or an empty one.
+/// Writes the entries into the database, which must have no store, or an empty one.
 pub(crate) async fn restore<E: From<StoreError>>(
-    settings: &Settings,
+    client: &mut Client,
+    keys: &Keys,
     entries: impl Iterator<Item = Result<Entry, E>>,
 ) -> Result<(), E> {
-    let keys = Keys::of(&settings.secret)?;
-    let (mut client, _task) = Connections::new(&settings.connection)?.alone(drop).await?;
-    migrate::check_durability(&client).await?;
-    migrate::migrate(&mut client, migrate::STEPS, &keys.proof()).await?;
-    let transaction = begin(&mut client).await?;
+    migrate::check_durability(client).await?;
+    migrate::migrate(client, migrate::STEPS, &keys.proof()).await?;
+    let transaction = begin(client).await?;
     let (mut names, mut values) = (Vec::new(), Vec::new());
     for entry in entries {
         let Entry { key, value } = entry?;
@@ -63,7 +62,7 @@ pub(crate) async fn restore<E: From<StoreError>>(
     }
     stage(&transaction, &mut names, &mut values).await?;
     let mut last = Vec::new();
-    while let Some(read) = batch(&transaction, &keys, &last).await? {
+    while let Some(read) = batch(&transaction, keys, &last).await? {
         last = read;
     }
     transaction.commit().await.map_err(|e| unavailable(&e))?;

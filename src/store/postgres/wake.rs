@@ -12,8 +12,9 @@ use tokio_postgres::{AsyncMessage, Client};
 use crate::store::StoreError;
 use crate::store::postgres::connect::Connections;
 
-/// Nobody waits for what is said to reach the disk.
-const LISTEN: &str = "SET synchronous_commit = off; LISTEN acme_proxy_jobs";
+/// Nobody waits for what is said to reach the disk. The lock keeps migrations away (`moving`).
+const LISTEN: &str = "SET synchronous_commit = off; LISTEN acme_proxy_jobs; \
+                      SELECT pg_advisory_lock_shared(4, hashtext('acme_proxy'))";
 const SAY: &str = "NOTIFY acme_proxy_jobs";
 
 /// How long after the connection broke it is made anew. Meanwhile workers look on their timers.
@@ -28,10 +29,10 @@ pub(crate) struct Wake {
 }
 
 impl Wake {
-    /// Begins to listen.
-    pub(crate) fn new(connections: Connections) -> Self {
-        let (here, elsewhere) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let task = tokio::spawn(run(connections, Arc::clone(&here), Arc::clone(&elsewhere)));
+    /// Begins to listen, on this connection for as long as it lasts.
+    pub(crate) fn new(connections: Connections, first: Listening) -> Self {
+        let (here, elsewhere) = (Arc::clone(&first.here), Arc::new(Notify::new()));
+        let task = tokio::spawn(run(connections, first, Arc::clone(&elsewhere)));
         Self {
             here,
             elsewhere,
@@ -68,35 +69,58 @@ fn wake(notify: &Notify) {
     notify.notify_one();
 }
 
-async fn run(connections: Connections, here: Arc<Notify>, elsewhere: Arc<Notify>) {
-    loop {
-        if let Ok((client, task)) = listening(&connections, &here).await {
-            // Nobody listened to what came before.
-            wake(&here);
-            talk(client, task, &elsewhere).await;
-        }
-        sleep(PAUSE).await;
+/// A connection that wakes this process.
+pub(crate) struct Listening {
+    pub(crate) client: Client,
+    task: JoinHandle<()>,
+    here: Arc<Notify>,
+}
+
+impl Listening {
+    /// Connects, and hears nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connections::alone`].
+    pub(crate) async fn new(connections: &Connections) -> Result<Self, StoreError> {
+        Self::again(connections, Arc::new(Notify::new())).await
+    }
+
+    async fn again(connections: &Connections, here: Arc<Notify>) -> Result<Self, StoreError> {
+        let heard = Arc::clone(&here);
+        let heard = move |message| {
+            if let AsyncMessage::Notification(_) = message {
+                wake(&heard);
+            }
+        };
+        let (client, task) = connections.alone(heard).await?;
+        Ok(Self { client, task, here })
     }
 }
 
-async fn listening(
-    connections: &Connections,
-    here: &Arc<Notify>,
-) -> Result<(Client, JoinHandle<()>), StoreError> {
-    let here = Arc::clone(here);
-    let heard = move |message| {
-        if let AsyncMessage::Notification(_) = message {
-            wake(&here);
+async fn run(connections: Connections, first: Listening, elsewhere: Arc<Notify>) {
+    let here = Arc::clone(&first.here);
+    talk(first, &elsewhere).await;
+    loop {
+        sleep(PAUSE).await;
+        if let Ok(next) = Listening::again(&connections, Arc::clone(&here)).await {
+            talk(next, &elsewhere).await;
         }
-    };
-    connections.alone(heard).await
+    }
 }
 
 /// Passes on what was added here until the connection ends.
-async fn talk(client: Client, mut task: JoinHandle<()>, elsewhere: &Notify) {
+async fn talk(listening: Listening, elsewhere: &Notify) {
+    let Listening {
+        client,
+        mut task,
+        here,
+    } = listening;
     if client.batch_execute(LISTEN).await.is_err() {
         return;
     }
+    // Nobody listened to what came before.
+    wake(&here);
     loop {
         tokio::select! {
             _ = &mut task => return,

@@ -24,7 +24,7 @@ use crate::store::{Settings, StoreError, codec};
 /// sled's log.
 pub(crate) const LOG: &str = "db";
 const LOCK: &str = "lock";
-const FORMAT: &str = "format";
+pub(crate) const FORMAT: &str = "format";
 
 /// What a crash while a store is being made may leave behind, besides sled's log.
 const MADE_FIRST: [&str; 5] = [LOCK, "conf", "blobs", FORMAT_DRAFT, "lost+found"];

@@ -1,5 +1,8 @@
 //! `acme-proxy migrate`: from the embedded store into a database and back, and nothing is bought again on the way.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +20,18 @@ use crate::harness::postgres::{self, Postgres};
 use crate::harness::process::{NAME, PATIENCE, text};
 use crate::harness::world::World;
 use crate::postgres::daemon::{keep_in, prove, site};
+use crate::postgres::server::SECRET;
+
+/// Writes a file that nobody else may read.
+pub(crate) fn keep(world: &World, name: &str, text: &str) {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(world.installation.path(name)).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
 
 /// Runs the command with these flags.
-async fn migrate(world: &World, from: &str, to: &str, more: &[&str]) -> Output {
+pub(crate) async fn migrate(world: &World, from: &str, to: &str, more: &[&str]) -> Output {
     let secret = format!("file:{}", world.installation.path("secret").display());
     let run = world.installation.run(|program: &mut Command| {
         program
@@ -29,7 +41,7 @@ async fn migrate(world: &World, from: &str, to: &str, more: &[&str]) -> Output {
     run.await
 }
 
-async fn moved(world: &World, from: &str, to: &str, more: &[&str]) -> String {
+pub(crate) async fn moved(world: &World, from: &str, to: &str, more: &[&str]) -> String {
     let output = migrate(world, from, to, more).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
@@ -70,7 +82,7 @@ async fn accounts_orders_and_certificates_move_into_a_database_and_back_and_noth
     client.post(&done.finalize, request).await.expect(200);
     let chain = client.chain(&client.until(&done.url, "valid").await).await;
     let waiting = Order::of(&client.ask_order(&["waiting.example.com"]).await.expect(201));
-    std::fs::write(world.installation.path("secret"), crate::postgres::server::SECRET).unwrap();
+    keep(&world, "secret", SECRET);
     refused(&world, &store, &url, "in use").await;
     daemon.stop().await;
     // What would be moved is what is moved.
@@ -147,7 +159,7 @@ async fn a_migration_that_is_cut_off_leaves_no_records_and_is_begun_anew() {
     let mut daemon = world.installation.start();
     daemon.is_well().await;
     daemon.stop().await;
-    std::fs::write(world.installation.path("secret"), crate::postgres::server::SECRET).unwrap();
+    keep(&world, "secret", SECRET);
     let client = postgres::client(&database).await.unwrap();
     let settings = Settings {
         connection: connect::Settings {
@@ -156,7 +168,7 @@ async fn a_migration_that_is_cut_off_leaves_no_records_and_is_begun_anew() {
             password: None,
             pool: 2,
         },
-        secret: Secret::new(crate::postgres::server::SECRET.as_bytes().to_vec()),
+        secret: Secret::new(SECRET.as_bytes().to_vec()),
     };
     drop(PostgresStore::open(settings).await.unwrap());
     // It waits in its midst: accounts are written, orders are not.
@@ -190,4 +202,112 @@ async fn a_migration_that_is_cut_off_leaves_no_records_and_is_begun_anew() {
     drop(client);
     let said = moved(&world, &store, &url, &[]).await;
     assert!(said.contains("orders: 1"), "{said}");
+}
+
+/// Each session that reads orders waits until it is let through.
+const WAITS: &str = "ALTER TABLE acme_proxy.orders RENAME TO stored_orders; \
+    CREATE FUNCTION acme_proxy.let_through() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN \
+      WHILE NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 78 AND objid::bigint = pg_backend_pid()) \
+      LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN true; END $$; \
+    CREATE VIEW acme_proxy.orders AS SELECT * FROM acme_proxy.stored_orders WHERE acme_proxy.let_through()";
+const WAITING: &str = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep' \
+    AND NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 78 AND objid::bigint = pid)";
+const OVER: &str = "DROP VIEW acme_proxy.orders; ALTER TABLE acme_proxy.stored_orders RENAME TO orders";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f24_a_migration_back_that_is_killed_leaves_no_store_and_the_same_command_begins_anew() {
+    let world = World::new().await;
+    let database = Postgres::fresh_database().await.unwrap();
+    let url = postgres::url_of(&database);
+    let store = format!("sled:{}", world.installation.store().display());
+    let back = world.installation.path("back");
+    let to = format!("sled:{}", back.display());
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    daemon.stop().await;
+    keep(&world, "secret", SECRET);
+    moved(&world, &store, &url, &[]).await;
+    let client = postgres::client(&database).await.unwrap();
+    client.batch_execute(WAITS).await.unwrap();
+    let mut migration = world.installation.command();
+    let secret = format!("file:{}", world.installation.path("secret").display());
+    migration.args(["migrate", "--from", &url, "--to", &to, "--secret", &secret]);
+    let mut migration = migration.spawn().unwrap();
+    // It has begun to build the store, and waits for its orders.
+    let building = back.join("migrate.partial");
+    let in_its_midst = async {
+        loop {
+            let waiting = client.query(WAITING, &[]).await.unwrap();
+            let Some(pid) = waiting.first().map(|row| row.get::<_, i32>(0)) else {
+                sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            if building.join("db").exists() {
+                return pid;
+            }
+            let through = "SELECT pg_advisory_lock(78, $1)";
+            client.execute(through, &[&pid]).await.unwrap();
+        }
+    };
+    let pid = timeout(PATIENCE, in_its_midst).await.unwrap();
+    refused(&world, &url, &to, "stop all replicas").await;
+    migration.kill().await.unwrap();
+    client
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .await
+        .unwrap();
+    client.batch_execute(OVER).await.unwrap();
+    assert!(!back.join("db").exists() && building.join("db").exists());
+    // No daemon takes that for a store, or makes a new one there.
+    world
+        .installation
+        .edit(|config| config["db"]["dataSource"] = json!(back));
+    let start = world.installation.run(|program: &mut Command| {
+        program.arg(world.installation.config());
+    });
+    let start = start.await;
+    let said = text(&start.stderr) + &text(&start.stdout);
+    assert!(
+        !start.status.success() && said.contains("there is migrate.partial, but no log"),
+        "{said}"
+    );
+    let said = moved(&world, &url, &to, &["--dry-run"]).await;
+    assert!(
+        said.contains("cut off has left") && said.contains("nothing was written"),
+        "{said}"
+    );
+    assert!(building.join("db").exists());
+    // What somebody else has put there is not removed.
+    let notes = back.join("notes");
+    std::fs::write(&notes, "").unwrap();
+    refused(&world, &url, &to, "there is notes in").await;
+    assert!(building.join("db").exists());
+    std::fs::remove_file(notes).unwrap();
+    // Nothing of the parts is used again.
+    std::fs::write(building.join("old"), "torn").unwrap();
+    let said = moved(&world, &url, &to, &[]).await;
+    assert!(
+        said.contains("orders: 1") && said.contains("cut off had left"),
+        "{said}"
+    );
+    assert!(!building.exists() && !back.join("old").exists() && back.join("db").exists());
+    let said = moved(&world, &url, &to, &[]).await;
+    assert!(
+        said.contains("orders: 1") && said.contains("were there already"),
+        "{said}"
+    );
+    // Killed when all was done but to tidy up.
+    std::fs::create_dir(&building).unwrap();
+    std::fs::write(building.join("moving"), "conf\nformat\ndb\n").unwrap();
+    let said = moved(&world, &url, &to, &["--dry-run"]).await;
+    assert!(said.contains("were there already") && building.exists(), "{said}");
+    let said = moved(&world, &url, &to, &[]).await;
+    assert!(
+        said.contains("were there already") && !building.exists(),
+        "{said}"
+    );
+    let mut daemon = world.installation.start();
+    daemon.is_well().await;
+    daemon.stop().await;
+    assert_eq!(world.ca.stats().orders_opened, 1);
 }

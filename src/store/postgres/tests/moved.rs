@@ -7,6 +7,7 @@ use crate::acme::external_account::{ExternalAccountKey, NameLimits, Terms};
 use crate::acme::job::Work;
 use crate::store::contract::{account, answered, at, create, finalized, issued, leased, names, order};
 use crate::store::postgres::PostgresStore;
+use crate::store::postgres::moving::AtRest;
 use crate::store::postgres::tests::{server, settings};
 use crate::store::sled::SledStore;
 use crate::store::{Entry, Settings, Store, StoreError, Versioned};
@@ -104,12 +105,14 @@ async fn a_backup_of_either_backend_makes_the_same_store_in_the_other() {
     assert!(again == backup, "from PostgreSQL to sled");
 
     let config = server::Postgres::fresh_database().await.unwrap();
-    PostgresStore::restore(&settings(&config), as_backup(&again))
-        .await
-        .unwrap();
+    let mut database = AtRest::begin(&settings(&config)).await.unwrap();
+    database.restore(as_backup(&again)).await.unwrap();
+    drop(database);
     let third = PostgresStore::open(settings(&config)).await.unwrap();
     assert!(entries(&third).await == backup, "and back");
-    let refused = PostgresStore::restore(&settings(&config), as_backup(&again)).await;
+    drop(third);
+    let mut database = AtRest::begin(&settings(&config)).await.unwrap();
+    let refused = database.restore(as_backup(&again)).await;
     assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
 }
 
@@ -121,8 +124,10 @@ async fn a_backup_that_breaks_off_leaves_an_empty_store() {
     let backup = entries(first.as_ref()).await;
     let config = server::Postgres::fresh_database().await.unwrap();
     let broken = as_backup(&backup).take(900).chain([Err(StoreError::Overtaken)]);
-    let refused = PostgresStore::restore(&settings(&config), broken).await;
+    let mut database = AtRest::begin(&settings(&config)).await.unwrap();
+    let refused = database.restore(broken).await;
     assert_eq!(refused, Err(StoreError::Overtaken));
+    drop(database);
     let empty = PostgresStore::open(settings(&config)).await.unwrap();
     assert!(entries(&empty).await.is_empty());
 }
