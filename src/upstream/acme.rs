@@ -44,6 +44,7 @@ use crate::upstream::account::change;
 use crate::upstream::account::record::Record;
 use crate::upstream::acme::earlier::Earlier;
 use crate::upstream::dns::Solver;
+use crate::upstream::dns::lead::Lead;
 use crate::upstream::fault::Fault;
 use crate::upstream::http;
 use crate::upstream::http::Answer;
@@ -355,8 +356,14 @@ impl Issuer for Ca {
         }
     }
 
-    fn solver(&self) -> Option<&Solver> {
-        self.solver.as_ref()
+    fn publishes(&self) -> bool {
+        self.solver.is_some()
+    }
+
+    fn follow(&self, lead: Arc<dyn Lead>) {
+        if let Some(solver) = &self.solver {
+            solver.led_by(lead);
+        }
     }
 
     async fn open(&self, validated: &ValidatedOrder) -> Result<UpstreamOrder, Error> {

@@ -15,6 +15,7 @@ mod renewal;
 mod transport;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,7 +31,7 @@ use crate::acme::revocation::RevocationReason;
 use crate::acme::secret::Secret;
 use crate::acme::upstream::UpstreamOrder;
 use crate::upstream::dns::Dns01;
-use crate::upstream::dns::Solver;
+use crate::upstream::dns::lead::Lead;
 
 /// How the CA is reached, and who we are there.
 #[derive(Debug, Clone)]
@@ -233,10 +234,13 @@ pub trait Issuer: Send + Sync + 'static {
         None
     }
 
-    /// Who publishes records for the CA's challenges, if anybody does.
-    fn solver(&self) -> Option<&Solver> {
-        None
+    /// Whether it publishes records for the CA's challenges.
+    fn publishes(&self) -> bool {
+        false
     }
+
+    /// From now on it changes records in this process's terms only.
+    fn follow(&self, _lead: Arc<dyn Lead>) {}
 
     /// Opens an order at the CA. Nothing else: the caller stores what it is given before it goes on.
     async fn open(&self, order: &ValidatedOrder) -> Result<UpstreamOrder, Error>;

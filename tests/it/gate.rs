@@ -18,9 +18,11 @@ const PROOFS: [(&str, &str, &str); 2] = [
 ];
 
 /// The methods of `Issuer` that do not take a proof: none of them makes the CA sign.
-const WITHOUT_PROOF: [&str; 7] = [
+const WITHOUT_PROOF: [&str; 9] = [
     "account",
     "account_changed",
+    "publishes",
+    "follow",
     "prepare",
     "look",
     "revoke",

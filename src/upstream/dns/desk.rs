@@ -241,6 +241,7 @@ fn anothers_turn(at: &Record) -> Refused {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering;
 
@@ -367,20 +368,24 @@ mod tests {
 
     /// A lead that is passed on by hand.
     #[derive(Default)]
-    struct ByHand(watch::Sender<Option<u64>>);
+    struct ByHand {
+        known: watch::Sender<Option<u64>>,
+        /// Which this process may not have heard of.
+        is_anothers: AtomicBool,
+    }
 
     #[async_trait]
     impl Lead for ByHand {
         fn term(&self) -> Option<u64> {
-            *self.0.borrow()
+            *self.known.borrow()
         }
 
         async fn lasts(&self, term: u64) -> Option<bool> {
-            Some(self.term() == Some(term))
+            Some(self.term() == Some(term) && !self.is_anothers.load(Ordering::SeqCst))
         }
 
         async fn ended(&self, term: u64) {
-            self.0
+            self.known
                 .subscribe()
                 .wait_for(|now| *now != Some(term))
                 .await
@@ -397,17 +402,17 @@ mod tests {
         assert_eq!(desk.term(), None);
         desk.present(1, "order", &record(), &record()).await.unwrap_err();
         assert_eq!(asked(), 0, "it is another one's turn");
-        lead.0.send_replace(Some(1));
+        lead.known.send_replace(Some(1));
         desk.present(1, "first", &record(), &record()).await.unwrap_err();
         desk.present(1, "first", &record(), &record()).await.unwrap();
         assert_eq!((asked(), desk.book.is_confirmed("first", &record())), (2, true));
-        lead.0.send_replace(None);
+        lead.known.send_replace(None);
         assert!(
             desk.book.is_confirmed("first", &record()),
             "it may be ours once more, and nobody else's meanwhile"
         );
         desk.withdraw(1, vec![record()]).await;
-        lead.0.send_replace(Some(2));
+        lead.known.send_replace(Some(2));
         assert_eq!(desk.term(), Some(2));
         assert!(!desk.book.is_confirmed("first", &record()));
         desk.withdraw(1, vec![record()]).await;
@@ -416,6 +421,13 @@ mod tests {
         assert_eq!(asked(), 2);
         desk.withdraw(2, vec![record()]).await;
         assert_eq!(asked(), 3);
+        lead.is_anothers.store(true, Ordering::SeqCst);
+        desk.present(2, "first", &record(), &record()).await.unwrap_err();
+        desk.withdraw(2, vec![record()]).await;
+        desk.take_back(2, &record()).await.unwrap();
+        desk.book.take("first");
+        desk.take_back(2, &record()).await.unwrap_err();
+        assert_eq!(asked(), 3, "it has slept over its end");
     }
 
     #[tokio::test]
@@ -425,12 +437,12 @@ mod tests {
             ..Stubborn::default()
         }));
         let lead = Arc::new(ByHand::default());
-        lead.0.send_replace(Some(1));
+        lead.known.send_replace(Some(1));
         desk.led_by(lead.clone());
         let record = record();
         let (changed, ()) = tokio::join!(desk.present(1, "order", &record, &record), async {
             tokio::task::yield_now().await;
-            lead.0.send_replace(None);
+            lead.known.send_replace(None);
         });
         assert!(changed.unwrap_err().detail.contains("another process"));
         assert!(!desk.book.is_confirmed("order", &record));
