@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use instant_acme::Order;
 use instant_acme::OrderStatus;
+use tokio::time::Instant;
 
 use crate::acme::order::ValidatedOrder;
 use crate::acme::order::late::AwaitedOrder;
@@ -22,6 +23,10 @@ use crate::upstream::http;
 /// How long to wait for a CA that does not say.
 const POLL: Duration = Duration::from_secs(2);
 
+/// An answer that is older than any request may take was waited for by a process that was suspended. Another replica may
+/// have given the order up since, and nobody would learn of what the CA makes of a CSR.
+const FRESH: Duration = Duration::from_secs(45);
+
 impl Ca {
     /// Does the next things for the order that was opened under this URL.
     pub(crate) async fn step(
@@ -30,7 +35,11 @@ impl Ca {
         url: &str,
         validated: &ValidatedOrder,
     ) -> Result<Progress, Error> {
+        let asked = Instant::now();
         let mut order = self.order_at(session, url).await?;
+        if asked.elapsed() > FRESH {
+            return Ok(waiting());
+        }
         if order.state().status == OrderStatus::Pending {
             return self.solve(session, validated, &mut order).await;
         }

@@ -91,7 +91,7 @@ async fn f43_a_replica_that_wakes_up_sends_no_csr_for_an_order_that_another_one_
         assert!(Instant::now() < deadline, "{}", second.log());
         sleep(Duration::from_millis(200)).await;
     }
-    // It wakes up, and does not learn at once that its lease is over. But the deadline of its request is.
+    // It wakes up, and does not learn at once that its lease is over.
     let lock = "BEGIN; LOCK TABLE acme_proxy.jobs";
     database.batch_execute(lock).await.unwrap();
     one.wake();
