@@ -46,6 +46,7 @@ use crate::config::{self, Config};
 use crate::jose::jwk::Jwk;
 use crate::metrics::Metrics;
 use crate::metrics::health::Health;
+use crate::metrics::health::STORE;
 use crate::policy::Policy;
 use crate::ra::{OwnKeys, RegistrationAuthority};
 use crate::server::control::ControlSocket;
@@ -102,7 +103,20 @@ impl App {
                 config.validate.own_listeners.push(address);
             }
         }
-        let store = records::open_patiently(&config).await?;
+        let metrics = Arc::new(Metrics::new()?);
+        let mut page = JoinSet::new();
+        let (_serving, stop) = watch::channel(false);
+        // A database may have to be waited for: what is wrong with it is shown meanwhile.
+        if let (Some(listener), Some(_)) = (&metrics_listener, &config.database) {
+            let unknown = "the database has not been asked yet".to_owned();
+            metrics.health.report(STORE, Err(unknown));
+            page.spawn(server::serve_metrics(
+                listener.again()?,
+                Arc::clone(&metrics),
+                stop,
+            ));
+        }
+        let store = records::open_patiently(&config, &metrics).await?;
         let store = audit::audited(store, config.audit.as_deref(), &clock)?;
         let control = match records::control_socket(&config) {
             Ok(socket) => Some(socket),
@@ -115,7 +129,6 @@ impl App {
                 None
             }
         };
-        let metrics = Arc::new(Metrics::new()?);
         log::count_dropped(&metrics.log_lines_dropped);
         let slot = Arc::new(CertificateSlot::with_stand_in()?);
         slot.serve(reload::of_files(&config.server.own_certificate)?);
@@ -132,7 +145,8 @@ impl App {
         let policy = Policy::new(config.policy.clone());
         let ra =
             RegistrationAuthority::new(Arc::clone(&store), policy, clock.clone()).with_own_keys(own_keys);
-        let without_key = records::patiently(|| ra.provisioners_without_key()).await?;
+        let without_key = records::patiently(&metrics, || ra.provisioners_without_key()).await?;
+        drop(page);
         for provisioner in without_key {
             tracing::warn!(
                 provisioner,

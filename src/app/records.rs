@@ -11,13 +11,17 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::metrics::health::STORE;
 use crate::server::control::ControlSocket;
 use crate::store::postgres::PostgresStore;
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
+use crate::worker::database::show_faults;
 
-/// How long a start waits for a database that is not there yet: longer than a failover takes, and so long that systemd
-/// does not take the failed starts for a loop (`StartLimitIntervalSec=`).
+/// How long a start waits for a database that is not there yet, or does not let us in: longer than a failover takes, and so
+/// long that the metrics are read meanwhile, and that systemd does not take the failed starts for a loop
+/// (`StartLimitIntervalSec=`).
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long to wait before it is tried again.
@@ -34,13 +38,14 @@ pub(crate) async fn open(config: &Config) -> Result<Arc<dyn Store>, StoreError> 
     Ok(Arc::new(store))
 }
 
-/// The same for a daemon that starts: perhaps together with its database, or while that changes its primary.
-pub(crate) async fn open_patiently(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
-    patiently(|| open(config)).await
+/// The same for a daemon that starts: perhaps together with its database, or while that changes its primary, or a password.
+/// The metrics say what it waits for.
+pub(crate) async fn open_patiently(config: &Config, metrics: &Metrics) -> Result<Arc<dyn Store>, StoreError> {
+    patiently(metrics, || open(config)).await
 }
 
 /// Asks a store that may be away for a moment.
-pub(crate) async fn patiently<T, F>(mut open: impl FnMut() -> F) -> Result<T, StoreError>
+pub(crate) async fn patiently<T, F>(metrics: &Metrics, mut open: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -48,8 +53,9 @@ where
     let mut said = None;
     loop {
         match open().await {
-            // What does not pass by itself is said at once.
-            Err(StoreError::Unavailable(why)) if begun.elapsed() < PATIENCE => {
+            Err(StoreError::Unavailable(why) | StoreError::Refused(why)) if begun.elapsed() < PATIENCE => {
+                show_faults(metrics);
+                metrics.health.report(STORE, Err(why.clone()));
                 if said.as_ref() != Some(&why) {
                     tracing::warn!(error = %why, "the database can not be used yet; the start goes on trying");
                 }
@@ -92,23 +98,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn f40_a_start_waits_for_its_database_for_half_a_minute_and_then_says_what_is_wrong() {
         let mut attempts = 0;
-        let opened = patiently(|| {
+        let metrics = Metrics::new().unwrap();
+        let opened = patiently(&metrics, || {
             attempts += 1;
             let result = if attempts < 10 { Err(away()) } else { Ok(attempts) };
             async move { result }
         });
         assert_eq!(opened.await, Ok(10));
         let begun = Instant::now();
-        let never = patiently(|| async { Err::<(), _>(away()) }).await;
+        let never = patiently(&metrics, || async { Err::<(), _>(away()) }).await;
         assert_eq!(never, Err(away()));
         assert_eq!(begun.elapsed(), PATIENCE);
+        assert_eq!(metrics.health.missing()[STORE], "db1:5432: nothing listens there");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_start_does_not_wait_for_what_does_not_pass_by_itself() {
-        let begun = Instant::now();
+    async fn a_start_waits_for_what_can_be_put_right_in_the_database_and_for_nothing_else() {
+        let metrics = Metrics::new().unwrap();
         let wrong = StoreError::Refused("the password is wrong".to_owned());
-        let refused = patiently(|| async { Err::<(), _>(wrong.clone()) }).await;
-        assert_eq!((refused, begun.elapsed()), (Err(wrong), Duration::ZERO));
+        let damaged = StoreError::Corrupt("a record can not be read".to_owned());
+        for (error, wait) in [(wrong, PATIENCE), (damaged, Duration::ZERO)] {
+            let begun = Instant::now();
+            let ended = patiently(&metrics, || async { Err::<(), _>(error.clone()) }).await;
+            assert_eq!((ended, begun.elapsed()), (Err(error), wait));
+        }
     }
 }

@@ -76,6 +76,15 @@ impl Listener {
         Ok(Self { listener })
     }
 
+    /// The same socket once more.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn again(&self) -> io::Result<Self> {
+        Self::from_bound(rustix::io::dup(&self.listener)?.into())
+    }
+
     /// The bound address, with the port that the system chose if it was 0.
     ///
     /// # Errors

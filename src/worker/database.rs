@@ -63,6 +63,13 @@ where
     }
 }
 
+/// Shows how often each fault was met.
+pub(crate) fn show_faults(metrics: &Metrics) {
+    for (label, count) in fault::counts() {
+        raise_to(&metrics.store_faults.with_label_values(&[label]), count);
+    }
+}
+
 /// What was seen last.
 #[derive(Default)]
 pub(crate) struct DatabaseWatch {
@@ -73,10 +80,7 @@ pub(crate) struct DatabaseWatch {
 impl DatabaseWatch {
     /// Brings the figures up to date.
     pub(crate) async fn look(&mut self, context: &Context) {
-        let faults = &context.metrics.store_faults;
-        for (label, count) in fault::counts() {
-            raise_to(&faults.with_label_values(&[label]), count);
-        }
+        show_faults(&context.metrics);
         if context.store.shared().is_none() {
             return;
         }

@@ -4,7 +4,7 @@
 //! point loses at most the step, which is then done again by whoever leases the job next.
 
 mod collection;
-mod database;
+pub(crate) mod database;
 mod failover;
 mod inventory;
 mod issuance;

@@ -55,6 +55,12 @@ pub(crate) async fn prove(world: &World, client: &Client, authorization: &str) {
     client.post(&url, json!({})).await.expect(200);
 }
 
+/// The certificate that the daemon shows.
+async fn leaf(installation: &Installation) -> Vec<u8> {
+    let connection = installation.connect().await;
+    connection.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
 /// An order for these names that the daemon has the CSR of.
 pub(crate) async fn finalized(world: &World, names: &[&str]) -> (Client, Order) {
     let client = Client::register(&site(world, &world.installation), Key::new()).await;
@@ -150,10 +156,7 @@ async fn f43_f44_two_replicas_behave_as_one_server() {
     // One account, one own certificate, which both serve.
     assert_eq!(world.ca.stats().eab_uses, 1);
     assert_eq!((world.orders_for(&[NAME]), world.finalizes_for(&[NAME])), (1, 1));
-    let served = |connection: &tokio_rustls::client::TlsStream<tokio::net::TcpStream>| {
-        connection.get_ref().1.peer_certificates().unwrap()[0].to_vec()
-    };
-    assert_eq!(served(&first.connect().await), served(&second.connect().await));
+    assert_eq!(leaf(first).await, leaf(&second).await);
     // A nonce of one is good at the other, once.
     let a = Client::register(&site(&world, first), Key::new()).await;
     let b = Client::new(&site(&world, &second), Arc::clone(&a.key), a.kid.clone());
@@ -195,6 +198,42 @@ async fn f43_many_replicas_that_start_at_once_buy_one_certificate_of_their_own()
     }
     assert_eq!((world.orders_for(&[NAME]), world.finalizes_for(&[NAME])), (1, 1));
     assert_eq!(world.ca.stats().eab_uses, 1);
+    for daemon in daemons {
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_one_replica_renews_their_own_certificate_and_all_serve_the_new_one() {
+    let life = Duration::from_secs(60);
+    let world = World::with(Duration::ZERO, |options| options.life = Some(life)).await;
+    let database = postgres::url_of(&Postgres::fresh_database().await.unwrap());
+    let others: Vec<_> = (0..2).map(|_| world.another()).collect();
+    let replicas: Vec<_> = others.iter().chain([&world.installation]).collect();
+    let mut daemons = Vec::new();
+    for installation in &replicas {
+        keep_in(installation, &database);
+        daemons.push(installation.start());
+    }
+    for daemon in &mut daemons {
+        daemon.is_well().await;
+    }
+    let first = leaf(replicas[0]).await;
+    for replica in &replicas {
+        assert_eq!(leaf(replica).await, first);
+    }
+    // It is renewed at two thirds of its life.
+    let deadline = Instant::now() + PATIENCE;
+    let mut renewed = Vec::new();
+    for replica in &replicas {
+        while leaf(replica).await == first {
+            assert!(Instant::now() < deadline, "{}", replica.log());
+            sleep(Duration::from_millis(200)).await;
+        }
+        renewed.push(leaf(replica).await);
+    }
+    assert!(renewed.iter().all(|leaf| *leaf == renewed[0]));
+    assert_eq!((world.orders_for(&[NAME]), world.finalizes_for(&[NAME])), (2, 2));
     for daemon in daemons {
         daemon.stop().await;
     }
@@ -254,6 +293,14 @@ async fn f40_the_order_that_the_ca_has_opened_is_kept_although_the_password_is_c
     network.sql(&change(PASSWORD)).await;
     client.until(&order.url, "valid").await;
     assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 1));
+    daemon.stop().await;
+    // So does a start.
+    network.sql(&change("another")).await;
+    let mut daemon = world.installation.start();
+    world.installation.says("the start goes on trying", 1).await;
+    until_ready_is(&world.installation, 503, "the password is wrong").await;
+    network.sql(&change(PASSWORD)).await;
+    daemon.is_well().await;
     daemon.stop().await;
 }
 
@@ -349,7 +396,7 @@ async fn f45_a_clock_that_differs_from_the_databases_is_shown_and_nothing_else()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_with_another_secret_ends_at_once_and_says_why_and_the_others_go_on() {
+async fn a_replica_with_another_secret_says_why_in_its_log_and_its_metrics_and_ends_and_the_others_go_on() {
     let world = World::new().await;
     let database = postgres::url_of(&Postgres::fresh_database().await.unwrap());
     let second = world.another();
@@ -359,13 +406,12 @@ async fn a_replica_with_another_secret_ends_at_once_and_says_why_and_the_others_
     std::fs::write(second.path("secret"), "another secret of more than 32 bytes").unwrap();
     let mut daemon = world.installation.start();
     daemon.is_well().await;
-    assert!(!second.start().ended().await.success());
-    second
-        .says(
-            "it was set up with another db.secret; give every replica the same one",
-            1,
-        )
-        .await;
+    let refused = second.start();
+    let why = "it was set up with another db.secret; give every replica the same one";
+    second.says(why, 1).await;
+    until_ready_is(&second, 503, why).await;
+    until_counted(&second, "different_secret").await;
+    assert_eq!(refused.ended().await.code(), Some(2));
     let client = Client::register(&site(&world, &world.installation), Key::new()).await;
     client.ask_order(&["a.example.com"]).await.expect(201);
     std::fs::write(second.path("secret"), SECRET).unwrap();
