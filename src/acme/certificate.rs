@@ -212,20 +212,7 @@ impl IssuedChain {
     ///
     /// [`Mismatch`] names the first thing that is wrong. Such a chain must not be handed out.
     pub fn verify(pem: &str, ordered: Ordered<'_>, now: Timestamp) -> Result<Self, Mismatch> {
-        if pem.len() > MAX_CHAIN_BYTES {
-            return Err(Mismatch("the chain is longer than 64 KiB"));
-        }
-        let mut chain = Vec::new();
-        for block in Pem::iter_from_buffer(pem.as_bytes()) {
-            let block = block.map_err(|_| Mismatch("the chain is not PEM"))?;
-            if block.label != "CERTIFICATE" {
-                return Err(Mismatch("the chain holds something else than certificates"));
-            }
-            chain.push(Der(block.contents));
-        }
-        if chain.len() > MAX_CHAIN {
-            return Err(Mismatch("the chain has more than six certificates"));
-        }
+        let mut chain = certificates_of(pem)?;
         let leaf = leaf_of(&mut chain)?;
         let issuers = in_order(&leaf, chain)?;
         let certificate = verify_leaf(leaf, &issuers, ordered, now)?;
@@ -264,6 +251,25 @@ impl IssuedChain {
         self.certificate.alternates.push(above);
         Ok(())
     }
+}
+
+/// The certificates of a PEM chain, as they come.
+fn certificates_of(pem: &str) -> Result<Vec<Der>, Mismatch> {
+    if pem.len() > MAX_CHAIN_BYTES {
+        return Err(Mismatch("the chain is longer than 64 KiB"));
+    }
+    let mut chain = Vec::new();
+    for block in Pem::iter_from_buffer(pem.as_bytes()) {
+        let block = block.map_err(|_| Mismatch("the chain is not PEM"))?;
+        if block.label != "CERTIFICATE" {
+            return Err(Mismatch("the chain holds something else than certificates"));
+        }
+        chain.push(Der(block.contents));
+    }
+    if chain.len() > MAX_CHAIN {
+        return Err(Mismatch("the chain has more than six certificates"));
+    }
+    Ok(chain)
 }
 
 /// Takes the leaf out: the first certificate that is no CA's, or the first of all. RFC 8555 §7.4.2 puts it first; a chain
@@ -380,6 +386,11 @@ fn names_of(certificate: &X509Certificate<'_>) -> Result<BTreeSet<Identifier>, M
         }
     }
     Ok(names)
+}
+
+/// The certificate that a PEM chain is for, whosever it is.
+pub fn leaf_of_pem(pem: &str) -> Option<Der> {
+    leaf_of(&mut certificates_of(pem).ok()?).ok()
 }
 
 /// The key of a certificate, if it is one that is accepted here.

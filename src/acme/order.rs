@@ -329,13 +329,18 @@ impl Order {
         self.upstream
     }
 
+    /// The order at the upstream, once one has been opened there, until nothing comes of it any more.
+    pub fn order_at_ca(&self) -> Option<&UpstreamOrder> {
+        match &self.stage {
+            Stage::Processing { upstream, .. } | Stage::Issued { upstream, .. } => upstream.as_ref(),
+            Stage::Awaited { upstream, .. } | Stage::Late { upstream, .. } => Some(upstream),
+            Stage::Open | Stage::Failed { .. } => None,
+        }
+    }
+
     /// Whether an order has been opened for it at the upstream.
     pub fn is_opened_upstream(&self) -> bool {
-        match &self.stage {
-            Stage::Processing { upstream, .. } | Stage::Issued { upstream, .. } => upstream.is_some(),
-            Stage::Awaited { .. } | Stage::Late { .. } => true,
-            Stage::Open | Stage::Failed { .. } => false,
-        }
+        self.order_at_ca().is_some()
     }
 
     /// When it was made.

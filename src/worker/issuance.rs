@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::acme::account::AccountStatus;
+use crate::acme::certificate::{IssuedChain, Mismatch};
 use crate::acme::id::AccountId;
 use crate::acme::job::Work;
 use crate::acme::order::history::StepKind;
@@ -18,7 +19,7 @@ use crate::acme::order::{Order, OrderStatus, ValidatedOrder, after};
 use crate::acme::problem::{Problem, ProblemType, cleaned};
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
-use crate::worker::collection::{names, verified};
+use crate::worker::collection::{names, sharer, verified, withheld};
 use crate::worker::database::checkpoint;
 use crate::worker::late::{self, Earlier};
 use crate::worker::upstream::{Operation, Watched};
@@ -87,14 +88,14 @@ pub(crate) async fn step(context: &Context, lease: &Lease) -> Result<Settlement,
             Earlier::Nothing => open(context, upstream, lease, order, validated).await,
             Earlier::Awaited => Ok(again(context, IN_LINE, 0)),
             Earlier::Here {
-                chains,
+                chain,
                 ca_order,
                 before,
             } => {
                 let Versioned { value, version } = order;
                 let handed_over = value.noting(StepKind::HandedOver, &before.to_string(), now);
                 let order = Versioned::with(version, handed_over.opened_upstream(ca_order));
-                Ok(collected(context, order, &validated, &chains))
+                Ok(collected(context, order, &validated, *chain))
             }
         },
     }
@@ -163,27 +164,48 @@ async fn advance(
         }
         Ok(Progress::Issued(chains)) => {
             upstream.worked_for(validated.upstream().map(|opened| opened.account.as_str()));
-            Ok(collected(context, order, &validated, &chains))
+            match verified(validated.ordered(), &chains, context.clock.now()) {
+                Ok(chain) => Ok(collected(context, order, &validated, chain)),
+                Err(mismatch) => unfit(context, upstream, lease, order, &validated, &chains, &mismatch).await,
+            }
         }
         Err(error) => Ok(refused(context, upstream, lease, order, &error)),
     }
 }
 
-/// The CA has sent a chain: it is handed out only if it is the one that was ordered (CONFORMANCE K13).
+/// The CA has sent a chain that was not ordered (CONFORMANCE K13). If it is another order's, which the CA has taken for this
+/// one, nothing was ordered yet, and nothing is wrong.
+async fn unfit(
+    context: &Context,
+    upstream: &Watched,
+    lease: &Lease,
+    order: Versioned<Order>,
+    validated: &ValidatedOrder,
+    chains: &Chains,
+    mismatch: &Mismatch,
+) -> Result<Settlement, StoreError> {
+    if let Some(other) = sharer(context, validated, chains).await? {
+        let gone = Error::OrderGone(format!(
+            "it was the order {other}'s as well, and has served that one"
+        ));
+        return Ok(refused(context, upstream, lease, order, &gone));
+    }
+    withheld(context, &order.value, mismatch, chains);
+    let problem = Problem::new(
+        ProblemType::ServerInternal,
+        "the CA sent a certificate that does not match the order; it is withheld",
+    );
+    Ok(failed(context, order, problem))
+}
+
+/// The certificate that was ordered is here.
 fn collected(
     context: &Context,
     order: Versioned<Order>,
     validated: &ValidatedOrder,
-    chains: &Chains,
+    chain: IssuedChain,
 ) -> Settlement {
     let now = context.clock.now();
-    let Some(chain) = verified(context, &order.value, validated.ordered(), chains, now) else {
-        let problem = Problem::new(
-            ProblemType::ServerInternal,
-            "the CA sent a certificate that does not match the order; it is withheld",
-        );
-        return failed(context, order, problem);
-    };
     if order.value.status(now) != OrderStatus::Processing {
         let problem = order.value.problem(now).unwrap_or_else(Problem::internal);
         return late::came(end(context, order, problem), chain, now);

@@ -15,7 +15,7 @@ use crate::acme::order::{Order, ValidatedOrder};
 use crate::acme::upstream::UpstreamOrder;
 use crate::store::{Lease, Next, Settlement, StoreError, Versioned};
 use crate::upstream::{Chains, Error, Progress};
-use crate::worker::collection::{names, verified};
+use crate::worker::collection::{names, verified, withheld};
 use crate::worker::issuance::{fault_noted, is_unseen_for, not_seen, out_of_line};
 use crate::worker::upstream::Operation;
 use crate::worker::{Context, again, again_at_ca, ca_fault};
@@ -48,9 +48,12 @@ pub(crate) async fn look(context: &Context, lease: &Lease, order: Versioned<Orde
     match answer {
         Ok(Progress::Issued(chains)) => {
             upstream.worked_for(Some(&awaited.upstream().account));
-            match verified(context, &order.value, awaited.ordered(), &chains, now) {
-                Some(chain) => came(order, chain, now),
-                None => abandoned(order, now, "it is not the one that was ordered"),
+            match verified(awaited.ordered(), &chains, now) {
+                Ok(chain) => came(order, chain, now),
+                Err(mismatch) => {
+                    withheld(context, &order.value, &mismatch, &chains);
+                    abandoned(order, now, "it is not the one that was ordered")
+                }
             }
         }
         Ok(Progress::Waiting { retry_after }) => {
@@ -148,8 +151,8 @@ pub(crate) enum Earlier {
     Awaited,
     /// The certificate is here.
     Here {
-        /// It, as if it came from the CA.
-        chains: Chains,
+        /// It, checked as if it came from the CA.
+        chain: Box<IssuedChain>,
         /// The CA's order that it came from.
         ca_order: UpstreamOrder,
         /// The earlier order.
@@ -188,14 +191,14 @@ pub(crate) async fn earlier(
         }
         let chains = chains_of(context, certificate).await?;
         // One for another key is none for this order.
-        if IssuedChain::verify(&chains.first, validated.ordered(), now).is_ok() {
+        if let Ok(chain) = verified(validated.ordered(), &chains, now) {
             tracing::info!(
                 audit = true, account.id = %order.account(), order.id = %order.id(), order.before = %id,
                 certificate.sha256 = %leaf, "certificate of an earlier order handed over"
             );
             let ca_order = ca_order.clone();
             return Ok(Earlier::Here {
-                chains,
+                chain: Box::new(chain),
                 ca_order,
                 before: id,
             });

@@ -123,8 +123,10 @@ async fn f30_a_step_of_the_clock_opens_no_second_order_at_the_ca() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn f43_an_order_that_overtakes_one_that_is_being_opened_gets_no_certificate_of_it() {
     let dns = dns::start((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
-    let arena = Arena::new(dns.address).await;
-    orders::issuance_against_a_finalization_of_before(&arena).await;
+    for earlier_is_first in [false, true] {
+        let arena = Arena::new(dns.address).await;
+        orders::issuance_against_a_finalization_of_before(&arena, earlier_is_first).await;
+    }
 }
 
 /// One schedule: the seed chooses the race.

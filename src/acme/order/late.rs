@@ -292,13 +292,8 @@ impl Order {
 
     /// The account at the CA that has bought the certificate, as its URL.
     pub fn bought_by(&self) -> Option<&str> {
-        let upstream = match &self.stage {
-            Stage::Issued { upstream, .. } => upstream.as_ref(),
-            Stage::Late { upstream, .. } => Some(upstream),
-            Stage::Open | Stage::Processing { .. } | Stage::Failed { .. } | Stage::Awaited { .. } => None,
-        };
-        let account = upstream.map(|upstream| upstream.account.as_str());
-        account.filter(|account| !account.is_empty())
+        let account = self.bought().and(self.order_at_ca())?.account.as_str();
+        (!account.is_empty()).then_some(account)
     }
 
     /// The revocation of the certificate that was bought, to be changed.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use acme_proxy::acme::certificate::Der;
+use acme_proxy::acme::id::OrderId;
 use acme_proxy::acme::identifier::Identifier;
 use acme_proxy::acme::offers::Offers;
 use acme_proxy::acme::order::ValidatedOrder;
@@ -20,16 +21,32 @@ use crate::harness::ca::pki::Pki;
 use crate::races::dice::Dice;
 use crate::races::journal::{Entry, Journal};
 
-/// The CA's orders, by URL: the CSR once it is there, and how often it still says that it is not done.
 pub(crate) struct SlowCa {
     pki: Pki,
-    orders: Mutex<HashMap<String, Option<(Der, u64)>>>,
+    /// The CA's orders, by URL, with what has become of each since the CSR was there.
+    orders: Mutex<HashMap<String, Option<Ordered>>>,
     /// The order for these names that waits for its CSR: whoever asks for another one gets this one (UPSTREAM rule 2).
     pending: Mutex<HashMap<Vec<Identifier>, String>>,
-    /// Whether the CA answers whoever opens an order.
-    answering: watch::Sender<bool>,
+    /// Whom the CA answers who opens an order.
+    answering: watch::Sender<Answers>,
     dice: Arc<Dice>,
     journal: Arc<Journal>,
+}
+
+/// An order at the CA that has had its CSR.
+struct Ordered {
+    /// What comes of it.
+    chain: String,
+    /// How often the CA still says that it is not done.
+    polls: u64,
+}
+
+/// Who gets an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    All,
+    One(OrderId),
+    Nobody,
 }
 
 impl SlowCa {
@@ -38,15 +55,15 @@ impl SlowCa {
             pki: Pki::generate(None).unwrap(),
             orders: Mutex::default(),
             pending: Mutex::default(),
-            answering: watch::Sender::new(true),
+            answering: watch::Sender::new(Answers::All),
             dice: dice.clone(),
             journal: journal.clone(),
         }
     }
 
-    /// From now on, nobody who opens an order gets an answer, or everybody does.
-    pub(crate) fn answer(&self, answering: bool) {
-        self.answering.send_replace(answering);
+    /// From now on, these are answered who open an order, or have asked for one already.
+    pub(crate) fn answer(&self, whom: Answers) {
+        self.answering.send_replace(whom);
     }
 
     /// As a CA does: the first CSR counts, and whoever asks again is told how far the order has come.
@@ -57,22 +74,23 @@ impl SlowCa {
             .url;
         let mut orders = self.orders.lock().unwrap();
         let known = orders.get_mut(url).expect("the CA knows every URL");
+        let names = order.identifiers();
         match known {
             None => {
-                let polls = self.dice.below(3);
-                *known = Some((order.csr().clone(), polls));
-                self.pending.lock().unwrap().remove(order.identifiers());
+                *known = Some(Ordered {
+                    chain: self.chain(order.csr(), names),
+                    polls: self.dice.below(3),
+                });
+                self.pending.lock().unwrap().remove(names);
                 self.journal.add(Entry::Sent {
                     order: order.id(),
                     csr: order.csr().clone(),
                     url: url.to_owned(),
                 });
             }
-            Some((_, 0)) => {}
-            Some((_, polls)) => *polls -= 1,
+            Some(ordered) => ordered.polls = ordered.polls.saturating_sub(1),
         }
-        let names = order.identifiers();
-        Ok(self.progress(known.as_ref(), names))
+        Ok(known.as_ref().unwrap().progress())
     }
 
     /// How far an order has come, for whoever only looks.
@@ -81,24 +99,29 @@ impl SlowCa {
         let known = orders
             .get_mut(&order.upstream().url)
             .expect("the CA knows every URL");
-        match known {
-            None => return Err(Error::OrderUnseen("it has no CSR".to_owned())),
-            Some((_, 0)) => {}
-            Some((_, polls)) => *polls -= 1,
-        }
-        Ok(self.progress(known.as_ref(), order.identifiers()))
+        let Some(ordered) = known else {
+            return Err(Error::OrderUnseen("it has no CSR".to_owned()));
+        };
+        ordered.polls = ordered.polls.saturating_sub(1);
+        Ok(ordered.progress())
     }
 
-    fn progress(&self, known: Option<&(Der, u64)>, names: &[Identifier]) -> Progress {
-        let Some((csr, 0)) = known else {
-            return Progress::Waiting {
-                retry_after: Duration::ZERO,
-            };
-        };
+    fn chain(&self, csr: &Der, names: &[Identifier]) -> String {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let leaf = self.pki.issue(csr.as_bytes(), &names);
-        let leaf = leaf.unwrap_or_else(|_| panic!("the CSR is not the order's"));
-        Progress::Issued(leaf.chain.into())
+        leaf.unwrap_or_else(|_| panic!("the CSR is not the order's"))
+            .chain
+    }
+}
+
+impl Ordered {
+    fn progress(&self) -> Progress {
+        match self.polls {
+            0 => Progress::Issued(self.chain.clone().into()),
+            _ => Progress::Waiting {
+                retry_after: Duration::ZERO,
+            },
+        }
     }
 }
 
@@ -121,7 +144,8 @@ impl Issuer for SlowCa {
             url: url.clone(),
         });
         let mut answering = self.answering.subscribe();
-        answering.wait_for(|answering| *answering).await.unwrap();
+        let hears = |whom: &Answers| matches!(whom, Answers::All) || *whom == Answers::One(order.id());
+        answering.wait_for(hears).await.unwrap();
         self.dice.linger().await;
         Ok(UpstreamOrder::new(url, "https://ca.test/account"))
     }
