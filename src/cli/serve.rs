@@ -173,12 +173,19 @@ async fn serve_until_signal(
     overrides: Overrides,
     pidfile: Option<&Path>,
 ) -> anyhow::Result<()> {
-    // From here on SIGHUP does not end the process. One that comes during the start is carried out after it.
+    // From here on no signal ends the process at once. A SIGHUP that comes during the start is carried out after it.
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let url = config.server.url();
     let roots = config.server.roots.own.iter();
     let roots: Vec<String> = roots.map(|root| root.fingerprint().to_string()).collect();
-    let app = App::build(config, sockets).await?;
+    // Half a start is what a crash leaves, too: the next one goes on from there.
+    let app = tokio::select! {
+        app = App::build(config, sockets) => app?,
+        _ = interrupt.recv() => return not_started(),
+        _ = terminate.recv() => return not_started(),
+    };
     let _pidfile = pidfile.map(PidFile::write).transpose()?;
     tracing::info!(
         "Starting acme-proxy/{} ({}/{})",
@@ -199,8 +206,6 @@ async fn serve_until_signal(
     }
     tracing::info!("Serving HTTPS on {} ...", app.acme_address()?);
     let (stopper, stop) = watch::channel(false);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let (ask, wanted) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
@@ -218,6 +223,11 @@ async fn serve_until_signal(
     let path = path.to_owned();
     let load = Arc::new(move || Config::load(&path, &overrides));
     app.run_with(stop, Reloads { wanted, load }).await
+}
+
+fn not_started() -> anyhow::Result<()> {
+    tracing::info!("told to end before the start was over");
+    Ok(())
 }
 
 /// A variable that stands for a flag, in Go's spellings (`strconv.ParseBool`). Empty is false, as there.

@@ -320,6 +320,28 @@ async fn f40_a_daemon_that_starts_before_its_database_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f27_sigterm_ends_a_start_that_waits_for_its_database_well() {
+    let world = World::new().await;
+    let mut server = Postgres::start(&[]).unwrap();
+    let database = server.database().await.unwrap();
+    keep_in(&world.installation, &postgres::url_of(&database));
+    server.stop().unwrap();
+    let daemon = world.installation.start();
+    world.installation.says("the start goes on trying", 1).await;
+    daemon.terminate();
+    assert_eq!(
+        daemon.ended().await.code(),
+        Some(0),
+        "{}",
+        world.installation.log()
+    );
+    world
+        .installation
+        .says("told to end before the start was over", 1)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f40_f42_when_a_standby_takes_over_everything_goes_on_there_and_nothing_is_lost_or_done_twice() {
     let processing = Duration::from_secs(2);
     let world = World::with(Duration::ZERO, |options| options.processing = processing).await;
