@@ -67,8 +67,10 @@ impl Solver {
             ..wanted.clone()
         };
         let came = tokio::select! {
-            came = self.written(&at, patience) => came,
+            // Whoever interrupts is heard before there is anything to take back.
+            biased;
             _ = interrupted => Came::Interrupted,
+            came = self.written(&at, patience) => came,
         };
         Probed {
             left_behind: self.taken_back(&at).await.err(),

@@ -304,9 +304,21 @@ impl Daemon {
         self.signal(Signal::HUP);
     }
 
-    /// From now on it does nothing; what is sent to it waits in its sockets.
+    /// From now on it does nothing; what is sent to it waits in its sockets. Its threads stop one by one.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.pid());
+        let goes_on = || {
+            let mut threads = std::fs::read_dir(&threads).unwrap();
+            threads.any(|thread| {
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                // A thread that has ended in the meantime does nothing, too.
+                stat.is_ok_and(|stat| !stat[stat.rfind(')').unwrap()..].starts_with(") T"))
+            })
+        };
+        while goes_on() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// After [`Self::freeze`] it goes on.

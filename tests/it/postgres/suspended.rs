@@ -100,5 +100,11 @@ async fn f43_a_replica_that_wakes_up_sends_no_csr_for_an_order_that_another_one_
     database.batch_execute("ROLLBACK").await.unwrap();
     one.stop().await;
     other.stop().await;
-    assert_eq!((world.orders_for(&names), world.finalizes_for(&names)), (1, 0));
+    assert_eq!(
+        (world.orders_for(&names), world.finalizes_for(&names)),
+        (1, 0),
+        "{}\n{}",
+        world.installation.log(),
+        second.log()
+    );
 }
