@@ -26,6 +26,7 @@ mod validation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -307,12 +308,28 @@ impl Worker {
 
 /// Runs one job for as long as its lease is held.
 async fn held(context: &Context, lease: Lease) {
+    let gives_back = AtomicBool::new(false);
+    let step = step(context, &lease, &gives_back);
+    while_held(&*context.store, &lease, &gives_back, step).await;
+}
+
+/// Lets a step go on for as long as the lease is held. When it is given back it is held no more, perhaps before the step
+/// hears of that. If another process has it, giving it back comes to nothing.
+async fn while_held(
+    store: &dyn Store,
+    lease: &Lease,
+    gives_back: &AtomicBool,
+    step: impl Future<Output = ()>,
+) {
+    tokio::pin!(step);
     tokio::select! {
-        () = step(context, &lease) => {}
-        () = renewed(&*context.store, &lease) => {
-            tracing::warn!(job.work = %lease.job.work, "a job was taken over by another process in the meantime");
-        }
+        () = &mut step => return,
+        () = renewed(store, lease) => {}
     }
+    if gives_back.load(Ordering::SeqCst) && tokio::time::timeout(LEASE, step).await.is_ok() {
+        return;
+    }
+    tracing::warn!(job.work = %lease.job.work, "a job was taken over by another process in the meantime");
 }
 
 /// Renews a lease until it is lost.
@@ -329,13 +346,15 @@ async fn renewed(store: &dyn Store, lease: &Lease) {
 }
 
 /// Runs one job and gives it back.
-async fn step(context: &Context, lease: &Lease) {
+async fn step(context: &Context, lease: &Lease, gives_back: &AtomicBool) {
     let work = lease.job.work;
     let mut found = None;
     let mut put_off = None;
     for _ in 0..MAX_CONFLICTS {
+        gives_back.store(false, Ordering::SeqCst);
         let settlement = decide(context, lease, &mut found).await;
         let next = settlement.next;
+        gives_back.store(true, Ordering::SeqCst);
         match give_back(context, lease, settlement).await {
             Ok(()) => return,
             // Somebody else has changed the order: what was found out is held against what is there now.

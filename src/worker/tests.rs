@@ -46,6 +46,28 @@ async fn a_job_that_is_worked_on_for_long_is_nobody_elses_until_it_is_given_back
     renewed(&*store, &held).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_step_without_a_lease_ends_unless_it_is_giving_it_back() {
+    let (_directory, store) = sled_store();
+    let job = Job::now(
+        Work::Issue(OrderId::random()),
+        AccountId::random(),
+        UpstreamName::DEFAULT,
+        now(),
+    );
+    let lease = Lease { job, token: 0 };
+    for gives_back in [true, false] {
+        let done = AtomicBool::new(false);
+        let step = async {
+            // The answer comes after the lease would have been renewed.
+            tokio::time::sleep(RENEWAL + Duration::from_secs(1)).await;
+            done.store(true, Ordering::SeqCst);
+        };
+        while_held(&*store, &lease, &AtomicBool::new(gives_back), step).await;
+        assert_eq!(done.load(Ordering::SeqCst), gives_back);
+    }
+}
+
 fn now() -> Timestamp {
     Timestamp::UNIX_EPOCH
 }
