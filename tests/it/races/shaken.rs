@@ -59,25 +59,34 @@ impl Shaken {
         result
     }
 
-    /// A call that writes this version of an order.
-    async fn write<T>(
+    /// A call that writes this version of an order. It goes on if nobody waits for its answer any more.
+    async fn write<T, F>(
         &self,
         order: Option<Versioned<Order>>,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+        call: impl FnOnce(Arc<SledStore>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let call = call(self.store.clone());
         self.call(async {
             let (at, after) = (self.clock.now(), self.journal.begin());
-            let result = call.await;
-            if let (Ok(_), Some(Versioned { value, version })) = (&result, order) {
-                self.journal.add(Entry::Wrote {
-                    order: Box::new(value),
-                    version: version + 1,
-                    at,
-                    after,
-                });
-            }
-            self.journal.end();
-            result
+            let journal = self.journal.clone();
+            let written = tokio::spawn(async move {
+                let result = call.await;
+                if let (Ok(_), Some(Versioned { value, version })) = (&result, order) {
+                    journal.add(Entry::Wrote {
+                        order: Box::new(value),
+                        version: version + 1,
+                        at,
+                        after,
+                    });
+                }
+                journal.end();
+                result
+            });
+            written.await.unwrap()
         })
         .await
     }
@@ -175,8 +184,11 @@ impl Store for Shaken {
 
     async fn create_order(&self, order: &Order, work: Option<Job>) -> Result<(), StoreError> {
         let first = Versioned::with(0, order.clone());
-        self.write(Some(first), self.store.create_order(order, work))
-            .await
+        let order = order.clone();
+        self.write(Some(first), async move |store| {
+            store.create_order(&order, work).await
+        })
+        .await
     }
 
     async fn order(&self, id: OrderId) -> Result<Option<Versioned<Order>>, StoreError> {
@@ -217,8 +229,10 @@ impl Store for Shaken {
     }
 
     async fn commit(&self, order: Versioned<Order>, work: Option<Job>) -> Result<(), StoreError> {
-        self.write(Some(order.clone()), self.store.commit(order, work))
-            .await
+        self.write(Some(order.clone()), async move |store| {
+            store.commit(order, work).await
+        })
+        .await
     }
 
     async fn commit_within(
@@ -227,8 +241,11 @@ impl Store for Shaken {
         work: Option<Job>,
         quotas: &[NameQuota],
     ) -> Result<(), StoreError> {
-        self.write(Some(order.clone()), self.store.commit_within(order, work, quotas))
-            .await
+        let quotas = quotas.to_vec();
+        self.write(Some(order.clone()), async move |store| {
+            store.commit_within(order, work, &quotas).await
+        })
+        .await
     }
 
     async fn lease(
@@ -258,13 +275,17 @@ impl Store for Shaken {
         lease: &Lease,
         order: Versioned<Order>,
     ) -> Result<Versioned<Order>, StoreError> {
-        self.write(Some(order.clone()), self.store.checkpoint(lease, order))
-            .await
+        let lease = lease.clone();
+        self.write(Some(order.clone()), async move |store| {
+            store.checkpoint(&lease, order).await
+        })
+        .await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), StoreError> {
         let order = settlement.order.clone();
-        self.write(order, self.store.settle(lease, settlement)).await
+        self.write(order, async move |store| store.settle(lease, settlement).await)
+            .await
     }
 
     async fn first_in_line(&self, order: &Order) -> Result<Option<OrderId>, StoreError> {
