@@ -278,16 +278,22 @@ fn collect_alternative_names(list: &[u8], names: &mut BTreeSet<Identifier>) -> R
     Ok(())
 }
 
-/// RFC 5280 §4.2.1.3: keyCertSign is bit 5, cRLSign bit 6.
-fn check_key_usage(bits: &[u8]) -> Result<(), Problem> {
-    match bits {
-        [0..=7, first, ..] if bits.len() <= 3 => match first & 0b0000_0110 {
-            0 => Ok(()),
-            _ => Err(bad(
-                "the csr asks for a key usage of CAs (keyCertSign or cRLSign)",
-            )),
-        },
-        _ => Err(NotDer.into()),
+/// RFC 5280 §4.2.1.3: nine bits, of which keyCertSign is bit 5 and cRLSign bit 6. Those that the last byte does not use
+/// are zero (X.690 §11.2.1).
+fn check_key_usage(content: &[u8]) -> Result<(), Problem> {
+    let (unused, first, last) = match content {
+        [unused @ 0..=7, byte] => (unused, byte, byte),
+        [unused @ 0..=7, first, last] => (unused, first, last),
+        _ => return Err(NotDer.into()),
+    };
+    if last.trailing_zeros() < u32::from(*unused) {
+        return Err(NotDer.into());
+    }
+    match first & 0b0000_0110 {
+        0 => Ok(()),
+        _ => Err(bad(
+            "the csr asks for a key usage of CAs (keyCertSign or cRLSign)",
+        )),
     }
 }
 

@@ -305,36 +305,48 @@ async fn c904_c907_k7_k10_addresses_and_usages_have_one_form() {
         let csr = Draft::with_extensions(&[san(&[tlv(DNS_NAME, HOST), tlv(0x87, octets)])]).sign(&key);
         desk.refuses(case, &csr, "").await;
     }
-    let wider: [(&str, Vec<u8>); 8] = [
+    let usage = |bits: &[u8]| extension(KEY_USAGE, tlv(BITS, bits));
+    let constraints = |content: &[u8]| extension(BASIC_CONSTRAINTS, tlv(SEQUENCE, content));
+    let ca = "a CA's certificate";
+    let wider: [(&str, Vec<u8>, &str); 9] = [
+        ("a path length", constraints(&[2, 1, 0]), ca),
+        ("CA:TRUE of BER", constraints(&[1, 1, 1]), ca),
+        ("CA:FALSE and more", constraints(&[1, 1, 0, 1, 1, 0xff]), ca),
+        ("key usage without bits", usage(&[0]), "not the DER"),
         (
-            "a path length",
-            extension(BASIC_CONSTRAINTS, tlv(SEQUENCE, [2, 1, 0])),
+            "key usage in bits that are not used",
+            usage(&[2, 0x81]),
+            "not the DER",
         ),
         (
-            "CA:TRUE of BER",
-            extension(BASIC_CONSTRAINTS, tlv(SEQUENCE, [1, 1, 1])),
+            "key usage in a second byte that is not used",
+            usage(&[7, 0x80, 0x40]),
+            "not the DER",
         ),
         (
-            "CA:FALSE and more",
-            extension(BASIC_CONSTRAINTS, tlv(SEQUENCE, [1, 1, 0, 1, 1, 0xff])),
+            "key usage and more",
+            extension(KEY_USAGE, [3, 2, 7, 0x80, 5, 0]),
+            "not the DER",
         ),
-        ("key usage without bits", extension(KEY_USAGE, [3, 1, 0])),
-        ("key usage and more", extension(KEY_USAGE, [3, 2, 7, 0x80, 5, 0])),
         (
             "another feature of TLS",
             extension(&[1, 3, 6, 1, 5, 5, 7, 1, 24], tlv(SEQUENCE, [2, 1, 17])),
+            "not allowed",
         ),
-        ("the same extension twice", extension(KEY_USAGE, [3, 2, 7, 0x80])),
         (
             "issuerAltName",
             extension(&[2, 5, 29, 18], tlv(SEQUENCE, tlv(DNS_NAME, "evil.example.com"))),
+            "not allowed",
         ),
     ];
-    let usage = extension(KEY_USAGE, [3, 2, 7, 0x80]);
-    for (case, more) in wider {
-        let csr = Draft::with_extensions(&[san_of(&[HOST]), usage.clone(), more]).sign(&key);
-        desk.refuses(case, &csr, "").await;
+    for (case, more, words) in wider {
+        let csr = Draft::with_extensions(&[san_of(&[HOST]), more]).sign(&key);
+        desk.refuses(case, &csr, words).await;
     }
+    let usage = usage(&[7, 0x80]);
+    let twice = Draft::with_extensions(&[san_of(&[HOST]), usage.clone(), usage.clone()]).sign(&key);
+    desk.refuses("the same extension twice", &twice, "extension twice")
+        .await;
     let san_critical = critical(SAN, &tlv(SEQUENCE, tlv(DNS_NAME, HOST)));
     desk.closes(&Draft::with_extensions(&[san_critical, usage]).sign(&key))
         .await;
