@@ -59,7 +59,7 @@ async fn f14_it_lives_and_is_not_ready_before_there_is_an_account_and_a_certific
             && says(checks, "own certificate", "asked for")
     })
     .await;
-    let (status, alive) = self::checks(world.installation.metrics, "/livez").await.unwrap();
+    let (status, alive) = checks(world.installation.metrics, "/livez").await.unwrap();
     assert_eq!(status, 200, "a restart would not help: {alive}");
     let page = daemon.page("/metrics").await.unwrap();
     assert!(page.contains("\nacme_proxy_ready 0\n"));
